@@ -1,0 +1,285 @@
+"""The command line: the same stages by hand. `--json` puts one JSON object on standard output; everything else goes to standard error."""
+
+import json
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from dermanet import __version__, stages
+from dermanet.errors import DermaNetError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="DermaNet: dermoscopic images in, a judged and served model out. For research use; not a medical device.\n\n"
+    "Exit status: 0 done; 2 wrong use or bad input; 3 the gate said no; 1 a fault.",
+)
+err = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+ExperimentName = Annotated[
+    str,
+    typer.Option(
+        "--experiment", "-e", help="What to try: plain, plain128, demo, smoke; `NAME:field=value,…` changes fields."
+    ),
+]
+RunId = Annotated[str, typer.Argument(help="The MLflow run, as `train` prints it.")]
+SnapshotId = Annotated[str, typer.Argument(help="The snapshot, as `snapshot` prints it.")]
+Version = Annotated[str, typer.Argument(help="A version number of the registered model.")]
+
+
+@app.command(
+    epilog="Example: dermanet ingest ./HAM10000   |   dermanet ingest s3://clinic/batch-7   |   dermanet ingest synthetic:lesions=50"
+)
+def ingest(
+    source: Annotated[
+        str, typer.Argument(help="A folder, a CSV file, s3://bucket/prefix, or synthetic:lesions=N,seed=N.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Take labelled images in; refuse the bad ones, each with its reason."""
+    with _bar("ingest") as bar:
+        task = bar.add_task("records", total=None)
+        done = stages.ingest(source, lambda outcome: bar.update(task, completed=outcome.total))
+    if as_json:
+        return _print_json(done)
+    err.print(f"accepted {done['accepted']}, known already {done['known']}, corrected {done['corrected']}")
+    for reason, count in done["quarantined"].items():
+        err.print(f"quarantined {count}: {reason}")
+
+
+@app.command()
+def snapshot(as_json: Json = False) -> None:
+    """Freeze the catalogue as it stands and print the snapshot's id."""
+    _print(stages.snapshot(), as_json)
+
+
+@app.command(epilog="Example: dermanet prepare 3f0c9a7e1b2d4c55 --experiment plain128")
+def prepare(snapshot_id: SnapshotId, experiment: ExperimentName = "", as_json: Json = False) -> None:
+    """Prepare a snapshot's pixels; only what is new is computed."""
+    with _bar("prepare") as bar:
+        task = bar.add_task("images", total=None)
+        done = stages.prepare(
+            snapshot_id, _experiment(experiment), lambda count, total: bar.update(task, completed=count, total=total)
+        )
+    _print(done, as_json)
+
+
+@app.command(epilog="Example: dermanet train 3f0c9a7e1b2d4c55 --experiment plain128:epochs=10")
+def train(snapshot_id: SnapshotId, experiment: ExperimentName = "", as_json: Json = False) -> None:
+    """Train on a snapshot and log the model; killed and called again, it resumes."""
+    _print(stages.train(snapshot_id, _experiment(experiment), progress=err.print), as_json)
+
+
+@app.command()
+def evaluate(run_id: RunId, as_json: Json = False) -> None:
+    """Score a run's model, the champion and the trivial baseline on the same holdout."""
+    record = stages.evaluate(run_id)
+    if as_json:
+        return _print_json(record)
+    _print_figures(record["candidate"], record["baseline"], record["champion"])
+
+
+@app.command()
+def judge(run_id: RunId, as_json: Json = False) -> None:
+    """Apply the gates to a run's evaluation; ends with 3 unless the verdict is a pass."""
+    record = stages.judge(run_id)
+    if as_json:
+        _print_json(record)
+    else:
+        _print_checks(record["verdict"], record["checks"])
+    raise typer.Exit(0 if record["verdict"] == "pass" else 3)
+
+
+@app.command()
+def register(run_id: RunId, as_json: Json = False) -> None:
+    """Register a run's model, if its verdict is a pass."""
+    _print(stages.register(run_id), as_json)
+
+
+@app.command(epilog="Example: dermanet retrain ./HAM10000 ./isic2018_task3 --experiment plain128")
+def retrain(
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Sources to take in first; none: train on what is catalogued.")
+    ] = None,
+    experiment: ExperimentName = "",
+    fresh: Annotated[
+        str,
+        typer.Option(
+            "--fresh", help="A word of your own: train anew even if this snapshot and experiment were trained."
+        ),
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Every stage up to the verdict and, if it passes, the registered and promoted version."""
+    record = stages.retrain(sources or (), _experiment(experiment), fresh, lambda line: err.print(line, markup=False))
+    if as_json:
+        _print_json(record)
+    else:
+        _print_figures(record["metrics"], record["baseline"], None)
+        _print_checks(record["verdict"], record["checks"])
+        err.print(
+            f"registered as version {record['version']}, now champion"
+            if record["version"]
+            else "not registered; the champion stays"
+        )
+    raise typer.Exit(0 if record["verdict"] == "pass" else 3)
+
+
+@app.command(epilog="Example: dermanet promote 4")
+def promote(version: Version, as_json: Json = False) -> None:
+    """Make a version the champion; the one before becomes `previous`."""
+    _print(stages.promote(version), as_json)
+
+
+@app.command()
+def rollback(as_json: Json = False) -> None:
+    """Make the previous champion the champion again."""
+    _print(stages.roll_back(), as_json)
+
+
+@app.command(epilog="Example: dermanet predict photo.jpg other.png --model models:/dermanet/3")
+def predict(
+    images: Annotated[list[str], typer.Argument(help="JPEG or PNG files.")],
+    model: Annotated[str | None, typer.Option("--model", help="A model address; default: the champion.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Age, sex and diagnosis of images. For research use; not a medical device."""
+    rows = stages.predict(images, model)
+    if as_json:
+        _print_json(rows)
+    else:
+        for row in rows:
+            out.print(_answer_line(row), markup=False)
+    raise typer.Exit(2 if any("error" in row for row in rows) else 0)
+
+
+@app.command(epilog="Example: dermanet export 3 DermaNet.h5")
+def export(
+    version: Version,
+    path: Annotated[str, typer.Argument(help="Where to: an ending of .keras, .h5 or .onnx.")],
+    as_json: Json = False,
+) -> None:
+    """Write a version as a file: `.keras`, `.onnx`, or `.h5` in the form DermaNet published."""
+    _print(stages.export(version, path), as_json)
+
+
+@app.command(epilog="Example: dermanet serve --port 8000")
+def serve(
+    host: Annotated[str, typer.Option(help="The address to bind to.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 8000,
+    poll: Annotated[float, typer.Option(help="Seconds between two looks at the alias.", min=0.1)] = 5.0,
+) -> None:
+    """Serve the champion over HTTP with MLflow's own scoring server, and follow promotions."""
+    from dermanet.serving import app as application
+
+    application.serve(host, port, poll)
+
+
+@app.command(epilog="Example: dermanet run --once   |   dermanet run ./HAM10000")
+def run(
+    source: Annotated[str, typer.Argument(help="What to take in; default: the synthetic source.")] = "",
+    once: Annotated[bool, typer.Option("--once", help="End after the first prediction instead of staying up.")] = False,
+    airflow_port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    scorer_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+) -> None:
+    """Start Airflow, MLflow and the scorer on this machine and do the main job once, watched."""
+    from dermanet import embedded
+
+    raise typer.Exit(
+        embedded.run(source, once, {"airflow": airflow_port, "mlflow": mlflow_port, "scorer": scorer_port})
+    )
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What is configured, reachable and missing; ends with 1 if something is."""
+    from dermanet import doctor as examination
+
+    findings = examination.examine(os.environ)
+    if as_json:
+        _print_json(findings)
+    else:
+        for finding in findings["findings"]:
+            out.print(
+                f"{'ok     ' if finding['ok'] else 'MISSING'} {finding['what']}: {finding['detail']}", markup=False
+            )
+    raise typer.Exit(0 if findings["ok"] else 1)
+
+
+@app.command()
+def version() -> None:
+    """The version of this program."""
+    out.print(__version__)
+
+
+def _experiment(text: str) -> str:
+    from dermanet import settings
+
+    return text or settings.read().experiment
+
+
+def _bar(what: str) -> Progress:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=err, transient=not err.is_terminal)
+
+
+def _print_json(record: Any) -> None:
+    print(json.dumps(record, allow_nan=False))
+
+
+def _print(record: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        return _print_json(record)
+    for name, value in record.items():
+        out.print(f"{name}: {value}", markup=False)
+
+
+def _print_figures(candidate: dict[str, float], baseline: dict[str, float], champion: dict[str, float] | None) -> None:
+    table = Table("figure on the holdout", "candidate", "trivial baseline", *(["champion"] if champion else []))
+    for name, value in candidate.items():
+        others = [figures.get(name) for figures in (baseline, champion) if figures]
+        table.add_row(name, f"{value:.3f}", *("" if other is None else f"{other:.3f}" for other in others))
+    err.print(table)
+
+
+def _print_checks(word: str, checks: list[dict[str, Any]]) -> None:
+    err.print(f"verdict: {word}", markup=False)
+    for check in checks:
+        mark = "ok " if check["outcome"] == "pass" else "NO "
+        err.print(f"  {mark} {check['metric']} ({check['kind']}): {check['reason']}", markup=False)
+
+
+def _answer_line(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return f"{row['image']}: {row['error']}"
+    sex, diagnosis = row["sex_probabilities"][row["sex"]], row["diagnosis_probabilities"][row["diagnosis"]]
+    return f"{row['image']}: age {row['age']:.0f}, {row['sex']} ({sex:.0%}), {row['diagnosis']} ({diagnosis:.0%})"
+
+
+def main() -> None:
+    """The entry point: runs a command and turns what it raises into one line and an exit status."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        app(prog_name="dermanet", standalone_mode=True)
+    except DermaNetError as error:
+        print(f"dermanet: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        if os.environ.get("DERMANET_TRACEBACK"):
+            raise
+        print(f"dermanet: a fault: {type(error).__name__}: {error} (DERMANET_TRACEBACK=1 shows where)", file=sys.stderr)
+        raise SystemExit(1) from None

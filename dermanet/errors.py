@@ -1,0 +1,36 @@
+"""What can go wrong, and the exit status each kind ends the command line with.
+
+    DermaNetError            1  a fault: something broke that the user did not cause
+    ├── BadInput             2  wrong use or bad input: one clear line says what was seen, what is allowed, what to do
+    │   └── UnreadableImage  2  bytes that are not a whole JPEG or PNG of an allowed size (`reason` is the quarantine word)
+    └── GateRefused          3  the gate said no; the verdict says why
+
+A single bad record never raises out of an ingest: it becomes a `records.Refusal`. A source that is wrong as a whole does.
+"""
+
+
+class DermaNetError(Exception):
+    """A fault. The command line prints its message and ends with `exit_status`."""
+
+    exit_status = 1
+
+
+class BadInput(DermaNetError):
+    """Wrong use or bad input: the message gives the value seen, the values allowed and the remedy."""
+
+    exit_status = 2
+
+
+class UnreadableImage(BadInput):
+    """Bytes that cannot become pixels. `reason` is one short phrase, the same for every image with that fault."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class GateRefused(DermaNetError):
+    """The verdict was not a pass."""
+
+    exit_status = 3

@@ -1,0 +1,105 @@
+"""Image files: header first, then a whole decode or a refusal. The one decoder that intake, training and scoring share."""
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dermanet.errors import UnreadableImage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SMALLEST_SIDE = 28
+"""Pixels. Below this nothing of a lesion can be seen (28 is the side of the public thumbnail sets)."""
+
+MOST_PIXELS = 50_000_000
+"""Pixels in one image: twice what today's dermatoscope cameras make, and 150 MB once decoded."""
+
+MOST_BYTES = 64 * 1024 * 1024
+"""Bytes in one file."""
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the first bytes of a file say: its format (`jpeg` or `png`), width and height in pixels."""
+
+    format: str
+    width: int
+    height: int
+
+
+def read_header(data: bytes) -> Header:
+    """The header of a JPEG or PNG, without decoding. Raises UnreadableImage for other bytes and for sizes outside the limits."""
+    if not data:
+        raise UnreadableImage("empty file", "0 bytes; give the whole image")
+    if len(data) > MOST_BYTES:
+        raise UnreadableImage("too large", f"{len(data):,} bytes; at most {MOST_BYTES:,} are read")
+    if data.startswith(_JPEG):
+        header = _jpeg_header(data)
+    elif data.startswith(_PNG):
+        header = _png_header(data)
+    else:
+        raise UnreadableImage(
+            "not an image", "the first bytes are neither a JPEG's nor a PNG's; convert it to one of them"
+        )
+    size = f"{header.width}x{header.height} pixels"
+    if min(header.width, header.height) < SMALLEST_SIDE:
+        raise UnreadableImage("too small", f"{size}; each side needs at least {SMALLEST_SIDE}")
+    if header.width * header.height > MOST_PIXELS:
+        raise UnreadableImage("too large", f"{size}; at most {MOST_PIXELS:,} pixels are decoded")
+    return header
+
+
+def decode(data: bytes) -> "NDArray[np.uint8]":
+    """The pixels of a whole JPEG or PNG: RGB, uint8, (height, width, 3). Raises UnreadableImage; a partial image is none.
+
+    An EXIF orientation is not applied: a lesion has no upright, and stripping metadata must not change a pixel.
+    """
+    header = read_header(data)
+    return _decode_jpeg(data) if header.format == "jpeg" else _decode_png(data)
+
+
+def _jpeg_header(data: bytes) -> Header:
+    import simplejpeg
+
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        raise UnreadableImage("undecodable", "a JPEG whose header cannot be read") from None
+    return Header("jpeg", width, height)
+
+
+def _png_header(data: bytes) -> Header:
+    if len(data) < 33 or data[12:16] != b"IHDR":
+        raise UnreadableImage("undecodable", "a PNG whose header cannot be read")
+    width, height = struct.unpack(">II", data[16:24])
+    return Header("png", width, height)
+
+
+def _decode_jpeg(data: bytes) -> "NDArray[np.uint8]":
+    import simplejpeg
+
+    try:
+        # Strict, which is the default, turns the decoder's warnings (a missing end, broken entropy data) into errors.
+        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError as error:
+        if "premature end of jpeg" in str(error).lower():
+            raise UnreadableImage("truncated", "the JPEG ends before its last line; copy the file again") from None
+        raise UnreadableImage("undecodable", "the JPEG's data are damaged; copy the file again") from None
+
+
+def _decode_png(data: bytes) -> "NDArray[np.uint8]":
+    import cv2
+    import numpy as np
+
+    if b"IEND" not in data[-4096:]:
+        raise UnreadableImage("truncated", "the PNG has no end mark; copy the file again")
+    # Decoded with its depth reduced to 8 bits and its alpha dropped, as every photograph of a lesion is opaque.
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise UnreadableImage("undecodable", "the PNG's data are damaged; copy the file again")
+    return np.ascontiguousarray(image[..., ::-1], dtype=np.uint8)

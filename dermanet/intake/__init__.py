@@ -1,0 +1,1 @@
+"""Intake: sources, screening, the catalogue and the split by lesion."""

@@ -1,0 +1,137 @@
+"""The catalogue: every image once, its labels in revisions, every refusal with its reason; and snapshots frozen from it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dermanet.imagefile import Header
+from dermanet.records import Labels, Record, Refusal
+
+METADATA = sa.MetaData()
+
+IMAGES = sa.Table(
+    "images",
+    METADATA,
+    sa.Column("digest", sa.String(64), primary_key=True, comment="SHA-256 of the stored bytes, hexadecimal"),
+    sa.Column("format", sa.String(8), nullable=False),
+    sa.Column("width", sa.Integer, nullable=False),
+    sa.Column("height", sa.Integer, nullable=False),
+    sa.Column("source", sa.Text, nullable=False, comment="where it came from first"),
+)
+
+LABELS = sa.Table(
+    "labels",
+    METADATA,
+    sa.Column("digest", sa.ForeignKey("images.digest"), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True, comment="1, 2, …; the highest counts"),
+    sa.Column("image_id", sa.String(128), nullable=False),
+    sa.Column("lesion_id", sa.String(128), nullable=False, index=True),
+    sa.Column("diagnosis", sa.String(32), nullable=False),
+    sa.Column("age", sa.Float, comment="years; null where not recorded"),
+    sa.Column("sex", sa.String(8), nullable=False),
+    sa.Column("localization", sa.Text, nullable=False),
+    sa.Column("confirmation", sa.Text, nullable=False),
+    sa.Column("clinic", sa.Text, nullable=False),
+)
+
+REFUSALS = sa.Table(
+    "refusals",
+    METADATA,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False, index=True),
+    sa.Column("detail", sa.Text, nullable=False),
+)
+
+LABEL_FIELDS = ("lesion_id", "diagnosis", "age", "sex", "localization", "confirmation", "clinic")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One screened image on its way in."""
+
+    record: Record
+    header: Header
+
+
+class Catalogue:
+    """What the installation knows of its images. SQLite or PostgreSQL, by URL; every write may be repeated."""
+
+    def __init__(self, url: str) -> None:
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        # Thirty seconds: two ingests at once take turns at SQLite's one writer instead of failing.
+        options = {"connect_args": {"timeout": 30}} if parsed.get_backend_name() == "sqlite" else {}
+        self.engine = sa.create_engine(parsed, **options)
+        METADATA.create_all(self.engine)
+
+    def take(self, source: str, arrivals: Sequence[Arrival]) -> dict[str, str]:
+        """Writes a batch and says what each image was: digest to `accepted`, `known` or `corrected` (its labels had changed)."""
+        outcome: dict[str, str] = {}
+        with self.engine.begin() as connection:
+            current = self._current(connection, [arrival.record.digest for arrival in arrivals])
+            for arrival in arrivals:
+                record = arrival.record
+                before, revision = current.get(record.digest, (None, 0))
+                if before == record.labels:
+                    outcome.setdefault(record.digest, "known")
+                    continue
+                if revision == 0:
+                    self._upsert(connection, IMAGES, _image_row(arrival, source))
+                self._upsert(connection, LABELS, {**record.as_row(), "revision": revision + 1})
+                current[record.digest] = (record.labels, revision + 1)
+                outcome.setdefault(record.digest, "corrected" if revision else "accepted")
+            self._forget_refusals(connection, source, [arrival.record.image_id for arrival in arrivals])
+        return outcome
+
+    def refuse(self, source: str, refusals: Sequence[Refusal]) -> None:
+        """Keeps refusals; one record of a source has one, the latest."""
+        with self.engine.begin() as connection:
+            for refusal in refusals:
+                self._upsert(connection, REFUSALS, {"source": source, **asdict(refusal)})
+
+    def refusals(self) -> Iterator[tuple[str, Refusal]]:
+        """Every kept refusal with its source."""
+        with self.engine.connect() as connection:
+            for row in connection.execute(sa.select(REFUSALS).order_by(REFUSALS.c.source, REFUSALS.c.name)):
+                yield row.source, Refusal(row.name, row.reason, row.detail)
+
+    def records(self) -> list[Record]:
+        """Every image with its current labels, in the order of the digests."""
+        with self.engine.connect() as connection:
+            return [_record(row) for row in connection.execute(_latest().order_by(LABELS.c.digest))]
+
+    def _current(self, connection: sa.Connection, digests: Sequence[str]) -> dict[str, tuple[Labels | None, int]]:
+        rows = connection.execute(_latest().where(LABELS.c.digest.in_(digests)))
+        return {row.digest: (_record(row).labels, row.revision) for row in rows}
+
+    def _forget_refusals(self, connection: sa.Connection, source: str, names: Sequence[str]) -> None:
+        connection.execute(sa.delete(REFUSALS).where(REFUSALS.c.source == source, REFUSALS.c.name.in_(names)))
+
+    def _upsert(self, connection: sa.Connection, table: sa.Table, row: dict[str, object]) -> None:
+        dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(table).values(row)
+        rest = {column.name: statement.excluded[column.name] for column in table.columns if not column.primary_key}
+        connection.execute(statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=rest))
+
+
+def _image_row(arrival: Arrival, source: str) -> dict[str, object]:
+    return {"digest": arrival.record.digest, "source": source, **asdict(arrival.header)}
+
+
+def _latest() -> sa.Select[tuple[object, ...]]:
+    highest = (
+        sa.select(LABELS.c.digest, sa.func.max(LABELS.c.revision).label("revision"))
+        .group_by(LABELS.c.digest)
+        .subquery()
+    )
+    both = sa.and_(LABELS.c.digest == highest.c.digest, LABELS.c.revision == highest.c.revision)
+    return sa.select(LABELS).join(highest, both)
+
+
+def _record(row: sa.Row[tuple[object, ...]]) -> Record:
+    return Record(row.digest, row.image_id, Labels(**{name: getattr(row, name) for name in LABEL_FIELDS}))

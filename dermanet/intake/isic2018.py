@@ -1,0 +1,89 @@
+"""The layout of ISIC 2018 Task 3 as the challenge gives it out.
+
+    *GroundTruth.csv        image, MEL, NV, BCC, AKIEC, BKL, DF, VASC      one-hot
+    *LesionGroupings.csv    image, lesion_id, diagnosis_confirm_type
+    *Input/<image>.jpg
+    any CSV with image and age_approx or sex (as ISIC 2019 gives out), if there is one
+
+Age and sex are not part of the challenge's files: without the last CSV ages are missing and sexes unknown. A set that is given
+with HAM10000's columns (metadata.csv: lesion_id, image_id, dx, …) is read by `tables`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from dermanet.errors import BadInput
+from dermanet.intake import sources
+from dermanet.records import Refusal, Row
+from dermanet.storage import Place
+
+CODES = ("mel", "nv", "bcc", "akiec", "bkl", "df", "vasc")
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """A place with the challenge's files."""
+
+    name: str
+    place: Place
+    truth: str
+    groupings: str
+    extras: tuple[str, ...]
+    files: dict[str, str]
+
+    def rows(self) -> Iterator[Row | Refusal]:
+        """The ground truth's rows joined with lesions and, where given, ages and sexes; then images that no row names."""
+        lesions = {row["image"]: row for row in sources.table(self.place, self.groupings)}
+        people: dict[str, dict[str, str]] = {}
+        for name in self.extras:
+            people |= {row["image"]: row for row in sources.table(self.place, name)}
+        named = set()
+        for row in sources.table(self.place, self.truth):
+            image = row["image"]
+            named.add(image)
+            lesion, person = lesions.get(image, {}), people.get(image, {})
+            yield Row(
+                image_id=image, lesion_id=lesion.get("lesion_id", ""), diagnosis=_hot(row),
+                age=person.get("age_approx", person.get("age", "")), sex=person.get("sex", ""),
+                localization=person.get("anatom_site_general", ""), confirmation=lesion.get("diagnosis_confirm_type", ""),
+                image=self.files.get(image),
+            )  # fmt: skip
+        for stem, file in self.files.items():
+            if stem not in named:
+                yield Refusal(
+                    file, "image without a row", f"{self.truth} has no row for it; add one or remove the file"
+                )
+
+    def read(self, image: str) -> bytes:
+        """The bytes of an image file of the place."""
+        return self.place.read(image)
+
+
+def recognise(
+    text: str, place: Place, listing: Mapping[str, int], headers: Mapping[str, tuple[str, ...]]
+) -> Challenge | None:
+    """The place as a `Challenge`, if its ground truth is there. Raises BadInput without the lesion groupings."""
+    truths = [name for name, columns in headers.items() if {"image", *CODES} <= set(columns)]
+    groupings = [
+        name for name, columns in headers.items() if {"image", "lesion_id"} <= set(columns) and "dx" not in columns
+    ]
+    if not truths:
+        return None
+    if len(truths) > 1:
+        raise BadInput(f"{text}: several ground truths ({', '.join(truths)}); name the folder of one set")
+    if not groupings:
+        raise BadInput(
+            f"{text}: {truths[0]} without a LesionGroupings CSV (image, lesion_id); the split needs lesions, add it"
+        )
+    extras = tuple(
+        name for name, columns in headers.items() if "image" in columns and {"sex", "age_approx"} & set(columns)
+    )
+    files = {PurePosixPath(name).stem: name for name in listing if name.lower().endswith((".jpg", ".jpeg"))}
+    return Challenge(f"{place}/{truths[0]}", place, truths[0], groupings[0], extras, files)
+
+
+def _hot(row: dict[str, str]) -> str:
+    """The one code whose column says 1; otherwise what stands there, for the screening to name and refuse."""
+    hot = [code for code in CODES if row[code].strip() in {"1", "1.0"}]
+    return hot[0] if len(hot) == 1 else "+".join(hot)

@@ -1,0 +1,83 @@
+"""Snapshots: the catalogue frozen, named by its content, never changed. A correction makes a new one; the old reads as it was.
+
+<id>/records.csv     one row an image: its side, digest, image_id and labels, in the order of the digests
+<id>/manifest.json   counts, the taxonomy, the identity of the holdout, the split's salt; written last
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from dermanet.errors import BadInput
+from dermanet.intake.split import SALT, holdout_digest, side
+from dermanet.records import Labels, Record, Snapshot
+from dermanet.storage import Place
+from dermanet.taxonomy import Taxonomy, parse
+
+COLUMNS = ("side", "digest", "image_id", *(field.name for field in fields(Labels)))
+
+
+def freeze(records: Sequence[Record], taxonomy: Taxonomy, place: Place) -> Snapshot:
+    """Writes the snapshot of `records` that the taxonomy knows, and returns it; the same records give the same id.
+
+    Raises BadInput where nothing is left to freeze.
+    """
+    chosen = [record for record in sorted(records, key=lambda r: r.digest) if record.labels.diagnosis in taxonomy.codes]
+    if not chosen:
+        raise BadInput(
+            f"the catalogue has no image with a diagnosis among {', '.join(taxonomy.codes)}; ingest some first"
+        )
+    table = _csv(chosen)
+    name = hashlib.sha256(table.encode() + taxonomy.digest.encode()).hexdigest()[:16]
+    if not place.exists(f"{name}/manifest.json"):
+        place.write(f"{name}/records.csv", table.encode())
+        place.write(f"{name}/manifest.json", json.dumps(_manifest(name, chosen, taxonomy), indent=2).encode())
+    return read(name, place)
+
+
+def read(name: str, place: Place) -> Snapshot:
+    """A snapshot by its id. Raises BadInput where there is none."""
+    try:
+        manifest = json.loads(place.read(f"{name}/manifest.json"))
+        table = place.read(f"{name}/records.csv").decode()
+    except FileNotFoundError:
+        raise BadInput(f"no snapshot {name!r} here; `dermanet snapshot` makes one and prints its id") from None
+    sides: dict[str, list[Record]] = {"train": [], "validation": [], "holdout": []}
+    for row in csv.DictReader(io.StringIO(table)):
+        sides[row["side"]].append(_record(row))
+    taxonomy = parse(manifest["taxonomy"], f"of snapshot {name}")
+    frozen = {name: tuple(records) for name, records in sides.items()}
+    return Snapshot(name, taxonomy, manifest["holdout"], frozen["train"], frozen["validation"], frozen["holdout"])
+
+
+def _csv(records: Sequence[Record]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow({"side": side(record.labels.lesion_id), **record.as_row()})
+    return text.getvalue()
+
+
+def _record(row: dict[str, str]) -> Record:
+    labels: dict[str, Any] = {field.name: row[field.name] for field in fields(Labels)}
+    labels["age"] = float(row["age"]) if row["age"] else None
+    return Record(row["digest"], row["image_id"], Labels(**labels))
+
+
+def _manifest(name: str, records: Sequence[Record], taxonomy: Taxonomy) -> dict[str, Any]:
+    return {
+        "snapshot": name,
+        "images": len(records),
+        "lesions": len({record.labels.lesion_id for record in records}),
+        "sides": Counter(side(record.labels.lesion_id) for record in records),
+        "diagnoses": Counter(record.labels.diagnosis for record in records),
+        "holdout": holdout_digest(records),
+        "split": SALT,
+        "taxonomy": taxonomy.as_list(),
+    }

@@ -1,0 +1,92 @@
+"""Sources of labelled images: what a folder, a CSV, a bucket or `synthetic:` holds, as rows of text and files to read."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from dermanet.errors import BadInput
+from dermanet.records import Refusal, Row
+from dermanet.storage import Bucket, Folder, Place
+
+
+class Source(Protocol):
+    """Where labelled images come from. Everything it says is text that nobody has checked yet."""
+
+    @property
+    def name(self) -> str:
+        """What the catalogue calls it: an absolute path, a URL or a specification."""
+        ...
+
+    def rows(self) -> Iterator[Row | Refusal]:
+        """One row a labelled image, in a fixed order; a refusal for what has no row or cannot be one. Raises BadInput at the start."""
+        ...
+
+    def read(self, image: str) -> bytes:
+        """The bytes of a row's image."""
+        ...
+
+
+def open_source(text: str) -> Source:
+    """The source that `text` names, its layout told from its CSV files' headers. Raises BadInput with one line that says why not."""
+    from dermanet.intake import isic2018, synthetic, tables
+
+    if text.startswith("synthetic:") or text == "synthetic":
+        return synthetic.parse(text)
+    place, label_file = _locate(text)
+    listing = place.listing()
+    headers = {name: header(place, name) for name in label_files(listing, label_file)}
+    for layout in (isic2018, tables):
+        source = layout.recognise(text, place, listing, headers)
+        if source:
+            return source
+    seen = "; ".join(f"{name} has {', '.join(columns)}" for name, columns in headers.items()) or "no CSV file at all"
+    raise BadInput(f"{text}: no label file recognised ({seen}); {tables.NEEDED}")
+
+
+def _locate(text: str) -> tuple[Place, str | None]:
+    if text.startswith("s3://"):
+        if text.endswith(".csv"):
+            folder, _, name = text.rpartition("/")
+            return Bucket(folder), name
+        return Bucket(text), None
+    path = Path(text).expanduser().absolute()
+    if path.is_file() and path.suffix.lower() == ".csv":
+        return Folder(path.parent), path.name
+    if not path.is_dir():
+        raise BadInput(
+            f"source {text!r} is no folder and no CSV file; give a folder, a CSV, s3://bucket/prefix or synthetic:"
+        )
+    return Folder(path), None
+
+
+def label_files(listing: Mapping[str, int], only: str | None) -> list[str]:
+    """The CSV files that may hold labels: the named one, or those in the place itself and one folder down."""
+    names = [name for name in listing if name.lower().endswith(".csv")]
+    return [name for name in names if name == only] if only else [name for name in names if name.count("/") <= 1]
+
+
+def header(place: Place, name: str) -> tuple[str, ...]:
+    """The column names of a CSV file, lower-cased and trimmed; none where it is no text."""
+    try:
+        first = next(csv.reader(io.StringIO(text_of(place, name))), [])
+    except BadInput:
+        return ()
+    return tuple(column.strip().lower() for column in first)
+
+
+def text_of(place: Place, name: str) -> str:
+    """A CSV file's text. Raises BadInput where it is not UTF-8."""
+    try:
+        return place.read(name).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{name}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+
+
+def table(place: Place, name: str) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file by column name, names lower-cased and trimmed, values as they stand; a missing cell is empty."""
+    reader = csv.DictReader(io.StringIO(text_of(place, name), newline=""))
+    reader.fieldnames = [column.strip().lower() for column in reader.fieldnames or ()]
+    for row in reader:
+        yield {key: value or "" for key, value in row.items() if isinstance(key, str)}

@@ -1,0 +1,105 @@
+"""The layouts with one CSV row an image: HAM10000 (metadata and image folders, found by image_id) and a plain CSV (paths).
+
+HAM10000   lesion_id, image_id, dx, dx_type, age, sex, localization[, dataset]   the file is <image_id>.jpg in any folder
+plain      image (a path from the CSV's folder), lesion_id, age, sex, dx[, …]    the image_id is the file's name
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from dermanet.errors import BadInput
+from dermanet.imagefile import SUFFIXES
+from dermanet.intake import sources
+from dermanet.records import Refusal, Row
+from dermanet.storage import Place
+
+NAMES = ("image_id", "image", "image_path", "path", "file", "filename")
+"""Columns that may name the image; `image_id` makes it the HAM10000 layout."""
+
+REQUIRED = ("lesion_id", "age", "sex", "dx")
+NEEDED = f"needed are the columns {', '.join(REQUIRED)} and one of {', '.join(NAMES)}, or the files of ISIC 2018 Task 3"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A place with one CSV of labels."""
+
+    name: str
+    place: Place
+    listing: Mapping[str, int]
+    csv: str
+    column: str
+    files: dict[str, str] = field(default_factory=dict)
+    """Every image file of the place by what the column may call it: a stem for `image_id`, else its path from the CSV."""
+
+    def rows(self) -> Iterator[Row | Refusal]:
+        """The CSV's rows, then a refusal for every image file that none of them names."""
+        wanted: set[str] = set()
+        for row in sources.table(self.place, self.csv):
+            wanted.add(row[self.column])
+            yield Row(
+                image_id=self._image_id(row[self.column]),
+                lesion_id=row["lesion_id"], age=row["age"], sex=row["sex"], diagnosis=row["dx"],
+                localization=row.get("localization", ""), confirmation=row.get("dx_type", ""), clinic=row.get("dataset", ""),
+                image=self.files.get(row[self.column]),
+            )  # fmt: skip
+        for called, file in self.files.items():
+            if called not in wanted:
+                yield Refusal(file, "image without a row", f"{self.csv} has no row for it; add one or remove the file")
+
+    def read(self, image: str) -> bytes:
+        """The bytes of an image file of the place."""
+        return self.place.read(image)
+
+    def _image_id(self, cell: str) -> str:
+        # A path's own name is the id; a path that leaves its folder is passed on whole, for the screening to name and refuse.
+        if self.column == "image_id" or ".." in cell or cell.startswith("/"):
+            return cell
+        return PurePosixPath(cell).stem
+
+
+def recognise(
+    text: str, place: Place, listing: Mapping[str, int], headers: Mapping[str, tuple[str, ...]]
+) -> Table | None:
+    """The place as a `Table`, if one CSV has the columns. Raises BadInput where two have, or where one lacks a column or two."""
+    fitting = {name: _naming_column(columns) for name, columns in headers.items() if set(REQUIRED) <= set(columns)}
+    whole = {name: column for name, column in fitting.items() if column}
+    if len(whole) > 1:
+        raise BadInput(
+            f"{text}: several label files ({', '.join(whole)}); name the one to take, as in {text}/{next(iter(whole))}"
+        )
+    if not whole:
+        _report_nearly(text, headers)
+        return None
+    name, column = next(iter(whole.items()))
+    assert column is not None
+    return Table(_full_name(place, name), place, listing, name, column, _files(listing, name, column))
+
+
+def _full_name(place: Place, csv: str) -> str:
+    return f"{place}/{csv}"
+
+
+def _naming_column(columns: tuple[str, ...]) -> str | None:
+    return next((name for name in NAMES if name in columns), None)
+
+
+def _report_nearly(text: str, headers: Mapping[str, tuple[str, ...]]) -> None:
+    for name, columns in headers.items():
+        missing = [column for column in REQUIRED if column not in columns]
+        if not _naming_column(columns):
+            missing.append(f"one of {', '.join(NAMES)}")
+        if len(missing) <= 2:
+            raise BadInput(
+                f"{text}: {name} lacks the column {' and '.join(missing)}; it has {', '.join(columns)}; {NEEDED}"
+            )
+
+
+def _files(listing: Mapping[str, int], csv: str, column: str) -> dict[str, str]:
+    images = [name for name in listing if name.lower().endswith(SUFFIXES)]
+    if column == "image_id":
+        return {PurePosixPath(name).stem: name for name in images}
+    folder = csv.rpartition("/")[0]
+    start = f"{folder}/" if folder else ""
+    return {name.removeprefix(start): name for name in images if name.startswith(start)}

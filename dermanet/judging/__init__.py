@@ -1,0 +1,1 @@
+"""Judging: figures on the holdout, and the gates that turn them into a verdict."""

@@ -1,0 +1,109 @@
+"""Figures of the three heads on a holdout, by scikit-learn, and those of a reader who does not look at the image.
+
+Names: age_mae; sex_accuracy, sex_f1 (weighted), sex_auc; diagnosis_accuracy, diagnosis_balanced_accuracy,
+diagnosis_f1_weighted, diagnosis_f1_macro, and diagnosis_f1_<code> and diagnosis_recall_<code> for each diagnosis.
+A figure that the holdout cannot give (no known age, a diagnosis that nobody has) is left out, never a number that looks like one.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import metrics
+
+from dermanet.records import SEXES, Answers, Record
+
+Figures = dict[str, float]
+
+
+def figures(records: Sequence[Record], answers: Answers, codes: Sequence[str]) -> Figures:
+    """All figures of `answers` (n rows) against the labels of `records` (n, same order). `codes` orders the diagnosis columns."""
+    return {
+        **age_figures(records, answers),
+        **sex_figures(records, answers),
+        **diagnosis_figures(records, answers, codes),
+    }
+
+
+def age_figures(records: Sequence[Record], answers: Answers) -> Figures:
+    """Mean absolute error in years over the images whose age is known."""
+    pairs = [
+        (record.labels.age, age)
+        for record, age in zip(records, answers.age, strict=True)
+        if record.labels.age is not None
+    ]
+    return {"age_mae": float(metrics.mean_absolute_error(*zip(*pairs, strict=True)))} if pairs else {}
+
+
+def sex_figures(records: Sequence[Record], answers: Answers) -> Figures:
+    """Accuracy and weighted F1 over male, female and unknown; area under the ROC curve of male against female where known."""
+    truth = np.array([SEXES.index(record.labels.sex) for record in records])
+    answered = answers.sex.argmax(axis=1)
+    found = {
+        "sex_accuracy": float(metrics.accuracy_score(truth, answered)),
+        "sex_f1": float(metrics.f1_score(truth, answered, average="weighted", zero_division=0)),
+    }
+    known = truth < 2
+    if len(set(truth[known])) == 2:
+        male, female = answers.sex[known, 0], answers.sex[known, 1]
+        found["sex_auc"] = float(metrics.roc_auc_score(truth[known] == 0, male / np.maximum(male + female, 1e-9)))
+    return found
+
+
+def diagnosis_figures(records: Sequence[Record], answers: Answers, codes: Sequence[str]) -> Figures:
+    """Accuracy, balanced accuracy, weighted and macro F1, and F1 and recall of each diagnosis that the holdout has."""
+    truth = np.array([codes.index(record.labels.diagnosis) for record in records])
+    answered = answers.diagnosis.argmax(axis=1)
+    found = {
+        "diagnosis_accuracy": float(metrics.accuracy_score(truth, answered)),
+        "diagnosis_balanced_accuracy": _mean_recall(truth, answered),
+        "diagnosis_f1_weighted": float(metrics.f1_score(truth, answered, average="weighted", zero_division=0)),
+        "diagnosis_f1_macro": float(metrics.f1_score(truth, answered, average="macro", zero_division=0)),
+    }
+    present = sorted(set(truth))
+    f1 = metrics.f1_score(truth, answered, labels=present, average=None, zero_division=0)
+    recall = metrics.recall_score(truth, answered, labels=present, average=None, zero_division=0)
+    for place, own_f1, own_recall in zip(present, f1, recall, strict=True):
+        found[f"diagnosis_f1_{codes[place]}"] = float(own_f1)
+        found[f"diagnosis_recall_{codes[place]}"] = float(own_recall)
+    return found
+
+
+def support(records: Sequence[Record]) -> dict[str, int]:
+    """How many cases stand behind the figures: images, lesions, known ages, and images of each diagnosis."""
+    diagnoses = Counter(f"diagnosis_{record.labels.diagnosis}" for record in records)
+    return {
+        "images": len(records),
+        "lesions": len({record.labels.lesion_id for record in records}),
+        "ages": sum(record.labels.age is not None for record in records),
+        **diagnoses,
+    }
+
+
+def trivial_answers(train: Sequence[Record], count: int, codes: Sequence[str]) -> Answers:
+    """What a reader answers who never looks: the training side's median age, most frequent sex and most frequent diagnosis."""
+    ages = [record.labels.age for record in train if record.labels.age is not None]
+    sex = Counter(record.labels.sex for record in train).most_common(1)[0][0]
+    diagnosis = Counter(record.labels.diagnosis for record in train).most_common(1)[0][0]
+    return Answers(
+        age=np.full(count, median(ages) if ages else 0.0, np.float32),
+        sex=np.tile(_one_hot(SEXES.index(sex), len(SEXES)), (count, 1)),
+        diagnosis=np.tile(_one_hot(codes.index(diagnosis), len(codes)), (count, 1)),
+    )
+
+
+def confusion(records: Sequence[Record], answers: Answers, codes: Sequence[str]) -> NDArray[np.int64]:
+    """Counts (k, k): the true diagnosis by rows, the answered one by columns, in the order of `codes`."""
+    truth = [codes.index(record.labels.diagnosis) for record in records]
+    return np.asarray(metrics.confusion_matrix(truth, answers.diagnosis.argmax(axis=1), labels=range(len(codes))))
+
+
+def _mean_recall(truth: NDArray[np.int64], answered: NDArray[np.int64]) -> float:
+    # As scikit-learn's balanced_accuracy_score, without its warning where an answered diagnosis is absent from the truth.
+    return float(metrics.recall_score(truth, answered, labels=sorted(set(truth)), average="macro", zero_division=0))
+
+
+def _one_hot(place: int, width: int) -> NDArray[np.float32]:
+    return np.eye(width, dtype=np.float32)[place]

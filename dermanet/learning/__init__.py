@@ -1,0 +1,1 @@
+"""Learning: backbones, the three-headed model, its input pipeline and its training."""

@@ -1,0 +1,1 @@
+"""Pixels: one pure preprocessing function, and the cache of what it made."""

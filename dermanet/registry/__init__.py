@@ -1,0 +1,1 @@
+"""Registry: runs and versions in MLflow."""

@@ -1,0 +1,145 @@
+"""Runs in MLflow, each found again by what it works on: whatever is called twice continues the one run and writes nothing twice."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import mlflow
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+from mlflow.utils.time import get_current_time_millis
+
+from dermanet.errors import BadInput
+
+EXPERIMENT = "dermanet"
+WORK = "dermanet.work"
+"""The tag that names what a run works on; a stage that is run again finds its run by it."""
+
+MODEL = "dermanet.model"
+"""The tag that holds the `models:/…` address of the run's logged model, once it is whole."""
+
+
+class Tracking:
+    """The runs of one MLflow server or database."""
+
+    def __init__(self, uri: str, artifacts: Path) -> None:
+        """`artifacts`: where a new experiment keeps its files if no server decides that."""
+        mlflow.set_tracking_uri(uri)
+        self.client = MlflowClient(uri)
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        self.experiment = self._experiment(None if uri.startswith("http") else artifacts.as_uri())
+
+    def run_for(self, work: str, name: str, tags: Mapping[str, str]) -> Run:
+        """The run that works on `work`; made at the first call, set running again at later ones."""
+        found = self.client.search_runs([self.experiment], f"tags.`{WORK}` = '{work}'", max_results=1)
+        if found:
+            return found[0]
+        return self.client.create_run(self.experiment, run_name=name, tags={**tags, WORK: work})
+
+    def run(self, run_id: str) -> Run:
+        """A run by its id. Raises BadInput where there is none."""
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException:
+            raise BadInput(
+                f"no run {run_id!r} in MLflow at {mlflow.get_tracking_uri()}; `dermanet train` prints a run's id"
+            ) from None
+
+    def tag(self, run_id: str, **tags: str) -> None:
+        """Sets tags `dermanet.<name>`."""
+        for name, value in tags.items():
+            self.client.set_tag(run_id, f"dermanet.{name}", value)
+
+    def end(self, run_id: str, status: str) -> None:
+        """Sets a run's status: RUNNING, FINISHED or FAILED."""
+        self.client.set_terminated(run_id, status) if status != "RUNNING" else self.client.update_run(run_id, status)
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Keeps parameters; the same ones may be kept again."""
+        self.client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
+
+    def log_history(self, run_id: str, history: Sequence[Mapping[str, float]]) -> None:
+        """Keeps one point a metric and epoch, from epoch 1; those that are kept already are left alone."""
+        if not history:
+            return
+        kept = {metric.step for metric in self.client.get_metric_history(run_id, "loss")}
+        now = get_current_time_millis()
+        for step, epoch in enumerate(history, start=1):
+            if step not in kept:
+                self.client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in epoch.items()])
+
+    def log_figures(self, run_id: str, figures: Mapping[str, float]) -> None:
+        """Keeps holdout figures; the latest value counts."""
+        now = get_current_time_millis()
+        before = self.run(run_id).data.metrics
+        changed = {name: value for name, value in figures.items() if before.get(name) != value}
+        self.client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in changed.items()])
+
+    def log_json(self, run_id: str, record: Any, name: str) -> None:
+        """Keeps a JSON artifact."""
+        self.client.log_dict(run_id, record, name)
+
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        """Keeps a text artifact."""
+        self.client.log_text(run_id, text, name)
+
+    def log_picture(self, run_id: str, figure: Figure, name: str) -> None:
+        """Keeps a drawing as PNG."""
+        self.client.log_figure(run_id, figure, name)
+
+    def read_json(self, run_id: str, name: str) -> Any:
+        """A JSON artifact of a run. Raises BadInput where it is not there yet."""
+        with TemporaryDirectory() as folder:
+            try:
+                path = self.client.download_artifacts(run_id, name, folder)
+            except (MlflowException, OSError):
+                raise BadInput(f"run {run_id} has no {name} yet; run the stage that writes it first") from None
+            return json.loads(Path(path).read_text())
+
+    def log_model(
+        self, run_id: str, scorer: Path, artifacts: Mapping[str, Path], package: Path, requirements: Sequence[str]
+    ) -> str:
+        """Logs the scorer with its files and returns its `models:/…` address; a whole one from before is returned as it is."""
+        kept = self.run(run_id).data.tags.get(MODEL)
+        if kept:
+            return kept
+        for half in self.client.search_logged_models([self.experiment], f"source_run_id = '{run_id}'"):
+            self.client.delete_logged_model(half.model_id)
+        with mlflow.start_run(run_id=run_id):
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(scorer),
+                artifacts={name: str(path) for name, path in artifacts.items()},
+                code_paths=[str(package)],
+                pip_requirements=list(requirements),
+                signature=ModelSignature(inputs=Schema([ColSpec("string", "image")])),
+            )
+        self.client.set_tag(run_id, MODEL, logged.model_uri)
+        return str(logged.model_uri)
+
+    def _experiment(self, artifacts: str | None) -> str:
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found:
+            return str(found.experiment_id)
+        try:
+            return str(self.client.create_experiment(EXPERIMENT, artifacts))
+        except MlflowException:
+            # Another process made it between the two calls.
+            return str(self.client.get_experiment_by_name(EXPERIMENT).experiment_id)
+
+
+def model_files(uri: str) -> Path:
+    """The folder with the artifacts of a logged or registered model, fetched if it is not local."""
+    try:
+        return Path(mlflow.artifacts.download_artifacts(uri)) / "artifacts"
+    except (MlflowException, OSError) as error:
+        raise BadInput(
+            f"model {uri!r} cannot be read: {error}; allowed are models:/NAME@ALIAS, models:/NAME/VERSION"
+        ) from None

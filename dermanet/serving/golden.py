@@ -1,0 +1,68 @@
+"""Golden images: drawn, not photographed, so that they may travel with every model; they prove that scoring equals training.
+
+Training writes what Keras answers for them; whoever loads the model sends their JPEG bytes through the scoring path and compares.
+"""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from dermanet.errors import DermaNetError
+from dermanet.pixels import preprocess
+from dermanet.records import Answers
+from dermanet.serving.network import Network
+
+FILE = "golden.json"
+TOLERANCE = {"age": 0.5, "sex": 0.005, "diagnosis": 0.005}
+"""Years and probabilities: wider than rounding between processors, far narrower than a wrong channel order or a missing blur."""
+
+
+def draw() -> list[bytes]:
+    """Three JPEG files of 200x150 pixels: a blot on skin in three colours, textured, always the same bytes for one OpenCV."""
+    rng = np.random.default_rng(20260101)
+    rows, columns = np.mgrid[0:150, 0:200].astype(np.float32)
+    images = []
+    for centre, colour in (((75, 100), (90, 60, 50)), ((60, 80), (160, 60, 70)), ((90, 130), (60, 40, 60))):
+        near = np.exp(-((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2) / 1800)[..., None]
+        skin = np.array((222, 178, 156), np.float32) * (1 - near) + np.array(colour, np.float32) * near
+        texture = cv2.GaussianBlur(rng.normal(0, 30, (150, 200, 1)).astype(np.float32), (7, 7), 0)[..., None]
+        pixels = np.clip(skin + texture, 0, 255).astype(np.uint8)
+        images.append(cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+    return images
+
+
+def prepared(images: list[bytes], recipe: preprocess.Recipe) -> Any:
+    """The images as the network sees them: uint8 (n, size, size, 3)."""
+    return np.stack([preprocess.prepare(image, recipe) for image in images])
+
+
+def write(path: Path, images: list[bytes], answers: Answers) -> None:
+    """Keeps the images and what the trained network answered for them."""
+    record = {
+        "images": [base64.b64encode(image).decode() for image in images],
+        "age": answers.age.tolist(), "sex": answers.sex.tolist(), "diagnosis": answers.diagnosis.tolist(),
+    }  # fmt: skip
+    path.write_text(json.dumps(record))
+
+
+def check(path: Path, network: Network) -> float:
+    """Scores the kept images from their bytes; returns the largest difference from what training answered, in tolerances.
+
+    Raises DermaNetError beyond 1: the graph, the decoder or the preprocessing is not what the model was trained with.
+    """
+    record = json.loads(path.read_text())
+    found = network.answer(prepared([base64.b64decode(image) for image in record["images"]], network.recipe))
+    worst = 0.0
+    for head, tolerance in TOLERANCE.items():
+        difference = float(np.max(np.abs(getattr(found, head) - np.array(record[head], np.float32))))
+        # Written so that a NaN fails too.
+        if not difference <= tolerance:
+            raise DermaNetError(
+                f"golden images: {head} differs from training by {difference:.3g}; at most {tolerance} is allowed"
+            )
+        worst = max(worst, difference / tolerance)
+    return worst

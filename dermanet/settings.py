@@ -1,0 +1,62 @@
+"""Where am I running: environment variables, read once, at the door. What is being tried is an `experiment`, not a setting."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from dermanet import taxonomy
+
+GATES = Path(__file__).with_name("gates.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Each field is read from the variable `DERMANET_` and the field's name in capitals, unless its comment says otherwise."""
+
+    home: Path
+    """`DERMANET_HOME`: the root of all that a local installation keeps. Default `.dermanet` in the current folder."""
+    gates: Path
+    """`DERMANET_GATES`: the gates file. Default: the reviewed `gates.yaml` of the package."""
+    taxonomy: Path
+    """`DERMANET_TAXONOMY`: the list of diagnoses. Default: HAM10000's seven, `taxonomy.yaml` of the package."""
+    source: str
+    """`DERMANET_SOURCE`: what the scheduled ingest reads: a folder, a CSV, `s3://bucket/prefix` or `synthetic:`."""
+    experiment: str
+    """`DERMANET_EXPERIMENT`: what the scheduled retrain tries. Default `plain128`."""
+    catalogue: str
+    """`DERMANET_CATALOGUE`: SQLAlchemy URL of the catalogue. Default: SQLite in the home."""
+    objects: str
+    """`DERMANET_OBJECTS`: where images are kept, by content: a folder or `s3://bucket/prefix`. Default: a folder in the home."""
+    model: str
+    """`DERMANET_MODEL`: the name of the registered model. Default `dermanet`."""
+    tracking_uri: str
+    """`MLFLOW_TRACKING_URI`, MLflow's own variable. Default: SQLite in the home."""
+
+    @property
+    def artifacts(self) -> Path:
+        """Where MLflow keeps artifacts when no server decides."""
+        return self.home / "mlartifacts"
+
+
+def read(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings of this process. Touches nothing: no folder is made and no service is asked."""
+    environ = os.environ if environ is None else environ
+    home = Path(environ.get("DERMANET_HOME") or ".dermanet").absolute()
+    return Settings(
+        home=home,
+        gates=Path(environ.get("DERMANET_GATES") or GATES).absolute(),
+        taxonomy=Path(environ.get("DERMANET_TAXONOMY") or taxonomy.DEFAULT).absolute(),
+        source=environ.get("DERMANET_SOURCE", ""),
+        experiment=environ.get("DERMANET_EXPERIMENT") or "plain128",
+        catalogue=environ.get("DERMANET_CATALOGUE") or f"sqlite:///{home / 'catalogue.db'}",
+        objects=environ.get("DERMANET_OBJECTS") or str(home / "objects"),
+        model=environ.get("DERMANET_MODEL") or "dermanet",
+        tracking_uri=environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+    )
+
+
+def unknown(environ: Mapping[str, str]) -> list[str]:
+    """The `DERMANET_` variables that no setting reads: typing errors, most likely."""
+    known = {f"DERMANET_{field.name.upper()}" for field in fields(Settings)} - {"DERMANET_TRACKING_URI"}
+    return sorted(name for name in environ if name.startswith("DERMANET_") and name not in known)

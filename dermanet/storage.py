@@ -1,0 +1,149 @@
+"""Places that hold files: a local folder, or a bucket with a prefix. Names are relative, with `/`, and never leave the place."""
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import uuid4
+
+from dermanet.errors import BadInput
+
+
+class Place(Protocol):
+    """A folder or a bucket."""
+
+    def listing(self) -> Mapping[str, int]:
+        """Every file's name and its size in bytes, in the order of the names."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+        ...
+
+    def write(self, name: str, data: bytes) -> None:
+        """Creates or replaces the file, whole or not at all."""
+        ...
+
+    def exists(self, name: str) -> bool:
+        """Whether the file is there."""
+        ...
+
+
+def place(text: str) -> Place:
+    """`s3://bucket/prefix`, or the path of a folder. Raises BadInput."""
+    return Bucket(text) if text.startswith("s3://") else Folder(Path(text))
+
+
+class Folder:
+    """A local folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def listing(self) -> dict[str, int]:
+        """Every file below the folder, hidden ones and half-written ones aside."""
+        if not self.root.is_dir():
+            raise BadInput(f"{self.root} is not a folder")
+        found: dict[str, int] = {}
+        for folder, folders, files in os.walk(self.root):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(files):
+                path = Path(folder, name)
+                if not name.startswith(".") and path.is_file():
+                    found[path.relative_to(self.root).as_posix()] = path.stat().st_size
+        return found
+
+    def read(self, name: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+        return (self.root / inside(name)).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Creates or replaces the file by a rename."""
+        path = self.root / inside(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def exists(self, name: str) -> bool:
+        """Whether the file is there."""
+        return (self.root / inside(name)).is_file()
+
+
+class Bucket:
+    """A bucket, or what lies below a prefix of it. Endpoint and credentials are boto3's own (`AWS_ENDPOINT_URL_S3`, …)."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
+        self.prefix = f"{prefix}/" if prefix else ""
+        if not self.bucket:
+            raise BadInput(f"{url!r} names no bucket; write s3://bucket or s3://bucket/prefix")
+
+    def __str__(self) -> str:
+        return self.url
+
+    @cached_property
+    def _client(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        # Thirty-two connections, so that threads that read ahead do not wait for one another.
+        return boto3.client(
+            "s3", config=Config(max_pool_connections=32, retries={"mode": "standard", "max_attempts": 5})
+        )
+
+    def listing(self) -> dict[str, int]:
+        """Every object below the prefix. Raises BadInput where the bucket cannot be listed."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        pages = self._client.get_paginator("list_objects_v2")
+        try:
+            return {
+                entry["Key"].removeprefix(self.prefix): entry["Size"]
+                for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix)
+                for entry in page.get("Contents", ())
+                if not entry["Key"].endswith("/")
+            }
+        except (BotoCoreError, ClientError) as error:
+            raise BadInput(
+                f"{self.url} cannot be listed: {error}; check the name, the endpoint and the credentials"
+            ) from None
+
+    def read(self, name: str) -> bytes:
+        """The whole object. Raises FileNotFoundError."""
+        try:
+            return bytes(self._client.get_object(Bucket=self.bucket, Key=self.prefix + inside(name))["Body"].read())
+        except self._client.exceptions.NoSuchKey:
+            raise FileNotFoundError(f"{self.url}/{name}") from None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Creates or replaces the object."""
+        self._client.put_object(Bucket=self.bucket, Key=self.prefix + inside(name), Body=data)
+
+    def exists(self, name: str) -> bool:
+        """Whether the object is there."""
+        from botocore.exceptions import ClientError
+
+        try:
+            self._client.head_object(Bucket=self.bucket, Key=self.prefix + inside(name))
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return False
+            raise
+        return True
+
+
+def inside(name: str) -> str:
+    """The name itself, if it stays inside its place. Raises BadInput for an absolute name or one with `..` in it."""
+    parts = name.split("/")
+    if not name or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+        raise BadInput(f"the name {name!r} leaves its folder; a name is relative and has no '..'")
+    return name
