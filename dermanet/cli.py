@@ -1,4 +1,7 @@
-"""The command line: the same stages by hand. `--json` puts one JSON object on standard output; everything else goes to standard error."""
+"""The command line: the same stages by hand.
+
+`--json` puts one JSON object on standard output; progress goes to standard error.
+"""
 
 import json
 import os
@@ -22,14 +25,19 @@ app = typer.Typer(
     help="DermaNet: dermoscopic images in, a judged and served model out. For research use; not a medical device.\n\n"
     "Exit status: 0 done; 2 wrong use or bad input; 3 the gate said no; 1 a fault.",
 )
-err = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
+
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "MLFLOW_LOGGING_LEVEL": "WARNING", "MLFLOW_DISABLE_TELEMETRY": "true"}
+"""What keeps TensorFlow's and MLflow's own chatter from standing between a person and the lines that matter."""
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 ExperimentName = Annotated[
     str,
     typer.Option(
-        "--experiment", "-e", help="What to try: plain, plain128, demo, smoke; `NAME:field=value,…` changes fields."
+        "--experiment",
+        "-e",
+        help="What to try (default DERMANET_EXPERIMENT): plain, plain128, demo, smoke; `NAME:field=value,…` changes fields.",
     ),
 ]
 RunId = Annotated[str, typer.Argument(help="The MLflow run, as `train` prints it.")]
@@ -69,7 +77,7 @@ def prepare(snapshot_id: SnapshotId, experiment: ExperimentName = "", as_json: J
     with _bar("prepare") as bar:
         task = bar.add_task("images", total=None)
         done = stages.prepare(
-            snapshot_id, _experiment(experiment), lambda count, total: bar.update(task, completed=count, total=total)
+            snapshot_id, experiment, lambda count, total: bar.update(task, completed=count, total=total)
         )
     _print(done, as_json)
 
@@ -77,7 +85,7 @@ def prepare(snapshot_id: SnapshotId, experiment: ExperimentName = "", as_json: J
 @app.command(epilog="Example: dermanet train 3f0c9a7e1b2d4c55 --experiment plain128:epochs=10")
 def train(snapshot_id: SnapshotId, experiment: ExperimentName = "", as_json: Json = False) -> None:
     """Train on a snapshot and log the model; killed and called again, it resumes."""
-    _print(stages.train(snapshot_id, _experiment(experiment), progress=err.print), as_json)
+    _print(stages.train(snapshot_id, experiment, progress=err.print), as_json)
 
 
 @app.command()
@@ -121,7 +129,7 @@ def retrain(
     as_json: Json = False,
 ) -> None:
     """Every stage up to the verdict and, if it passes, the registered and promoted version."""
-    record = stages.retrain(sources or (), _experiment(experiment), fresh, lambda line: err.print(line, markup=False))
+    record = stages.retrain(sources or (), experiment, fresh, lambda line: err.print(line, markup=False))
     if as_json:
         _print_json(record)
     else:
@@ -194,11 +202,10 @@ def run(
     scorer_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
 ) -> None:
     """Start Airflow, MLflow and the scorer on this machine and do the main job once, watched."""
-    from dermanet import embedded
+    from dermanet.embedded import job
+    from dermanet.embedded.services import Ports
 
-    raise typer.Exit(
-        embedded.run(source, once, {"airflow": airflow_port, "mlflow": mlflow_port, "scorer": scorer_port})
-    )
+    raise typer.Exit(job.run(source, once, Ports(airflow_port, mlflow_port, scorer_port)))
 
 
 @app.command()
@@ -221,12 +228,6 @@ def doctor(as_json: Json = False) -> None:
 def version() -> None:
     """The version of this program."""
     out.print(__version__)
-
-
-def _experiment(text: str) -> str:
-    from dermanet import settings
-
-    return text or settings.read().experiment
 
 
 def _bar(what: str) -> Progress:
@@ -269,8 +270,8 @@ def _answer_line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     """The entry point: runs a command and turns what it raises into one line and an exit status."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         app(prog_name="dermanet", standalone_mode=True)
     except DermaNetError as error:

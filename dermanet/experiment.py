@@ -23,10 +23,10 @@ class Experiment:
     downscale: int = 1
     """The graph averages the prepared image over squares of this side before its first convolution."""
     batch_size: int = 32
-    epochs: int = 40
-    patience: int = 8
+    epochs: int = 100
+    patience: int = 20
     """Epochs without a better validation loss after which training stops; the best epoch's weights are kept."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     dropout: float = 0.3
     turns: bool = True
     """Whether training images are mirrored and turned by quarters at random: a lesion has no upright."""
@@ -51,8 +51,8 @@ EXPERIMENTS = {
     for experiment in (
         PLAIN,
         replace(PLAIN, name="plain128", downscale=2),
-        replace(PLAIN, name="demo", downscale=4, epochs=12, patience=4),
-        replace(PLAIN, name="smoke", recipe="dermanet@32", epochs=2, patience=2),
+        replace(PLAIN, name="demo", downscale=4, epochs=24, patience=8, learning_rate=1e-3),
+        replace(PLAIN, name="smoke", recipe="dermanet@32", epochs=2, patience=2, learning_rate=1e-3),
     )
 }
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from dermanet import taxonomy
 
 GATES = Path(__file__).with_name("gates.yaml")
+DEMO_GATES = Path(__file__).with_name("gates-demo.yaml")
+EXPERIMENT = "plain128"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
         gates=Path(environ.get("DERMANET_GATES") or GATES).absolute(),
         taxonomy=Path(environ.get("DERMANET_TAXONOMY") or taxonomy.DEFAULT).absolute(),
         source=environ.get("DERMANET_SOURCE", ""),
-        experiment=environ.get("DERMANET_EXPERIMENT") or "plain128",
+        experiment=environ.get("DERMANET_EXPERIMENT") or EXPERIMENT,
         catalogue=environ.get("DERMANET_CATALOGUE") or f"sqlite:///{home / 'catalogue.db'}",
         objects=environ.get("DERMANET_OBJECTS") or str(home / "objects"),
         model=environ.get("DERMANET_MODEL") or "dermanet",

@@ -7,12 +7,12 @@ Heavy libraries are imported inside the functions: Airflow imports this module e
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermanet import __version__, experiment, settings, taxonomy
-from dermanet.errors import GateRefused
+from dermanet.errors import BadInput, GateRefused
 from dermanet.settings import Settings
 from dermanet.storage import Folder, place
 
@@ -56,6 +56,18 @@ def ingest(source: str, progress: "Callable[[Outcome], None] | None" = None) -> 
     }  # fmt: skip
 
 
+def ingest_configured(source: str) -> dict[str, Any]:
+    """Takes in `source`, or `DERMANET_SOURCE` where it is empty. Raises BadInput where neither names one."""
+    chosen = source or settings.read().source
+    if not chosen:
+        raise BadInput(
+            "no source: set DERMANET_SOURCE, or give the parameter source a folder, a CSV, s3://… or synthetic:"
+        )
+    counts = ingest(chosen)
+    print(counts)
+    return counts
+
+
 def snapshot() -> dict[str, Any]:
     """Freezes the catalogue as it stands. Returns the snapshot's id, its holdout's identity and the images of each side."""
     from dermanet.intake import snapshots
@@ -75,7 +87,7 @@ def prepare(
 
     here = settings.read()
     frozen = _snapshot(here, snapshot_id)
-    chosen = experiment.named(experiment_text)
+    chosen = _experiment(here, experiment_text)
     start, total = time.monotonic(), len(frozen.records)
     done = _fill(here, chosen.recipe, frozen, lambda count: progress(count, total))[1]
     seconds = round(time.monotonic() - start, 2)
@@ -100,7 +112,7 @@ def train(
     from dermanet.learning.train import fit
 
     here = settings.read()
-    frozen, chosen = _snapshot(here, snapshot_id), experiment.named(experiment_text)
+    frozen, chosen = _snapshot(here, snapshot_id), _experiment(here, experiment_text)
     tracking = _tracking(here)
     work = hashlib.sha256(f"{frozen.id}\n{chosen.digest}\n{attempt}".encode()).hexdigest()[:24]
     tags = {"dermanet.snapshot": frozen.id, "dermanet.holdout": frozen.holdout_digest, "dermanet.version": __version__}
@@ -241,18 +253,50 @@ def retrain(
     }  # fmt: skip
 
 
-def champion() -> dict[str, Any]:
-    """Which version serves, and from which snapshot and run it comes; `version` is None where there is none."""
-    here = settings.read()
+def champion(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Which version serves and which run it comes from; `version` is None where there is none."""
+    here = settings.read(environ)
     versions = _versions(here, _tracking(here))
     version = versions.holder("champion")
-    known = versions.get(version) if version else None
-    return {
-        "model": here.model,
-        "version": version,
-        "run_id": known and known.run_id,
-        "snapshot": known and known.tags.get("dermanet.snapshot"),
-    }
+    return {"model": here.model, "version": version, "run_id": versions.get(version).run_id if version else None}
+
+
+def holds_real_images(here: Settings) -> bool:
+    """Whether the catalogue has any image that is not synthetic."""
+    from dermanet.intake.catalogue import Catalogue
+
+    return Catalogue(here.catalogue).holds_real_images()
+
+
+def example(here: Settings) -> dict[str, Any]:
+    """One image of the holdout, for a demonstration: its bytes, its image_id and its labels. Raises BadInput without one."""
+    from dermanet.intake.catalogue import Catalogue
+    from dermanet.intake.ingest import object_name
+    from dermanet.intake.split import side
+
+    for record in Catalogue(here.catalogue).records():
+        if side(record.labels.lesion_id) == "holdout":
+            labels = record.labels
+            data = place(here.objects).read(object_name(record.digest))
+            return {
+                "data": data,
+                "image_id": record.image_id,
+                "age": labels.age,
+                "sex": labels.sex,
+                "diagnosis": labels.diagnosis,
+            }
+    raise BadInput("the holdout has no image; take more lesions in")
+
+
+def training_now(here: Settings) -> str:
+    """One line on the training under way on this machine, or nothing."""
+    import json
+
+    states = sorted((here.home / "training").glob("*/progress.json"), key=lambda path: path.stat().st_mtime)
+    if not states:
+        return ""
+    history = json.loads(states[-1].read_text())["history"]
+    return _epoch_line(history) if history else ""
 
 
 def predict(images: Sequence[str], model: str | None = None) -> list[dict[str, Any]]:
@@ -280,7 +324,6 @@ def export(version: str, path: str) -> dict[str, Any]:
     """Writes a version as `.keras`, `.h5` (DermaNet's published form) or `.onnx`, told by the path's ending. Raises BadInput."""
     import shutil
 
-    from dermanet.errors import BadInput
     from dermanet.registry.tracking import model_files
 
     target, known = Path(path), (".keras", ".h5", ".onnx")
@@ -317,12 +360,22 @@ class _EpochReport:
             if history:
                 self.progress(f"resumes after epoch {len(history)}")
             return
-        done, last = len(history), history[-1]
+        done = len(history)
         left = (self.clock() - self.start) / (done - self.resumed) * (self.epochs - done)
-        self.progress(
-            f"epoch {done}/{self.epochs}: validation loss {last['val_loss']:.3f}, age error {last['val_age_mae']:.1f} years, "
-            f"sex {last['val_sex_accuracy']:.3f}, diagnosis {last['val_diagnosis_accuracy']:.3f}; at most {left:.0f} s left"
-        )
+        self.progress(f"{_epoch_line(history)}; {self.epochs} at most, {left:.0f} s")
+
+
+def _epoch_line(history: list[dict[str, float]]) -> str:
+    last = history[-1]
+    return (
+        f"epoch {len(history)}: validation loss {last['val_loss']:.3f}, age error {last['val_age_mae']:.1f} years, "
+        f"sex {last['val_sex_accuracy']:.3f}, diagnosis {last['val_diagnosis_accuracy']:.3f}"
+    )
+
+
+def _experiment(here: Settings, text: str) -> experiment.Experiment:
+    """The experiment asked for, or the configured one where `text` is empty."""
+    return experiment.named(text or here.experiment)
 
 
 def _snapshots(here: Settings) -> Folder:

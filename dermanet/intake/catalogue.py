@@ -46,6 +46,9 @@ REFUSALS = sa.Table(
     sa.Column("detail", sa.Text, nullable=False),
 )
 
+SYNTHETIC = "synthetic:%"
+"""What the names of synthetic sources are like, in SQL."""
+
 LABEL_FIELDS = ("lesion_id", "diagnosis", "age", "sex", "localization", "confirmation", "clinic")
 
 
@@ -101,9 +104,24 @@ class Catalogue:
                 yield row.source, Refusal(row.name, row.reason, row.detail)
 
     def records(self) -> list[Record]:
-        """Every image with its current labels, in the order of the digests."""
+        """Every image with its current labels, in the order of the digests.
+
+        Synthetic images step aside as soon as there is a real one: a demonstration must not teach a hospital's model.
+        """
+        chosen = IMAGES.c.source.not_like(SYNTHETIC) if self.holds_real_images() else sa.true()
+        query = _latest().join(IMAGES, IMAGES.c.digest == LABELS.c.digest).where(chosen).order_by(LABELS.c.digest)
         with self.engine.connect() as connection:
-            return [_record(row) for row in connection.execute(_latest().order_by(LABELS.c.digest))]
+            return [_record(row) for row in connection.execute(query)]
+
+    def holds_real_images(self) -> bool:
+        """Whether any image came from elsewhere than the synthetic source."""
+        with self.engine.connect() as connection:
+            return (
+                connection.execute(
+                    sa.select(IMAGES.c.digest).where(IMAGES.c.source.not_like(SYNTHETIC)).limit(1)
+                ).first()
+                is not None
+            )
 
     def _current(self, connection: sa.Connection, digests: Sequence[str]) -> dict[str, tuple[Labels | None, int]]:
         rows = connection.execute(_latest().where(LABELS.c.digest.in_(digests)))

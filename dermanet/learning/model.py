@@ -1,5 +1,6 @@
 """The network with three heads: one graph from prepared pixels (bytes 0..255) to age, sex and diagnosis."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,14 @@ def export_onnx(model: keras.Model, path: Path, probe: np.ndarray) -> float:
     """
     import onnxruntime
 
-    ordered = keras.Model(model.inputs, [model.output[head] for head in HEADS])
+    ordered = keras.Model(model.inputs[0], [model.output[head] for head in HEADS])
     pixels = probe.astype(np.float32)
     # Called before it is exported: Keras refuses to export a network that never was.
     expected = [keras.ops.convert_to_numpy(output) for output in ordered(pixels, training=False)]
-    ordered.export(path, format="onnx", verbose=False)
+    with warnings.catch_warnings():
+        # Keras's converter asks NumPy for a name that NumPy has deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        ordered.export(path, format="onnx", verbose=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found = session.run(None, {session.get_inputs()[0].name: pixels})
     units = (100.0, 1.0, 1.0)

@@ -1,6 +1,8 @@
 """Runs in MLflow, each found again by what it works on: whatever is called twice continues the one run and writes nothing twice."""
 
 import json
+import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -112,7 +114,10 @@ class Tracking:
             return kept
         for half in self.client.search_logged_models([self.experiment], f"source_run_id = '{run_id}'"):
             self.client.delete_logged_model(half.model_id)
-        with mlflow.start_run(run_id=run_id):
+        with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+            # MLflow would like an input example, which would be a patient's image, and the version of a pip that uv does not install.
+            warnings.simplefilter("ignore", UserWarning)
+            logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
             logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(scorer),

@@ -56,11 +56,13 @@ class Versions:
         return previous
 
     def holder(self, alias: str) -> str | None:
-        """The version that holds an alias; None where none does."""
+        """The version that holds an alias; None where none does. Raises MlflowException where the registry cannot be asked."""
         try:
             return str(self.client.get_model_version_by_alias(self.name, alias).version)
-        except MlflowException:
-            return None
+        except MlflowException as error:
+            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return None
+            raise
 
     def get(self, version: str) -> ModelVersion:
         """A version. Raises BadInput where there is none."""

@@ -1,0 +1,75 @@
+"""
+## Take new labelled images in
+
+Reads a source (a folder, a CSV file, `s3://bucket/prefix` or `synthetic:`), screens every record, stores each image once and
+writes the catalogue. What is refused is kept with its reason. When something new came in, the asset `dermanet_catalogue` is
+updated, and that starts the DAG **retrain**.
+
+**When it runs:** Mondays at 02:00 UTC on `DERMANET_SOURCE`, or by hand with the parameter *source*.
+
+**If it fails:** nothing is lost and nothing is half-taken. The champion goes on serving.
+- *take_in* failed with one line that names the source: the source as a whole is wrong (no such folder, a column missing, a
+  bucket that cannot be listed). Mend it and clear the task; it is not retried by itself, as it would say the same again.
+- any other failure: the store or the database was not reachable; it is retried three times, then clear it.
+
+**Safe to clear:** yes, any task, at any time. What is known already is counted as known.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import Asset, CronTriggerTimetable, ExceptionRetryPolicy, Param, RetryAction, RetryRule, dag, task
+
+from dermanet import stages
+
+CATALOGUE = Asset("dermanet_catalogue")
+MONDAYS = CronTriggerTimetable("0 2 * * 1", timezone="UTC", run_immediately=timedelta(0))
+PATIENCE = ExceptionRetryPolicy(
+    [RetryRule("dermanet.errors.BadInput", RetryAction.FAIL, reason="wrong input stays wrong")]
+)
+
+
+@dag(
+    dag_id="ingest",
+    schedule=MONDAYS,
+    catchup=False,
+    max_active_runs=1,
+    doc_md=__doc__,
+    tags=["dermanet", "intake"],
+    default_args={
+        "owner": "ml-engineering",
+        "retries": 3,
+        "retry_delay": timedelta(seconds=30),
+        "retry_policy": PATIENCE,
+    },
+    params={
+        "source": Param(
+            "",
+            type="string",
+            title="Source",
+            description="A folder, a CSV file, s3://bucket/prefix or synthetic:lesions=N,seed=N. Empty: DERMANET_SOURCE.",
+        )
+    },
+)
+def ingest() -> None:
+    """Wires the tasks."""
+
+    @task
+    def take_in(params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Screens, stores and catalogues; returns the counts."""
+        return stages.ingest_configured((params or {})["source"])
+
+    @task.short_circuit
+    def anything_new(counts: dict[str, Any]) -> bool:
+        """Ends the run here, its later tasks skipped, when every record was known or refused."""
+        return bool(counts["accepted"] or counts["corrected"])
+
+    @task(outlets=[CATALOGUE])
+    def announce() -> None:
+        """Updates the asset that starts a retrain."""
+
+    counts = take_in()
+    anything_new(counts) >> announce()
+
+
+ingest()

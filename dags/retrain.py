@@ -1,0 +1,133 @@
+"""
+## Retrain, judge, and promote what passes
+
+Freezes the catalogue as a snapshot, prepares what is new of its pixels, trains, scores the candidate, the champion and the
+trivial baseline on the same holdout of lesions, and applies the gates. A pass is registered in MLflow and becomes the
+`champion`, which the scorer follows. Anything else ends in *kept_the_champion*: a green run, nothing registered.
+
+**When it runs:** Mondays at 04:00 UTC, and whenever the DAG **ingest** took something new in. A run on an unchanged catalogue finds
+its training done and repeats only the judgement; the parameter *fresh* trains anew.
+
+**Where to look:** the task *apply_gates* returns every check with value, limit and reason; the MLflow run has `verdict.md`, the
+learning curves and the confusion matrix.
+
+**If it fails:** the champion goes on serving.
+- *fit_network* was killed (a full memory, a machine that went away): it is retried and resumes from its last whole epoch, in
+  the same MLflow run. Clear it if the retries are spent.
+- one line about the input (no images, an unknown experiment): mend it and clear the task; it is not retried by itself.
+
+**Safe to clear:** yes, any task, at any time. A run has one MLflow run and at most one version.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import (
+    Asset,
+    AssetOrTimeSchedule,
+    CronTriggerTimetable,
+    ExceptionRetryPolicy,
+    Param,
+    RetryAction,
+    RetryRule,
+    dag,
+    task,
+)
+
+from dermanet import stages
+
+CATALOGUE, CHAMPION = Asset("dermanet_catalogue"), Asset("dermanet_champion")
+MONDAYS = CronTriggerTimetable("0 4 * * 1", timezone="UTC", run_immediately=timedelta(0))
+WRONG: list[type[BaseException] | str] = ["dermanet.errors.BadInput", "dermanet.errors.GateRefused"]
+PATIENCE = ExceptionRetryPolicy([RetryRule(WRONG, RetryAction.FAIL, reason="it would say the same again")])
+
+
+@dag(
+    dag_id="retrain",
+    schedule=AssetOrTimeSchedule(timetable=MONDAYS, assets=[CATALOGUE]),
+    catchup=False,
+    max_active_runs=1,
+    doc_md=__doc__,
+    tags=["dermanet", "learning"],
+    default_args={
+        "owner": "ml-engineering",
+        "retries": 3,
+        "retry_delay": timedelta(seconds=30),
+        "retry_policy": PATIENCE,
+    },
+    params={
+        "experiment": Param(
+            "",
+            type="string",
+            title="Experiment",
+            description="plain, plain128, demo, smoke, or NAME:field=value,… Empty: DERMANET_EXPERIMENT.",
+        ),
+        "fresh": Param(
+            False,
+            type="boolean",
+            title="Train anew",
+            description="Train even if this very snapshot and experiment were trained before.",
+        ),
+    },
+)
+def retrain() -> None:
+    """Wires the tasks."""
+
+    @task
+    def freeze_snapshot() -> str:
+        """The catalogue as it stands, named by its content."""
+        return str(stages.snapshot()["snapshot"])
+
+    @task
+    def prepare_pixels(snapshot: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Only what is new is computed."""
+        return stages.prepare(snapshot, (params or {})["experiment"])
+
+    @task(execution_timeout=timedelta(hours=12))
+    def fit_network(snapshot: str, params: dict[str, Any] | None = None, run_id: str | None = None) -> str:
+        """Trains, or resumes, or finds it done; returns the MLflow run."""
+        asked = params or {}
+        return str(
+            stages.train(snapshot, asked["experiment"], str(run_id) if asked["fresh"] else "", progress=print)["run_id"]
+        )
+
+    @task
+    def score_holdout(run: str) -> str:
+        """Candidate, champion and trivial baseline on the same holdout."""
+        return str(stages.evaluate(run)["run_id"])
+
+    @task
+    def apply_gates(run: str) -> dict[str, Any]:
+        """The verdict with every check."""
+        return stages.judge(run)
+
+    @task.branch
+    def passed(verdict: dict[str, Any]) -> str:
+        """Which way the verdict sends the run."""
+        return "register_version" if verdict["verdict"] == "pass" else "kept_the_champion"
+
+    @task
+    def register_version(run: str) -> str:
+        """One version a run, however often this is called."""
+        return str(stages.register(run)["version"])
+
+    @task(outlets=[CHAMPION])
+    def promote_version(version: str) -> dict[str, Any]:
+        """The alias moves; the scorer follows."""
+        return stages.promote(version)
+
+    @task
+    def kept_the_champion(verdict: dict[str, Any]) -> list[str]:
+        """Says why, and changes nothing."""
+        return [f"{check['metric']}: {check['reason']}" for check in verdict["checks"] if check["outcome"] != "pass"]
+
+    snapshot = freeze_snapshot()
+    run = fit_network(snapshot)
+    prepare_pixels(snapshot) >> run
+    verdict = apply_gates(score_holdout(run))
+    version = register_version(run)
+    promote_version(version)
+    passed(verdict) >> [version, kept_the_champion(verdict)]
+
+
+retrain()

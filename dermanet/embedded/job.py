@@ -1,0 +1,213 @@
+"""The main job, once and watched: sources in, a verdict, and one answer from the model that serves."""
+
+import base64
+import signal
+import time
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Any
+
+import requests
+from rich.console import Console
+from rich.table import Table
+
+from dermanet import settings, stages
+from dermanet.embedded.airflow import DONE, Airflow
+from dermanet.embedded.services import USER, Ports, Services, password
+from dermanet.errors import DermaNetError, GateRefused
+from dermanet.settings import DEMO_GATES, Settings
+
+DEMO = "synthetic:lesions=700,seed=7"
+MARKS = {
+    "success": "done",
+    "failed": "FAILED",
+    "skipped": "skipped",
+    "upstream_failed": "not reached",
+    "up_for_retry": "will retry",
+}
+
+
+def run(source: str, once: bool, ports: Ports) -> int:
+    """Starts everything, does the job, and stays up until Ctrl-C (or ends, if `once`). Returns the exit status.
+
+    Raises BadInput for taken ports, GateRefused where `once` and the verdict is no pass, DermaNetError for what breaks.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    here = configured(settings.read(), source)
+    services = Services(here, ports)
+    services.end_leftovers()
+    ports.require_free()
+    watch = Watch(services, ports, Console(highlight=False))
+    try:
+        watch.bring_up()
+        refused = watch.do(source or here.source)
+        watch.say_where()
+        if once and refused:
+            raise GateRefused(refused)
+        while not once:
+            services.require_alive()
+            time.sleep(1)
+    except KeyboardInterrupt:
+        watch.say("\nending every process that was started …")
+    finally:
+        services.stop()
+    return 0
+
+
+def configured(here: Settings, source: str) -> Settings:
+    """The settings of this run: without a source of one's own, the demonstration's source, experiment and gates."""
+    if source or here.source or stages.holds_real_images(here):
+        return replace(here, source=source or here.source)
+    gates = DEMO_GATES if here.gates == settings.GATES else here.gates
+    experiment = "demo" if here.experiment == settings.EXPERIMENT else here.experiment
+    return replace(here, source=DEMO, gates=gates, experiment=experiment)
+
+
+@dataclass
+class Watch:
+    """Does the job over Airflow's API and tells a person what happens."""
+
+    services: Services
+    ports: Ports
+    console: Console
+
+    def say(self, line: str) -> None:
+        """One line, with the time."""
+        self.console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] ", line, sep="", markup=True)
+
+    def bring_up(self) -> None:
+        """Starts the processes and waits until all of them answer and both DAGs are parsed."""
+        self.say(f"home {self.services.here.home}; logs in {self.services.logs}")
+        self.say("setting up Airflow's database …")
+        self.services.set_up()
+        self.say("starting Airflow, MLflow and the scorer …")
+        self.services.start()
+        self.airflow = Airflow(self.ports.address("airflow"), USER, password(self.services.environment))
+        for dag in ("ingest", "retrain"):
+            self.services.wait_for(f"the DAG {dag}", lambda dag=dag: self.airflow.has(dag))  # type: ignore[misc]
+            self.airflow.unpause(dag)
+        self.say("all up")
+
+    def do(self, source: str) -> str:
+        """Ingest, retrain if there is something to train on, one prediction. Returns why the gate refused, or nothing."""
+        unfinished = self._unfinished("retrain")
+        before = {run["dag_run_id"] for run in self.airflow.runs("retrain")}
+        if source:
+            self.say(f"ingest: {source}")
+            run = self.airflow.trigger("ingest", {"source": source})
+            self._follow("ingest", run)
+            counts = self.airflow.result("ingest", run, "take_in")
+            self.say(f"  {_counts(counts)}")
+            if counts["accepted"] or counts["corrected"]:
+                return self._retrained(unfinished or self._started_by_asset(before))
+        if unfinished or self._champion() is None:
+            return self._retrained(unfinished or self.airflow.trigger("retrain", {}))
+        self.say("nothing new to train on; the champion stays")
+        self._predict()
+        return ""
+
+    def say_where(self) -> None:
+        """The three addresses, and how to log in."""
+        table = Table("", "address", "log in", title="up; Ctrl-C ends it")
+        table.add_row("Airflow", self.ports.address("airflow"), f"{USER} / {self.airflow.password}")
+        table.add_row("MLflow", self.ports.address("mlflow"), "open")
+        table.add_row("scorer", self.ports.address("scorer") + "/docs", "open")
+        self.console.print(table)
+
+    def _retrained(self, run: str) -> str:
+        self.say(f"retrain: {run}")
+        self._follow("retrain", run)
+        verdict = self.airflow.result("retrain", run, "apply_gates")
+        self.console.print(_verdict_table(verdict))
+        version = self.airflow.result("retrain", run, "register_version")
+        if verdict["verdict"] == "pass":
+            self.say(f"registered as version {version}, now champion")
+        else:
+            self.say("kept the champion; nothing was registered")
+        if self._champion():
+            self._predict()
+        failed = [check["metric"] for check in verdict["checks"] if check["outcome"] != "pass"]
+        return f"the verdict is {verdict['verdict']} ({', '.join(dict.fromkeys(failed))})" if failed else ""
+
+    def _follow(self, dag: str, run: str) -> None:
+        """Prints each task's state as it changes until the run ends. Raises DermaNetError if it failed."""
+        shown: dict[str, str] = {}
+        epochs = ""
+        while True:
+            state = self.airflow.run(dag, run)["state"]
+            for task in self.airflow.tasks(dag, run):
+                name, now = task["task_id"], task["state"] or "waiting"
+                if now in MARKS and shown.get(name) != now:
+                    self.say(
+                        f"  {name}: {MARKS[now]}" + (f" in {task['duration']:.0f} s" if task.get("duration") else "")
+                    )
+                shown[name] = now
+            if shown.get("fit_network") == "running" and (line := stages.training_now(self.services.here)) != epochs:
+                epochs = line
+                self.say(f"    {line}")
+            if state in DONE:
+                break
+            self.services.require_alive()
+            time.sleep(1)
+        if state == "failed":
+            failed = ", ".join(name for name, now in shown.items() if now == "failed")
+            raise DermaNetError(
+                f"{dag} failed in {failed}; see {self.services.here.home / 'airflow' / 'logs' / f'dag_id={dag}'}"
+            )
+
+    def _started_by_asset(self, before: set[str]) -> str:
+        """The retrain that the asset started; an asset's event can be lost, so after a minute it is started by hand."""
+        for _ in range(120):
+            new = [run["dag_run_id"] for run in self.airflow.runs("retrain") if run["dag_run_id"] not in before]
+            if new:
+                return str(new[0])
+            time.sleep(0.5)
+        self.say("the asset's event did not start a run; starting it")
+        return self.airflow.trigger("retrain", {})
+
+    def _unfinished(self, dag: str) -> str:
+        """A run that an interrupted evening left unfinished."""
+        return next((str(run["dag_run_id"]) for run in self.airflow.runs(dag) if run["state"] not in DONE), "")
+
+    def _champion(self) -> str | None:
+        return stages.champion(self.services.environment)["version"]
+
+    def _predict(self) -> None:
+        """Waits until the scorer serves the champion and asks it for one image of the holdout."""
+        champion = self._champion()
+        address = self.ports.address("scorer")
+        self.services.wait_for("the champion", lambda: _ask("GET", f"{address}/model")["version"] == champion, 60)
+        image = stages.example(self.services.here)
+        cell = base64.b64encode(image["data"]).decode()
+        body = {"dataframe_records": [{"image": cell}]}
+        row = _ask("POST", f"{address}/invocations", body)["predictions"][0]
+        self.say(f"served by version {champion}, holdout image {image['image_id']}:")
+        for name in ("age", "sex", "diagnosis"):
+            odds = row.get(f"{name}_probabilities")
+            sure = f" ({odds[row[name]]:.0%})" if odds else ""
+            self.say(f"    {name}: {row[name]}{sure}; labelled {image[name]}")
+
+
+def _ask(verb: str, url: str, body: dict[str, Any] | None = None) -> Any:
+    answer = requests.request(verb, url, json=body, timeout=60)
+    if not answer.ok:
+        raise DermaNetError(f"the scorer answered {answer.status_code} to {verb} {url}")
+    return answer.json()
+
+
+def _counts(counts: dict[str, Any]) -> str:
+    refused = "".join(f"; quarantined {count}: {reason}" for reason, count in counts["quarantined"].items())
+    return f"accepted {counts['accepted']}, known {counts['known']}, corrected {counts['corrected']}{refused}"
+
+
+def _verdict_table(verdict: dict[str, Any]) -> Table:
+    table = Table("check", "against", "", "value and limit", title=f"verdict: {verdict['verdict']}")
+    colours = {"pass": "green", "fail": "red", "insufficient": "yellow"}
+    for check in verdict["checks"]:
+        word = f"[{colours[check['outcome']]}]{check['outcome']}[/]"
+        table.add_row(check["metric"], check["kind"], word, check["reason"])
+    return table
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

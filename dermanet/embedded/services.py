@@ -1,0 +1,243 @@
+"""The processes of one machine: Airflow's four, MLflow's server and the scorer; started, waited for, and ended, every one."""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import requests
+
+from dermanet.errors import BadInput, DermaNetError
+from dermanet.settings import Settings
+
+LOOPBACK = "127.0.0.1"
+USER = "admin"
+GRACE = 15.0
+"""Seconds that a process gets to end by itself before it is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the three addresses listen, on loopback."""
+
+    airflow: int = 8080
+    mlflow: int = 5000
+    scorer: int = 8000
+
+    def address(self, service: str) -> str:
+        """The URL of `airflow`, `mlflow` or `scorer`."""
+        return f"http://{LOOPBACK}:{getattr(self, service)}"
+
+    def require_free(self) -> None:
+        """Raises BadInput that names every taken port and how to choose others."""
+        taken = [name for name in ("airflow", "mlflow", "scorer") if _listens(getattr(self, name))]
+        if taken:
+            seen = " and ".join(f"{getattr(self, name)} ({name})" for name in taken)
+            others = " ".join(f"{name.upper()}_PORT={getattr(self, name) + 1000}" for name in taken)
+            raise BadInput(f"port {seen} taken by another program; choose others, as in: make run {others}")
+
+
+class Services:
+    """The running processes. Their output goes to `<home>/logs/<name>.log`; a list of them is kept beside it."""
+
+    def __init__(self, here: Settings, ports: Ports) -> None:
+        self.here = here
+        self.ports = ports
+        self.logs = here.home / "logs"
+        self.environment = environment(here, ports)
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._list = here.home / "processes.json"
+
+    def set_up(self) -> None:
+        """Makes the folders and Airflow's database; ends what a killed run left behind. May be called again."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.end_leftovers()
+        _write_password(Path(self.environment["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"]))
+        with (self.logs / "airflow-db.log").open("ab") as log:
+            done = subprocess.run(_airflow("db", "migrate"), env=self.environment, stdout=log, stderr=log, check=False)
+        if done.returncode:
+            raise DermaNetError(f"Airflow's database could not be set up; see {log.name}")
+
+    def start(self) -> None:
+        """Starts everything; MLflow first, as the scorer asks it."""
+        port = str(self.ports.mlflow)
+        store = ["--backend-store-uri", f"sqlite:///{self.here.home / 'mlflow.db'}", "--no-serve-artifacts"]
+        root = ["--default-artifact-root", self.here.artifacts.as_uri(), "--workers", "1"]
+        self._launch(
+            "mlflow", [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", port, *store, *root]
+        )
+        # The log servers of these two would listen on every interface; one machine reads its logs from disk.
+        self._launch("airflow-scheduler", _airflow("scheduler", "--skip-serve-logs"))
+        self._launch("airflow-triggerer", _airflow("triggerer", "--skip-serve-logs"))
+        self._launch("airflow-dag-processor", _airflow("dag-processor"))
+        self._launch(
+            "airflow-api-server", _airflow("api-server", "--host", LOOPBACK, "--port", str(self.ports.airflow))
+        )
+        self.wait_for("MLflow", lambda: _answers(self.ports.address("mlflow") + "/health"))
+        serve = ["serve", "--host", LOOPBACK, "--port", str(self.ports.scorer), "--poll", "1"]
+        self._launch("scorer", [sys.executable, "-m", "dermanet", *serve])
+        self.wait_for("Airflow", lambda: _answers(self.ports.address("airflow") + "/api/v2/monitor/health"))
+        self.wait_for("the scorer", lambda: _answers(self.ports.address("scorer") + "/model"))
+
+    def wait_for(self, what: str, ready: Callable[[], bool], seconds: float = 180) -> None:
+        """Waits until `ready`, watching that every process lives. Raises DermaNetError with the log to read."""
+        end = time.monotonic() + seconds
+        while not ready():
+            self.require_alive()
+            if time.monotonic() > end:
+                raise DermaNetError(f"{what} was not ready after {seconds:.0f} s; see {self.logs}")
+            time.sleep(0.5)
+
+    def require_alive(self) -> None:
+        """Raises DermaNetError where a process has ended, with its log."""
+        for name, process in self._running.items():
+            if process.poll() is not None:
+                raise DermaNetError(f"{name} ended with status {process.returncode}; see {self.logs / name}.log")
+
+    def stop(self) -> None:
+        """Ends every process that was started, and their children: asked first, then made to."""
+        own = [psutil.Process(process.pid) for process in self._running.values() if process.poll() is None]
+        _end(own)
+        for process in self._running.values():
+            process.wait()
+        self._running.clear()
+        self._list.unlink(missing_ok=True)
+
+    def end_leftovers(self) -> None:
+        """Ends processes that an earlier run listed and could not end, because it was itself killed."""
+        if self._list.exists():
+            _end([process for entry in json.loads(self._list.read_text()) for process in _same(entry)])
+            self._list.unlink()
+
+    def _launch(self, name: str, command: list[str]) -> None:
+        with (self.logs / f"{name}.log").open("ab") as log:
+            # A session of its own: Ctrl-C at the terminal reaches this program alone, which ends the others in order.
+            self._running[name] = subprocess.Popen(
+                command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        entries = [{"pid": p.pid, "started": psutil.Process(p.pid).create_time()} for p in self._running.values()]
+        self._list.write_text(json.dumps(entries))
+
+
+def environment(here: Settings, ports: Ports) -> dict[str, str]:
+    """The variables that all processes share: this installation's settings, and Airflow's and MLflow's own."""
+    airflow = here.home / "airflow"
+    own = {
+        "DERMANET_HOME": str(here.home),
+        "DERMANET_GATES": str(here.gates),
+        "DERMANET_TAXONOMY": str(here.taxonomy),
+        "DERMANET_SOURCE": here.source,
+        "DERMANET_EXPERIMENT": here.experiment,
+        "MLFLOW_TRACKING_URI": ports.address("mlflow"),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONUNBUFFERED": "1",
+        "NO_PROXY": f"{LOOPBACK},localhost",
+        "AIRFLOW_HOME": str(airflow),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder()),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": "2",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{ports.address('airflow')}/execution/",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(airflow / "passwords.json"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{airflow / 'airflow.db'}",
+        "AIRFLOW__API__BASE_URL": ports.address("airflow"),
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API__SECRET_KEY": _secret(airflow / "secret_key"),
+        "AIRFLOW__API_AUTH__JWT_SECRET": _secret(airflow / "jwt_secret"),
+        # A training may last longer than the ten minutes that a task's token is good for by default.
+        "AIRFLOW__EXECUTION_API__JWT_EXPIRATION_TIME": "86400",
+        # A task killed from outside is noticed after this many seconds instead of five minutes.
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "10",
+    }
+    return {**os.environ, **own}
+
+
+def dags_folder() -> Path:
+    """The project's DAG files, beside the package. Raises BadInput where the package was installed without them."""
+    folder = Path(__file__).parents[2] / "dags"
+    if not folder.is_dir():
+        raise BadInput(f"no DAG files at {folder}; run from a checkout of the project")
+    return folder
+
+
+def password(env: Mapping[str, str]) -> str:
+    """The password of Airflow's user `admin`, made at the first start and kept in the home."""
+    return str(json.loads(Path(env["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"]).read_text())[USER])
+
+
+def _write_password(path: Path) -> None:
+    if not path.exists():
+        _write_private(path, json.dumps({USER: secrets.token_urlsafe(9)}))
+
+
+def _secret(path: Path) -> str:
+    if not path.exists():
+        _write_private(path, secrets.token_urlsafe(32))
+    return path.read_text()
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+
+
+def _airflow(*words: str) -> list[str]:
+    return [sys.executable, "-m", "airflow", *words]
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def _same(entry: dict[str, float]) -> list[psutil.Process]:
+    """The process of an entry, if the number still belongs to the process that was started then."""
+    try:
+        process = psutil.Process(int(entry["pid"]))
+        return [process] if abs(process.create_time() - entry["started"]) < 1 else []
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _end(parents: list[psutil.Process]) -> None:
+    family = [member for parent in parents for member in [*_children(parent), parent]]
+    for process in parents:
+        _signal(process, signal.SIGTERM)
+    alive = psutil.wait_procs(family, timeout=GRACE)[1]
+    for process in alive:
+        _signal(process, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=GRACE)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return
