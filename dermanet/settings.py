@@ -59,6 +59,7 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def unknown(environ: Mapping[str, str]) -> list[str]:
-    """The `DERMANET_` variables that no setting reads: typing errors, most likely."""
+    """The `DERMANET_` variables that nothing reads: typing errors, most likely. The command line reads `DERMANET_TRACEBACK`."""
     known = {f"DERMANET_{field.name.upper()}" for field in fields(Settings)} - {"DERMANET_TRACKING_URI"}
+    known.add("DERMANET_TRACEBACK")
     return sorted(name for name in environ if name.startswith("DERMANET_") and name not in known)

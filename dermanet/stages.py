@@ -268,6 +268,20 @@ def holds_real_images(here: Settings) -> bool:
     return Catalogue(here.catalogue).holds_real_images()
 
 
+def catalogued(here: Settings) -> int:
+    """How many images the catalogue holds, synthetic ones aside where there are others."""
+    from dermanet.intake.catalogue import Catalogue
+
+    return len(Catalogue(here.catalogue).records())
+
+
+def gates_summary(here: Settings) -> str:
+    """One line on the gates file. Raises BadInput where it is wrong."""
+    from dermanet.judging import gates
+
+    return f"{len(gates.load(here.gates).limits)} metrics have limits in {here.gates}"
+
+
 def example(here: Settings) -> dict[str, Any]:
     """One image of the holdout, for a demonstration: its bytes, its image_id and its labels. Raises BadInput without one."""
     from dermanet.intake.catalogue import Catalogue

@@ -4,10 +4,13 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 from uuid import uuid4
 
 from dermanet.errors import BadInput
+
+_MAKING = Lock()
 
 
 class Place(Protocol):
@@ -50,12 +53,12 @@ class Folder:
             raise BadInput(f"{self.root} is not a folder")
         found: dict[str, int] = {}
         for folder, folders, files in os.walk(self.root):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(files):
+            folders[:] = (name for name in folders if not name.startswith("."))
+            for name in files:
                 path = Path(folder, name)
                 if not name.startswith(".") and path.is_file():
                     found[path.relative_to(self.root).as_posix()] = path.stat().st_size
-        return found
+        return dict(sorted(found.items()))
 
     def read(self, name: str) -> bytes:
         """The whole file. Raises FileNotFoundError."""
@@ -81,8 +84,9 @@ class Bucket:
     """A bucket, or what lies below a prefix of it. Endpoint and credentials are boto3's own (`AWS_ENDPOINT_URL_S3`, …)."""
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self.bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
+        path = url.removeprefix("s3://").rstrip("/")
+        self.url = f"s3://{path}"
+        self.bucket, _, prefix = path.partition("/")
         self.prefix = f"{prefix}/" if prefix else ""
         if not self.bucket:
             raise BadInput(f"{url!r} names no bucket; write s3://bucket or s3://bucket/prefix")
@@ -96,26 +100,28 @@ class Bucket:
         from botocore.config import Config
 
         # Thirty-two connections, so that threads that read ahead do not wait for one another.
-        return boto3.client(
-            "s3", config=Config(max_pool_connections=32, retries={"mode": "standard", "max_attempts": 5})
-        )
+        config = Config(max_pool_connections=32, retries={"mode": "standard", "max_attempts": 5})
+        # A client may be used by several threads at once, but two may not be made at once.
+        with _MAKING:
+            return boto3.Session().client("s3", config=config)
 
     def listing(self) -> dict[str, int]:
-        """Every object below the prefix. Raises BadInput where the bucket cannot be listed."""
+        """Every object below the prefix, hidden ones aside. Raises BadInput where the bucket cannot be listed."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         pages = self._client.get_paginator("list_objects_v2")
         try:
-            return {
+            found = {
                 entry["Key"].removeprefix(self.prefix): entry["Size"]
                 for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix)
                 for entry in page.get("Contents", ())
-                if not entry["Key"].endswith("/")
             }
         except (BotoCoreError, ClientError) as error:
             raise BadInput(
                 f"{self.url} cannot be listed: {error}; check the name, the endpoint and the credentials"
             ) from None
+        # Sorted here: not every S3 server lists `a.csv` before `a/x.jpg`.
+        return {name: found[name] for name in sorted(found) if not f"/{name}".endswith("/") and "/." not in f"/{name}"}
 
     def read(self, name: str) -> bytes:
         """The whole object. Raises FileNotFoundError."""

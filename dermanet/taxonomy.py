@@ -61,7 +61,7 @@ def load(path: Path = DEFAULT) -> Taxonomy:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"taxonomy {path}: {error.strerror}; set DERMANET_TAXONOMY to a readable file") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise BadInput(f"taxonomy {path}: not YAML ({' '.join(str(error).split())})") from None
     entries = data.get("diagnoses") if isinstance(data, dict) else None
     if not isinstance(entries, list) or len(entries) < 2:
@@ -92,5 +92,9 @@ def _diagnosis(entry: Any, number: int, origin: str) -> Diagnosis:
         raise BadInput(f"taxonomy {origin}: entry {number} has code {code!r}; a code is a-z, 0-9 and _, a letter first")
     if not isinstance(entry.get("malignant", False), bool):
         raise BadInput(f"taxonomy {origin}: {code}: malignant is {entry['malignant']!r}; allowed are true and false")
-    aliases = tuple(str(alias) for alias in entry.get("aliases", ()))
-    return Diagnosis(code, str(entry.get("name", code)), aliases, entry.get("malignant", False))
+    aliases = entry.get("aliases", ())
+    if not isinstance(aliases, list | tuple) or not all(isinstance(alias, str) and alias for alias in aliases):
+        raise BadInput(
+            f"taxonomy {origin}: {code}: aliases is {aliases!r}; needed is a list of words, as in [naevus, nevus]"
+        )
+    return Diagnosis(code, str(entry.get("name", code)), tuple(aliases), entry.get("malignant", False))

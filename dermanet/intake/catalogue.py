@@ -1,6 +1,7 @@
 """The catalogue: every image once, its labels in revisions, every refusal with its reason; and snapshots frozen from it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ class Catalogue:
         # Thirty seconds: two ingests at once take turns at SQLite's one writer instead of failing.
         options = {"connect_args": {"timeout": 30}} if parsed.get_backend_name() == "sqlite" else {}
         self.engine = sa.create_engine(parsed, **options)
-        METADATA.create_all(self.engine)
+        self._make_tables()
 
     def take(self, source: str, arrivals: Sequence[Arrival]) -> dict[str, str]:
         """Writes a batch and says what each image was: digest to `accepted`, `known` or `corrected` (its labels had changed)."""
@@ -88,14 +89,24 @@ class Catalogue:
                 self._upsert(connection, LABELS, {**record.as_row(), "revision": revision + 1})
                 current[record.digest] = (record.labels, revision + 1)
                 outcome.setdefault(record.digest, "corrected" if revision else "accepted")
-            self._forget_refusals(connection, source, [arrival.record.image_id for arrival in arrivals])
         return outcome
 
     def refuse(self, source: str, refusals: Sequence[Refusal]) -> None:
         """Keeps refusals; one record of a source has one, the latest."""
         with self.engine.begin() as connection:
             for refusal in refusals:
-                self._upsert(connection, REFUSALS, {"source": source, **asdict(refusal)})
+                row = {"source": source, **asdict(refusal)}
+                self._upsert(connection, REFUSALS, {name: _legible(text) for name, text in row.items()})
+
+    def forget_refusals(self, source: str, but: Collection[str]) -> None:
+        """Forgets a source's refusals except those of the records named: at an ingest's end, the rest has been mended."""
+        kept = {_legible(name) for name in but}
+        ours = REFUSALS.c.source == _legible(source)
+        with self.engine.begin() as connection:
+            names = connection.scalars(sa.select(REFUSALS.c.name).where(ours)).all()
+            mended = [{"mended": name} for name in names if name not in kept]
+            if mended:
+                connection.execute(sa.delete(REFUSALS).where(ours, REFUSALS.c.name == sa.bindparam("mended")), mended)
 
     def refusals(self) -> Iterator[tuple[str, Refusal]]:
         """Every kept refusal with its source."""
@@ -127,14 +138,25 @@ class Catalogue:
         rows = connection.execute(_latest().where(LABELS.c.digest.in_(digests)))
         return {row.digest: (_record(row).labels, row.revision) for row in rows}
 
-    def _forget_refusals(self, connection: sa.Connection, source: str, names: Sequence[str]) -> None:
-        connection.execute(sa.delete(REFUSALS).where(REFUSALS.c.source == source, REFUSALS.c.name.in_(names)))
+    def _make_tables(self) -> None:
+        # Not `create_all`: it looks first and makes then, and of two processes that look at once one would fail.
+        # PostgreSQL lets the loser fail even so, after the winner has made them all.
+        with suppress(sa.exc.IntegrityError), self.engine.begin() as connection:
+            for table in METADATA.sorted_tables:
+                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+                for index in table.indexes:
+                    connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
     def _upsert(self, connection: sa.Connection, table: sa.Table, row: dict[str, object]) -> None:
         dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
         statement = dialect.insert(table).values(row)
         rest = {column.name: statement.excluded[column.name] for column in table.columns if not column.primary_key}
         connection.execute(statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=rest))
+
+
+def _legible(text: str) -> str:
+    """Text that any database takes: a file's name may hold bytes that are no text, and a broken cell half a file."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:400])
 
 
 def _image_row(arrival: Arrival, source: str) -> dict[str, object]:

@@ -5,7 +5,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from dermanet.errors import BadInput
@@ -53,6 +53,7 @@ def ingest(
     """
     outcome = Outcome()
     screen = _Screening(source, objects, taxonomy)
+    refused: set[str] = set()
     for batch in _batches(_ahead(screen, source.rows()), BATCH):
         checked = [screen.once(item) for item in batch]
         arrivals = [item for item in checked if isinstance(item, Arrival)]
@@ -60,10 +61,12 @@ def ingest(
         for word in catalogue.take(source.name, arrivals).values():
             setattr(outcome, word, getattr(outcome, word) + 1)
         catalogue.refuse(source.name, refusals)
+        refused.update(refusal.name for refusal in refusals)
         outcome.quarantined.update(refusal.reason for refusal in refusals)
         progress(outcome)
     if not outcome.total:
         raise BadInput(f"{source.name} has no rows; a label file needs at least one")
+    catalogue.forget_refusals(source.name, but=refused)
     return outcome
 
 
@@ -74,17 +77,21 @@ class _Screening:
         self.source = source
         self.objects = objects
         self.taxonomy = taxonomy
-        self.seen: set[str] = set()
+        self.seen: Counter[str] = Counter()
         self.first: dict[str, str] = {}
 
     def labels(self, row: Row) -> Labels | Refusal:
         """Checks a row's text, in the order of the rows."""
-        if row.image_id in self.seen:
-            return Refusal(
-                f"{row.image_id} (again)", "duplicate row", "the label file names this image twice; keep one row"
-            )
-        self.seen.add(row.image_id)
-        return check_labels(row, self.taxonomy)
+        self.seen[row.image_id] += 1
+        checked = check_labels(row, self.taxonomy)
+        times = self.seen[row.image_id]
+        if times == 1:
+            return checked
+        # Each row gets a name of its own, so that the catalogue keeps as many refusals as were counted.
+        name = f"{row.image_id} (row {times} of this name)"
+        if not row.image_id and isinstance(checked, Refusal):
+            return replace(checked, name=name)
+        return Refusal(name, "duplicate row", "the label file names this image more than once; keep one row")
 
     def once(self, item: "Arrival | Refusal") -> "Arrival | Refusal":
         """Lets the first image of given bytes pass, in the order of the rows, and refuses the same bytes under another name."""
@@ -106,6 +113,8 @@ class _Screening:
             data = self.source.read(row.image)
         except OSError as error:
             return Refusal(row.image_id, "unreadable file", f"{row.image}: {error.strerror or error}")
+        except BadInput as error:
+            return Refusal(row.image_id, "unreadable file", str(error))
         header = check_image(data, row.image_id)
         if isinstance(header, Refusal):
             return header

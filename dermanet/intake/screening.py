@@ -4,7 +4,6 @@ Labels are taken as they are written or not at all: a sex of "M" or " female " m
 wrong labels enter a hospital's model. The refusal says what is allowed, so that the file can be mended.
 """
 
-import math
 import re
 
 from dermanet import imagefile
@@ -13,6 +12,7 @@ from dermanet.records import OLDEST, SEXES, Labels, Refusal, Row
 from dermanet.taxonomy import Taxonomy
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "unknown"})
 """What sources write for a missing age; an empty sex means unknown as well."""
 
@@ -36,6 +36,10 @@ def check_labels(row: Row, taxonomy: Taxonomy) -> Labels | Refusal:
         return Refusal(
             row.image_id, "unknown sex", f"sex {row.sex!r}; allowed are {', '.join(SEXES)}, written so, or nothing"
         )
+    texts = {"localization": row.localization, "confirmation": row.confirmation, "clinic": row.clinic}
+    for what, text in texts.items():
+        if not text.isprintable():
+            return Refusal(row.image_id, "unsafe text", f"{what} {text[:80]!r}; allowed is one line of printable text")
     age = parse_age(row.age)
     if isinstance(age, str):
         return Refusal(
@@ -46,13 +50,13 @@ def check_labels(row: Row, taxonomy: Taxonomy) -> Labels | Refusal:
 
 def parse_age(text: str) -> float | None | str:
     """The age in years, None where it is missing, or a phrase that says what is wrong with it."""
-    if text.strip().lower() in MISSING:
+    text = text.strip().lower()
+    if text in MISSING:
         return None
-    try:
-        age = float(text)
-    except ValueError:
+    # Python's own float() would take 4_5 for 45.
+    if not NUMBER.fullmatch(text):
         return "is no number"
-    return age if math.isfinite(age) and 0 <= age <= OLDEST else "is out of range"
+    return float(text) if 0 <= float(text) <= OLDEST else "is out of range"
 
 
 def check_image(data: bytes, name: str) -> imagefile.Header | Refusal:

@@ -36,13 +36,21 @@ def open_source(text: str) -> Source:
         return synthetic.parse(text)
     place, label_file = _locate(text)
     listing = place.listing()
-    headers = {name: header(place, name) for name in label_files(listing, label_file)}
+    headers: dict[str, tuple[str, ...]] = {}
+    faults = []
+    for name in label_files(listing, label_file):
+        try:
+            headers[name] = header(place, name)
+        except BadInput as error:
+            faults.append(str(error))
     for layout in (isic2018, tables):
         source = layout.recognise(text, place, listing, headers)
         if source:
             return source
-    seen = "; ".join(f"{name} has {', '.join(columns)}" for name, columns in headers.items()) or "no CSV file at all"
-    raise BadInput(f"{text}: no label file recognised ({seen}); {tables.NEEDED}")
+    seen = [f"{name} has {', '.join(columns) or 'no columns'}" for name, columns in headers.items()]
+    raise BadInput(
+        f"{text}: no label file recognised ({'; '.join(seen + faults) or 'no CSV file at all'}); {tables.NEEDED}"
+    )
 
 
 def _locate(text: str) -> tuple[Place, str | None]:
@@ -68,11 +76,11 @@ def label_files(listing: Mapping[str, int], only: str | None) -> list[str]:
 
 
 def header(place: Place, name: str) -> tuple[str, ...]:
-    """The column names of a CSV file, lower-cased and trimmed; none where it is no text."""
+    """The column names of a CSV file, lower-cased and trimmed; none where it is empty. Raises BadInput where it is no CSV."""
     try:
-        first = next(csv.reader(io.StringIO(text_of(place, name))), [])
-    except BadInput:
-        return ()
+        first = next(csv.reader(io.StringIO(text_of(place, name), newline="")), [])
+    except csv.Error as error:
+        raise BadInput(f"{name}: line 1: {error}; give a CSV file") from None
     return tuple(column.strip().lower() for column in first)
 
 
@@ -85,8 +93,18 @@ def text_of(place: Place, name: str) -> str:
 
 
 def table(place: Place, name: str) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file by column name, names lower-cased and trimmed, values as they stand; a missing cell is empty."""
-    reader = csv.DictReader(io.StringIO(text_of(place, name), newline=""))
+    """The rows of a CSV file by column name, names lower-cased and trimmed, values as they stand; a missing cell is empty.
+
+    Raises BadInput before the first row where a line further down is no CSV: half a label file is not taken in.
+    """
+    text = text_of(place, name)
+    lines = csv.reader(io.StringIO(text, newline=""))
+    try:
+        for _ in lines:
+            pass
+    except csv.Error as error:
+        raise BadInput(f"{name}: line {lines.line_num}: {error}; mend the line") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     reader.fieldnames = [column.strip().lower() for column in reader.fieldnames or ()]
     for row in reader:
         yield {key: value or "" for key, value in row.items() if isinstance(key, str)}

@@ -1,5 +1,6 @@
 """The gate: figures and limits in, a verdict with every check out. A pure function; nothing is registered without its pass."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,19 +112,19 @@ def load(path: Path) -> Gates:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"gates {path}: {error.strerror}; set DERMANET_GATES to a readable file") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise BadInput(f"gates {path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(data, dict) or not isinstance(data.get("checks"), dict) or not data["checks"]:
         raise BadInput(f"gates {path}: needs `checks`, metric by metric; see docs/gates.md")
     strange = set(data) - {"minimum_support", "checks"}
     if strange:
-        raise BadInput(f"gates {path}: unknown {sorted(strange)}; allowed are minimum_support and checks")
+        raise BadInput(f"gates {path}: unknown {sorted(map(str, strange))}; allowed are minimum_support and checks")
     limits = tuple(_limit(metric, entry, path) for metric, entry in data["checks"].items())
     return Gates(_least(data.get("minimum_support") or {}, path), limits)
 
 
 def _least(entry: Any, path: Path) -> dict[str, int]:
-    if not isinstance(entry, dict) or not all(isinstance(value, int) and value >= 0 for value in entry.values()):
+    if not isinstance(entry, dict) or not all(type(value) is int and value >= 0 for value in entry.values()):
         raise BadInput(
             f"gates {path}: minimum_support is {entry!r}; needed are whole numbers by name, as in {{images: 100}}"
         )
@@ -149,6 +150,6 @@ def _change(metric: str, key: str, entry: Any, path: Path) -> float:
 
 
 def _number(name: str, value: Any, path: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadInput(f"gates {path}: {name} is {value!r}; a number is needed")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadInput(f"gates {path}: {name} is {value!r}; a finite number is needed")
     return float(value)

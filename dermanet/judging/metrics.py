@@ -20,6 +20,8 @@ Figures = dict[str, float]
 
 def figures(records: Sequence[Record], answers: Answers, codes: Sequence[str]) -> Figures:
     """All figures of `answers` (n rows) against the labels of `records` (n, same order). `codes` orders the diagnosis columns."""
+    if not records:
+        return {}
     return {
         **age_figures(records, answers),
         **sex_figures(records, answers),

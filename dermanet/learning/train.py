@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from dermanet.errors import BadInput, DermaNetError
 from dermanet.experiment import Experiment
@@ -56,15 +57,17 @@ def fit(
     """
     _require_sides(train, validation)
     workdir.mkdir(parents=True, exist_ok=True)
-    survival = Survival(workdir, experiment.patience, on_epoch)
+    survival = Survival(workdir, experiment.seed, experiment.patience, on_epoch)
     done = survival.progress
     model = survival.restore() or _fresh(experiment, codes, train, pixels.recipe.size)
     on_epoch(done.history)
     if not survival.finished(experiment.epochs):
+        first, size = len(done.history), experiment.batch_size
+        drawn = Batches(train, codes, pixels, size, seed=experiment.seed, turns=experiment.turns, first_epoch=first)
         model.fit(
-            Batches(train, codes, pixels, experiment.batch_size, seed=experiment.seed, turns=experiment.turns, first_epoch=len(done.history)),
-            validation_data=Batches(validation, codes, pixels, experiment.batch_size),
-            initial_epoch=len(done.history), epochs=experiment.epochs, callbacks=[survival], verbose=0,
+            drawn, validation_data=Batches(validation, codes, pixels, size), initial_epoch=first, epochs=experiment.epochs,
+            # `drawn` orders itself by (seed, epoch); Keras would draw another order from the state of the process.
+            shuffle=False, callbacks=[survival], verbose=0,
         )  # fmt: skip
     return _finish(model, survival, pixels.batch([record.digest for record in validation[:8]]))
 
@@ -76,9 +79,10 @@ class Survival(keras.callbacks.Callback):
     names two whole files. Keras's BackupAndRestore forgets how long the patience has run and which weights were best.
     """
 
-    def __init__(self, folder: Path, patience: int, on_epoch: Callable[[list[Epoch]], None]) -> None:
+    def __init__(self, folder: Path, seed: int, patience: int, on_epoch: Callable[[list[Epoch]], None]) -> None:
         super().__init__()
         self.folder = folder
+        self.seed = seed
         self.patience = patience
         self.on_epoch = on_epoch
         self.state = folder / "progress.json"
@@ -96,6 +100,12 @@ class Survival(keras.callbacks.Callback):
     def best_weights(self) -> Path:
         """The weights of the best epoch."""
         return self.folder / self.progress.best_file
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Keras calls this before each epoch: dropout draws from (seed, layer, epoch), as Keras does not save its state."""
+        generators = [variable for variable in self.model.variables if "seed_generator" in variable.path]
+        for place, state in enumerate(generators):
+            state.assign(np.array([self.seed * 1000 + place, epoch * 1_000_003], np.uint32))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Keras calls this with the number of the epoch that ended, counted from 0."""

@@ -94,13 +94,19 @@ class PreparedPixels:
             if index.stem in self._shards:
                 continue
             digests = json.loads(index.read_text())
-            array = np.load(index.with_suffix(".npy"), mmap_mode="r")
-            if array.shape != (len(digests), self.recipe.size, self.recipe.size, 3):
-                raise DermaNetError(
-                    f"shard {index.with_suffix('.npy')} has shape {array.shape}; delete it and prepare again"
-                )
+            array = self._mapped(index, (len(digests), self.recipe.size, self.recipe.size, 3))
             self._shards.add(index.stem)
             self._places |= {digest: (array, row) for row, digest in enumerate(digests)}
+
+    def _mapped(self, index: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        shard = index.with_suffix(".npy")
+        try:
+            array = np.load(shard, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise DermaNetError(f"shard {shard} cannot be mapped ({error}); delete {index} and prepare again") from None
+        if array.shape != shape:
+            raise DermaNetError(f"shard {shard} has shape {array.shape}, not {shape}; delete {index} and prepare again")
+        return array
 
 
 def _batched(digests: Sequence[str], size: int) -> Iterator[list[str]]:

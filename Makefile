@@ -1,0 +1,65 @@
+# Everything a newcomer needs. `make help` lists the targets; `make run` and `make test` do their own set-up.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(VENV)-uv/bin/uv
+PYTHON ?= python3
+SOURCE ?=
+ONCE ?=
+AIRFLOW_PORT ?= 8080
+MLFLOW_PORT ?= 5000
+SCORER_PORT ?= 8000
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@echo
+	@echo "  make run SOURCE=~/HAM10000        real images: a folder, a CSV, or s3://bucket/prefix"
+	@echo "  make run ONCE=1                   end after the first prediction"
+	@echo "  make run AIRFLOW_PORT=8081 MLFLOW_PORT=5001 SCORER_PORT=8001"
+
+run: $(VENV)/installed ## start Airflow, MLflow and the scorer here, retrain, predict, stay up until Ctrl-C
+	@exec $(BIN)/dermanet run $(if $(SOURCE),"$(SOURCE)") $(if $(filter-out 0 no false,$(ONCE)),--once) \
+		--airflow-port $(AIRFLOW_PORT) --mlflow-port $(MLFLOW_PORT) --scorer-port $(SCORER_PORT)
+
+test: $(VENV)/installed ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed ## lay the code out
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/installed ## measure speed, as ratios within one run
+	$(BIN)/python -m benchmarks
+
+install: $(VENV)/installed ## make .venv from requirements.lock
+
+lock: $(UV) ## renew requirements.lock and bootstrap.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --upgrade --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+	echo uv | $(UV) pip compile --quiet --universal --generate-hashes --upgrade --python-version 3.11 - -o bootstrap.lock
+
+clean: ## remove .venv; data in .dermanet stays
+	rm -rf $(VENV) $(VENV)-uv
+
+# uv comes from the package index like everything else, pinned with its hash; nothing outside this folder is touched.
+$(UV): bootstrap.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "CPython 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); name another: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)-uv
+	$(VENV)-uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r bootstrap.lock
+	@touch $@
+
+# TensorFlow has wheels for CPython 3.11 to 3.13; where the machine has only a newer one, uv fetches a 3.13 beside it.
+$(VENV)/installed: requirements.lock pyproject.toml | $(UV)
+	test -x $(BIN)/python || $(UV) venv --quiet --python '>=3.11,<3.14' $(VENV)
+	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: help run test lint format bench install lock clean

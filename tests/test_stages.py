@@ -1,0 +1,198 @@
+"""The whole way by its stages, on real SQLite, real MLflow and a real small network."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+
+from dermanet import settings, stages
+from dermanet.errors import BadInput, GateRefused
+from dermanet.intake.synthetic import SyntheticSource
+
+SOURCE = "synthetic:lesions=60,seed=3"
+OPEN = "checks:\n  age_mae: {greater_is_better: false, threshold: 100}\n"
+SHUT = "checks:\n  age_mae: {greater_is_better: false, threshold: 0.001}\n"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An installation whose gates let everything pass, with one registered version."""
+    root = tmp_path_factory.mktemp("stages")
+    (root / "open.yaml").write_text(OPEN)
+    (root / "shut.yaml").write_text(SHUT)
+    with pytest.MonkeyPatch.context() as patch:
+        _enter(patch, root, "open.yaml")
+        stages.retrain([SOURCE], "smoke")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _inside(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _enter(monkeypatch, home, "open.yaml")
+
+
+def _enter(patch: pytest.MonkeyPatch, root: Path, gates: str) -> None:
+    for name in [name for name in os.environ if name.startswith("DERMANET_") or name == "MLFLOW_TRACKING_URI"]:
+        patch.delenv(name)
+    patch.setenv("DERMANET_HOME", str(root / "home"))
+    patch.setenv("DERMANET_GATES", str(root / gates))
+
+
+def _client() -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(settings.read().tracking_uri)
+
+
+def _photo(folder: Path) -> Path:
+    source = SyntheticSource(lesions=4, seed=99)
+    path = folder / "photo.jpg"
+    path.write_bytes(source.read(next(iter(source.rows())).image))
+    return path
+
+
+def test_a_pass_is_registered_and_becomes_champion() -> None:
+    champion = stages.champion()
+    assert champion["version"] == "1"
+    run = _client().get_run(champion["run_id"])
+    assert run.info.status == "FINISHED"
+    assert {"age_mae", "sex_accuracy", "diagnosis_f1_macro", "baseline_age_mae", "val_loss"} <= set(run.data.metrics)
+    assert run.data.params["backbone"] == "plain"
+    kept = {file.path for file in _client().list_artifacts(run.info.run_id)}
+    assert {"evaluation.json", "verdict.json", "verdict.md", "learning_curves.png", "confusion_matrix.png"} <= kept
+
+
+def test_the_same_work_again_finds_its_run_and_its_version() -> None:
+    before = len(_client().search_runs(["1"]))
+    again = stages.retrain([SOURCE], "smoke")
+    assert again["version"] == "1"
+    assert len(_client().search_runs(["1"])) == before
+    losses = _client().get_metric_history(again["run_id"], "val_loss")
+    assert [metric.step for metric in losses] == [1, 2]
+
+
+def test_a_refusal_keeps_the_champion_and_registers_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _enter(monkeypatch, home, "shut.yaml")
+    refused = stages.retrain([], "smoke:seed=11")
+    assert (refused["verdict"], refused["version"]) == ("fail", None)
+    with pytest.raises(GateRefused, match="age_mae"):
+        stages.register(refused["run_id"])
+    assert stages.champion()["version"] == "1"
+
+
+def test_promotion_and_rollback_may_run_twice() -> None:
+    second = stages.retrain([], "smoke", attempt="again")
+    assert second["version"] not in {None, "1"}
+    stages.promote(second["version"])
+    assert stages.champion()["version"] == second["version"]
+    for _ in range(2):
+        assert stages.roll_back()["champion"] == "1"
+    with pytest.raises(BadInput, match="no version '99'"):
+        stages.promote("99")
+
+
+def test_the_served_answer_is_the_trained_network_s(tmp_path: Path) -> None:
+    from dermanet.learning import model
+    from dermanet.pixels.preprocess import prepare, recipe
+    from dermanet.registry.tracking import model_files
+
+    photo = _photo(tmp_path)
+    (row,) = stages.predict([str(photo)])
+    network = model.load(model_files("models:/dermanet@champion") / "model.keras")
+    trained = model.answers(network, prepare(photo.read_bytes(), recipe("dermanet@32"))[None])
+    assert row["age"] == pytest.approx(float(trained.age[0]), abs=0.06)
+    assert list(row["sex_probabilities"].values()) == pytest.approx(trained.sex[0].tolist(), abs=1e-4)
+    assert list(row["diagnosis_probabilities"].values()) == pytest.approx(trained.diagnosis[0].tolist(), abs=1e-4)
+    assert row["diagnosis"] == max(row["diagnosis_probabilities"], key=row["diagnosis_probabilities"].get)
+
+
+def test_a_bad_file_is_reported_and_the_others_are_answered(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"\xff\xd8\xffnonsense")
+    rows = stages.predict([str(bad), str(_photo(tmp_path)), str(tmp_path / "absent.png")])
+    assert ["error" in row for row in rows] == [True, False, True]
+
+
+def test_dermanet_s_published_snippet_runs_as_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "DermaNet.h5"
+    stages.export("1", str(path))
+    snippet = f"""
+import numpy as np
+from tensorflow.keras.models import load_model
+model = load_model({str(path)!r})
+array = np.random.default_rng(0).random((1, 256, 256, 3))
+age_pred, gender_pred = model.predict(array)
+print(age_pred.shape, gender_pred.shape, round(float(gender_pred.sum()), 4), 0 < float(age_pred[0][0]) < 120)
+"""
+    done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "(1, 1) (1, 3) 1.0 True"
+
+
+def test_the_published_form_answers_as_the_network(tmp_path: Path) -> None:
+    from dermanet.learning import model
+    from dermanet.registry.tracking import model_files
+
+    network = model.load(model_files("models:/dermanet/1") / "model.keras")
+    model.export_published_form(network, tmp_path / "m.h5")
+    flat = np.full((1, 256, 256, 3), 0.5, np.float32)
+    age, sex = model.load(tmp_path / "m.h5").predict(flat, verbose=0)
+    direct = model.answers(network, np.full((1, 32, 32, 3), 127.5, np.float32))
+    assert float(age[0, 0]) == pytest.approx(float(direct.age[0]), abs=1e-2)
+    assert sex[0].tolist() == pytest.approx(direct.sex[0].tolist(), abs=1e-4)
+
+
+def test_an_export_in_an_unknown_form_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"\.pt"):
+        stages.export("1", str(tmp_path / "model.pt"))
+
+
+def test_another_list_of_diagnoses_trains_without_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "taxonomy.yaml").write_text(
+        "diagnoses:\n- {code: acne}\n- {code: psoriasis, aliases: [psoriasis vulgaris]}\n- {code: eczema, malignant: false}\n"
+    )
+    synthetic = SyntheticSource(lesions=60, seed=5)
+    names = ["acne", "Psoriasis Vulgaris", "eczema"]
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "lesion_id", "age", "sex", "dx"])
+        for number, row in enumerate(synthetic.rows()):
+            (tmp_path / f"{row.image_id}.jpg").write_bytes(synthetic.read(row.image))
+            writer.writerow([f"{row.image_id}.jpg", row.lesion_id, row.age, row.sex, names[number % 3]])
+    monkeypatch.setenv("DERMANET_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DERMANET_TAXONOMY", str(tmp_path / "taxonomy.yaml"))
+    done = stages.retrain([str(tmp_path)], "smoke:epochs=1")
+    assert done["version"] == "1"
+    assert {"diagnosis_f1_acne", "diagnosis_recall_eczema"} <= set(done["metrics"])
+    (row,) = stages.predict([str(_photo(tmp_path))])
+    assert list(row["diagnosis_probabilities"]) == ["acne", "psoriasis", "eczema"]
+
+
+def test_a_killed_training_resumes_in_the_same_run_and_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    experiment = "smoke:epochs=6,patience=6"
+    whole = stages.train(stages.snapshot()["snapshot"], experiment, "unbroken")
+    command = f"from dermanet import stages; stages.train({stages.snapshot()['snapshot']!r}, {experiment!r}, 'killed')"
+    process = subprocess.Popen([sys.executable, "-c", command], start_new_session=True, stderr=subprocess.DEVNULL)
+    training = settings.read().home / "training"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None and _epochs(training) < 2:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 2 <= _epochs(training) < 6
+    runs = len(_client().search_runs(["1"]))
+    resumed = stages.train(stages.snapshot()["snapshot"], experiment, "killed")
+    assert len(_client().search_runs(["1"])) == runs
+    for name in ("val_loss", "loss"):
+        found, expected = (_client().get_metric_history(run["run_id"], name) for run in (resumed, whole))
+        assert [metric.step for metric in found] == [1, 2, 3, 4, 5, 6]
+        assert [m.value for m in found] == pytest.approx([m.value for m in expected], abs=1e-4)
+
+
+def _epochs(training: Path) -> int:
+    return max((len(json.loads(file.read_text())["history"]) for file in training.glob("*/progress.json")), default=0)
