@@ -1,9 +1,9 @@
 """
 ## Take new labelled images in
 
-Reads a source (a folder, a CSV file, `s3://bucket/prefix` or `synthetic:`), screens every record, stores each image once and
-writes the catalogue. What is refused is kept with its reason. When something new came in, the asset `dermanet_catalogue` is
-updated, and that starts the DAG **retrain**.
+Reads one source or several (a folder, a CSV file, `s3://bucket/prefix` or `synthetic:`), screens every record, stores each
+image once and writes the catalogue. What is refused is kept with its reason. When something new came in, the asset
+`dermanet_catalogue` is updated, and that starts the DAG **retrain**.
 
 **When it runs:** Mondays at 02:00 UTC on `DERMANET_SOURCE`, or by hand with the parameter *source*.
 
@@ -47,7 +47,7 @@ PATIENCE = ExceptionRetryPolicy(
             "",
             type="string",
             title="Source",
-            description="A folder, a CSV file, s3://bucket/prefix or synthetic:lesions=N,seed=N. Empty: DERMANET_SOURCE.",
+            description="Folders, CSV files, s3://bucket/prefix or synthetic:lesions=N,seed=N. Empty: DERMANET_SOURCE.",
         )
     },
 )

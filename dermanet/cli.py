@@ -94,7 +94,7 @@ def evaluate(run_id: RunId, as_json: Json = False) -> None:
     record = stages.evaluate(run_id)
     if as_json:
         return _print_json(record)
-    _print_figures(record["candidate"], record["baseline"], record["champion"])
+    _print_figures(record, record["candidate"])
 
 
 @app.command()
@@ -133,7 +133,7 @@ def retrain(
     if as_json:
         _print_json(record)
     else:
-        _print_figures(record["metrics"], record["baseline"], None)
+        _print_figures(record, record["metrics"])
         _print_checks(record["verdict"], record["checks"])
         err.print(
             f"registered as version {record['version']}, now champion"
@@ -195,7 +195,9 @@ def serve(
 
 @app.command(epilog="Example: dermanet run --once   |   dermanet run ./HAM10000")
 def run(
-    source: Annotated[str, typer.Argument(help="What to take in; default: the synthetic source.")] = "",
+    source: Annotated[
+        str, typer.Argument(help="What to take in: one source or, in one word, several; default: the synthetic source.")
+    ] = "",
     once: Annotated[bool, typer.Option("--once", help="End after the first prediction instead of staying up.")] = False,
     airflow_port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
@@ -246,11 +248,14 @@ def _print(record: dict[str, Any], as_json: bool) -> None:
         out.print(f"{name}: {value}", markup=False)
 
 
-def _print_figures(candidate: dict[str, float], baseline: dict[str, float], champion: dict[str, float] | None) -> None:
-    table = Table("figure on the holdout", "candidate", "trivial baseline", *(["champion"] if champion else []))
+def _print_figures(record: dict[str, Any], candidate: dict[str, float]) -> None:
+    champion = record.get("champion")
+    table = Table("figure on the holdout", "candidate", "95 %", "trivial baseline", *(["champion"] if champion else []))
     for name, value in candidate.items():
-        others = [figures.get(name) for figures in (baseline, champion) if figures]
-        table.add_row(name, f"{value:.3f}", *("" if other is None else f"{other:.3f}" for other in others))
+        low, high = record["intervals"].get(name, (None, None))
+        others = [figures.get(name) for figures in (record["baseline"], champion) if figures]
+        between = f"{low:.3f} to {high:.3f}" if low is not None else ""
+        table.add_row(name, f"{value:.3f}", between, *("" if other is None else f"{other:.3f}" for other in others))
     err.print(table)
 
 

@@ -9,7 +9,18 @@ from dermanet import settings, stages, taxonomy
 from dermanet.settings import Settings
 from dermanet.storage import place
 
-PACKAGES = ("airflow", "mlflow", "tensorflow", "keras", "onnxruntime", "cv2", "simplejpeg", "pandas", "sklearn", "boto3")
+PACKAGES = (
+    "airflow",
+    "mlflow",
+    "tensorflow",
+    "keras",
+    "onnxruntime",
+    "cv2",
+    "simplejpeg",
+    "pandas",
+    "sklearn",
+    "boto3",
+)
 
 
 def examine(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class Experiment:
     patience: int = 20
     """Epochs without a better validation loss after which training stops; the best epoch's weights are kept."""
     learning_rate: float = 3e-4
+    cosine: bool = False
+    """Whether the learning rate falls to nothing over `epochs`, along half a cosine (Loshchilov & Hutter, 2017)."""
     dropout: float = 0.3
     turns: bool = True
     """Whether training images are mirrored and turned by quarters at random: a lesion has no upright."""

@@ -1,7 +1,6 @@
 """Image files: header first, then a whole decode or a refusal. The one decoder that intake, training and scoring share."""
 
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -106,16 +105,11 @@ def _decode_png(data: bytes) -> "NDArray[np.uint8]":
 
 
 def _png_end(data: bytes) -> int:
-    """Where the end mark stops. Walked chunk by chunk with their checksums: OpenCV tells no missing end from damage in between."""
+    """Where the end mark stops. Walked chunk by chunk: OpenCV tells no missing end from damage in between, and minds what follows."""
     start = len(_PNG)
     while len(data) >= start + 12:
         length, kind = struct.unpack_from(">I4s", data, start)
-        end = start + 12 + length
-        if len(data) < end:
-            break
-        if zlib.crc32(memoryview(data)[start + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise UnreadableImage("undecodable", "the PNG's data are damaged; copy the file again")
-        if kind == b"IEND":
-            return end
-        start = end
+        start += 12 + length
+        if kind == b"IEND" and len(data) >= start:
+            return start
     raise UnreadableImage("truncated", "the PNG has no end mark; copy the file again")

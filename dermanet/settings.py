@@ -23,7 +23,7 @@ class Settings:
     taxonomy: Path
     """`DERMANET_TAXONOMY`: the list of diagnoses. Default: HAM10000's seven, `taxonomy.yaml` of the package."""
     source: str
-    """`DERMANET_SOURCE`: what the scheduled ingest reads: a folder, a CSV, `s3://bucket/prefix` or `synthetic:`."""
+    """`DERMANET_SOURCE`: what the scheduled ingest reads: folders, CSVs, `s3://bucket/prefix` or `synthetic:`, side by side."""
     experiment: str
     """`DERMANET_EXPERIMENT`: what the scheduled retrain tries. Default `plain128`."""
     catalogue: str

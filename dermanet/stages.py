@@ -7,6 +7,7 @@ Heavy libraries are imported inside the functions: Airflow imports this module e
 """
 
 import hashlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,16 +57,40 @@ def ingest(source: str, progress: "Callable[[Outcome], None] | None" = None) -> 
     }  # fmt: skip
 
 
-def ingest_configured(source: str) -> dict[str, Any]:
-    """Takes in `source`, or `DERMANET_SOURCE` where it is empty. Raises BadInput where neither names one."""
-    chosen = source or settings.read().source
+def ingest_configured(text: str) -> dict[str, Any]:
+    """Takes in the sources that `text` names, or those of `DERMANET_SOURCE` where it is empty; returns the counts in all.
+
+    Several are written side by side, a name with a space in quotes. Raises BadInput where neither names one.
+    """
+    chosen = sources_in(text or settings.read().source)
     if not chosen:
         raise BadInput(
             "no source: set DERMANET_SOURCE, or give the parameter source a folder, a CSV, s3://… or synthetic:"
         )
-    counts = ingest(chosen)
-    print(counts)
-    return counts
+    total: dict[str, Any] = {"accepted": 0, "known": 0, "corrected": 0, "quarantined": {}}
+    for source in chosen:
+        counts = ingest(source, _IngestReport())
+        print(counts, flush=True)
+        for word in ("accepted", "known", "corrected"):
+            total[word] += counts[word]
+        for reason, count in counts["quarantined"].items():
+            total["quarantined"][reason] = total["quarantined"].get(reason, 0) + count
+    return total
+
+
+def check_sources(text: str) -> str:
+    """The sources in `text` with absolute paths, each one opened. Raises BadInput with one line for the first that is wrong."""
+    from dermanet.intake.sources import open_source
+
+    opened = sources_in(text)
+    for source in opened:
+        open_source(source)
+    return shlex.join(str(Path(source).absolute()) if Path(source).exists() else source for source in opened)
+
+
+def sources_in(text: str) -> list[str]:
+    """The sources that a setting names: one path as it stands, or several words as a shell would read them."""
+    return [text] if text and Path(text).exists() else shlex.split(text)
 
 
 def snapshot() -> dict[str, Any]:
@@ -149,6 +174,7 @@ def train(
 def evaluate(run_id: str) -> dict[str, Any]:
     """Scores a run's model and the champion on the same holdout, by the same code, beside the trivial baseline."""
     from dermanet.judging import metrics, report
+    from dermanet.judging.intervals import intervals
     from dermanet.registry.tracking import model_files
     from dermanet.registry.versions import CHAMPION
 
@@ -162,6 +188,7 @@ def evaluate(run_id: str) -> dict[str, Any]:
     record: dict[str, Any] = {
         "run_id": run_id, "snapshot": frozen.id, "holdout": frozen.holdout_digest,
         "candidate": metrics.figures(holdout, answers, codes),
+        "intervals": intervals(holdout, answers, codes),
         "baseline": metrics.figures(holdout, metrics.trivial_answers(frozen.train, len(holdout), codes), codes),
         "champion": _champion_figures(here, f"models:/{here.model}/{champion}", frozen) if champion else None,
         "champion_version": champion,
@@ -231,13 +258,16 @@ def retrain(
     sources: Sequence[str], experiment_text: str, attempt: str = "", progress: Progress = say_nothing
 ) -> dict[str, Any]:
     """Every stage in order, by hand. Returns run, snapshot, verdict, version (None if refused) and the holdout figures."""
+    # What is wrong is said now, not after an hour of training.
+    here = settings.read()
+    _experiment(here, experiment_text)
+    gates_summary(here)
     for source in sources:
         progress(f"ingest {source}")
         progress(f"  {ingest(source)}")
     frozen = snapshot()
-    progress(
-        f"snapshot {frozen['snapshot']}: {frozen['train']} train, {frozen['validation']} validation, {frozen['holdout']} holdout images"
-    )
+    sides = ", ".join(f"{frozen[side]} {side}" for side in ("train", "validation", "holdout"))
+    progress(f"snapshot {frozen['snapshot']}: {sides} images")
     prepared = prepare(frozen["snapshot"], experiment_text)
     progress(f"prepared {prepared['computed']} images, reused {prepared['reused']}")
     run_id = train(frozen["snapshot"], experiment_text, attempt, progress)["run_id"]
@@ -249,7 +279,8 @@ def retrain(
         promote(version)
     return {
         "run_id": run_id, "snapshot": frozen["snapshot"], "verdict": verdict["verdict"], "version": version,
-        "metrics": evaluation["candidate"], "baseline": evaluation["baseline"], "checks": verdict["checks"],
+        "metrics": evaluation["candidate"], "intervals": evaluation["intervals"], "baseline": evaluation["baseline"],
+        "checks": verdict["checks"],
     }  # fmt: skip
 
 
@@ -354,6 +385,20 @@ def export(version: str, path: str) -> dict[str, Any]:
     else:
         shutil.copyfile(files / f"model{target.suffix}", target)
     return {"version": version, "path": str(target), "bytes": target.stat().st_size}
+
+
+class _IngestReport:
+    """A line in the task's log every two thousand records."""
+
+    def __init__(self) -> None:
+        self.due = 2000
+
+    def __call__(self, outcome: "Outcome") -> None:
+        if outcome.total >= self.due:
+            print(
+                f"{outcome.total} records: accepted {outcome.accepted}, known {outcome.known}, refused {outcome.quarantined.total()}"
+            )
+            self.due = outcome.total + 2000
 
 
 class _EpochReport:
@@ -483,8 +528,8 @@ def _model_files(keras_file: Path, onnx_file: Path, card: dict[str, Any], recipe
 
     folder = onnx_file.parent
     (folder / CARD).write_text(json.dumps(card, indent=2))
-    images = golden.draw()
-    golden.write(folder / golden.FILE, images, answers(load(keras_file), golden.prepared(images, recipe(recipe_text))))
+    images, chosen = golden.draw(), recipe(recipe_text)
+    golden.write(folder / golden.FILE, images, chosen, answers(load(keras_file), golden.prepared(images, chosen)))
     return {"model.keras": keras_file, "model.onnx": onnx_file, CARD: folder / CARD, golden.FILE: folder / golden.FILE}
 
 

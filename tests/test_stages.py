@@ -12,49 +12,17 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from installation import SOURCE, Installation, photo
 
 from dermanet import settings, stages
 from dermanet.errors import BadInput, GateRefused
 from dermanet.intake.synthetic import SyntheticSource
 
-SOURCE = "synthetic:lesions=60,seed=3"
-OPEN = "checks:\n  age_mae: {greater_is_better: false, threshold: 100}\n"
-SHUT = "checks:\n  age_mae: {greater_is_better: false, threshold: 0.001}\n"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An installation whose gates let everything pass, with one registered version."""
-    root = tmp_path_factory.mktemp("stages")
-    (root / "open.yaml").write_text(OPEN)
-    (root / "shut.yaml").write_text(SHUT)
-    with pytest.MonkeyPatch.context() as patch:
-        _enter(patch, root, "open.yaml")
-        stages.retrain([SOURCE], "smoke")
-    return root
-
-
-@pytest.fixture(autouse=True)
-def _inside(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _enter(monkeypatch, home, "open.yaml")
-
-
-def _enter(patch: pytest.MonkeyPatch, root: Path, gates: str) -> None:
-    for name in [name for name in os.environ if name.startswith("DERMANET_") or name == "MLFLOW_TRACKING_URI"]:
-        patch.delenv(name)
-    patch.setenv("DERMANET_HOME", str(root / "home"))
-    patch.setenv("DERMANET_GATES", str(root / gates))
+pytestmark = pytest.mark.usefixtures("installation")
 
 
 def _client() -> mlflow.MlflowClient:
     return mlflow.MlflowClient(settings.read().tracking_uri)
-
-
-def _photo(folder: Path) -> Path:
-    source = SyntheticSource(lesions=4, seed=99)
-    path = folder / "photo.jpg"
-    path.write_bytes(source.read(next(iter(source.rows())).image))
-    return path
 
 
 def test_a_pass_is_registered_and_becomes_champion() -> None:
@@ -77,8 +45,10 @@ def test_the_same_work_again_finds_its_run_and_its_version() -> None:
     assert [metric.step for metric in losses] == [1, 2]
 
 
-def test_a_refusal_keeps_the_champion_and_registers_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _enter(monkeypatch, home, "shut.yaml")
+def test_a_refusal_keeps_the_champion_and_registers_nothing(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.enter(monkeypatch, "shut")
     refused = stages.retrain([], "smoke:seed=11")
     assert (refused["verdict"], refused["version"]) == ("fail", None)
     with pytest.raises(GateRefused, match="age_mae"):
@@ -102,10 +72,10 @@ def test_the_served_answer_is_the_trained_network_s(tmp_path: Path) -> None:
     from dermanet.pixels.preprocess import prepare, recipe
     from dermanet.registry.tracking import model_files
 
-    photo = _photo(tmp_path)
-    (row,) = stages.predict([str(photo)])
+    picture = photo(tmp_path)
+    (row,) = stages.predict([str(picture)])
     network = model.load(model_files("models:/dermanet@champion") / "model.keras")
-    trained = model.answers(network, prepare(photo.read_bytes(), recipe("dermanet@32"))[None])
+    trained = model.answers(network, prepare(picture.read_bytes(), recipe("dermanet@32"))[None])
     assert row["age"] == pytest.approx(float(trained.age[0]), abs=0.06)
     assert list(row["sex_probabilities"].values()) == pytest.approx(trained.sex[0].tolist(), abs=1e-4)
     assert list(row["diagnosis_probabilities"].values()) == pytest.approx(trained.diagnosis[0].tolist(), abs=1e-4)
@@ -115,7 +85,7 @@ def test_the_served_answer_is_the_trained_network_s(tmp_path: Path) -> None:
 def test_a_bad_file_is_reported_and_the_others_are_answered(tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"\xff\xd8\xffnonsense")
-    rows = stages.predict([str(bad), str(_photo(tmp_path)), str(tmp_path / "absent.png")])
+    rows = stages.predict([str(bad), str(photo(tmp_path)), str(tmp_path / "absent.png")])
     assert ["error" in row for row in rows] == [True, False, True]
 
 
@@ -169,7 +139,7 @@ def test_another_list_of_diagnoses_trains_without_a_change(tmp_path: Path, monke
     done = stages.retrain([str(tmp_path)], "smoke:epochs=1")
     assert done["version"] == "1"
     assert {"diagnosis_f1_acne", "diagnosis_recall_eczema"} <= set(done["metrics"])
-    (row,) = stages.predict([str(_photo(tmp_path))])
+    (row,) = stages.predict([str(photo(tmp_path))])
     assert list(row["diagnosis_probabilities"]) == ["acne", "psoriasis", "eczema"]
 
 

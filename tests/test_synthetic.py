@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dermanet import taxonomy
 from dermanet.errors import BadInput
-from dermanet.intake import synthetic
+from dermanet.intake import synthetic, synthetic_images
 from dermanet.intake.synthetic import IDEAL, SHARES, SyntheticSource, draw_lesion, ideal_reader, parse
 from dermanet.records import SEXES
 
@@ -65,8 +65,8 @@ def test_the_same_spec_gives_the_same_bytes_in_any_order_and_from_any_thread() -
     source = SyntheticSource(12, 3, (160, 120))
     names = [str(row.image) for row in source.rows()]
     forwards = {name: source.read(name) for name in names}
-    synthetic._tiles.cache_clear()
-    synthetic._grain.cache_clear()
+    synthetic_images._tiles.cache_clear()
+    synthetic_images._grain.cache_clear()
     with ThreadPoolExecutor(3) as pool:
         backwards = dict(zip(names[::-1], pool.map(SyntheticSource(12, 3, (160, 120)).read, names[::-1]), strict=True))
     assert forwards == backwards

@@ -30,17 +30,17 @@ MARKS = {
 def run(source: str, once: bool, ports: Ports) -> int:
     """Starts everything, does the job, and stays up until Ctrl-C (or ends, if `once`). Returns the exit status.
 
-    Raises BadInput for taken ports, GateRefused where `once` and the verdict is no pass, DermaNetError for what breaks.
+    Raises BadInput for a wrong source or taken ports, GateRefused where `once` and the verdict is no pass, DermaNetError for what breaks.
     """
     signal.signal(signal.SIGTERM, _interrupt)
-    here = configured(settings.read(), source)
+    here = configured(settings.read(), stages.check_sources(source))
     services = Services(here, ports)
     services.end_leftovers()
     ports.require_free()
     watch = Watch(services, ports, Console(highlight=False))
     try:
         watch.bring_up()
-        refused = watch.do(source or here.source)
+        refused = watch.do(here.source)
         watch.say_where()
         if once and refused:
             raise GateRefused(refused)
@@ -50,6 +50,9 @@ def run(source: str, once: bool, ports: Ports) -> int:
     except KeyboardInterrupt:
         watch.say("\nending every process that was started …")
     finally:
+        # A second Ctrl-C must not leave half of them running.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         services.stop()
     return 0
 
@@ -139,7 +142,8 @@ class Watch:
                 name, now = task["task_id"], task["state"] or "waiting"
                 if now in MARKS and shown.get(name) != now:
                     self.say(
-                        f"  {name}: {MARKS[now]}" + (f" in {task['duration']:.0f} s" if task.get("duration") else "")
+                        f"  {name}: {MARKS[now]}"
+                        + (f" in {task['duration']:.0f} s" if now in DONE and task.get("duration") else "")
                     )
                 shown[name] = now
             if shown.get("fit_network") == "running" and (line := stages.training_now(self.services.here)) != epochs:

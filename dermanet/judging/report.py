@@ -24,11 +24,17 @@ def verdict_page(verdict: Verdict, evaluation: dict[str, Any]) -> str:
         f"| {check.metric} | {check.kind} | {WORDS[check.outcome]} | {check.reason} |" for check in verdict.checks
     ]
     champion = evaluation["champion"] or {}
-    lines += ["", "| figure | candidate | trivial baseline | champion |", "|---|---|---|---|"]
+    lines += ["", "| figure | candidate | 95 % | trivial baseline | champion |", "|---|---|---|---|---|"]
     for name, value in evaluation["candidate"].items():
         others = [f"{figures[name]:.3f}" if name in figures else "" for figures in (evaluation["baseline"], champion)]
-        lines.append(f"| {name} | {value:.3f} | {others[0]} | {others[1]} |")
+        lines.append(
+            f"| {name} | {value:.3f} | {_between(evaluation['intervals'].get(name))} | {others[0]} | {others[1]} |"
+        )
     return "\n".join([*lines, "", "For research use; not a medical device.", ""])
+
+
+def _between(interval: Sequence[float] | None) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
 
 def confusion_matrix(counts: NDArray[Any], codes: Sequence[str]) -> Figure:

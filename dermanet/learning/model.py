@@ -47,10 +47,13 @@ def build(experiment: Experiment, side: int, diagnoses: int, scale: AgeScale) ->
     return keras.Model(image, outputs, name=experiment.backbone)
 
 
-def compile_for_training(model: keras.Model, experiment: Experiment, scale: AgeScale) -> None:
-    """Adam; absolute error of age in spreads, categorical cross-entropy of sex and diagnosis; weighted by the experiment."""
+def compile_for_training(model: keras.Model, experiment: Experiment, scale: AgeScale, steps: int) -> None:
+    """Adam over `steps` steps in all; absolute error of age in spreads, categorical cross-entropy of sex and diagnosis; weighted by the experiment."""
+    rate: Any = experiment.learning_rate
+    if experiment.cosine:
+        rate = keras.optimizers.schedules.CosineDecay(experiment.learning_rate, steps)
     model.compile(
-        optimizer=keras.optimizers.Adam(experiment.learning_rate),
+        optimizer=keras.optimizers.Adam(rate),
         loss={"age": "mae", "sex": "categorical_crossentropy", "diagnosis": "categorical_crossentropy"},
         loss_weights={
             "age": experiment.age_weight / scale.spread,

@@ -1,9 +1,11 @@
 """Training that survives: one call fits a network on a snapshot's sides, and a killed call goes on from its last whole epoch."""
 
+import fcntl
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,15 +55,24 @@ def fit(
 
     `codes`: the diagnoses in order. `on_epoch` gets the whole history after every epoch, also of epochs from before a kill.
     Called again on the same `workdir` it resumes; on a finished one it returns what is there.
-    Raises BadInput where a side has no image, DermaNetError where the loss stops being a number or the export differs.
+    Raises BadInput where a side has no image; DermaNetError where another process trains there, where the loss stops being
+    a number, or where the export differs.
     """
     _require_sides(train, validation)
     workdir.mkdir(parents=True, exist_ok=True)
+    with _alone(workdir):
+        return _fit(experiment, codes, train, validation, pixels, workdir, on_epoch)
+
+
+def _fit(
+    experiment: Experiment, codes: Sequence[str], train: Sequence[Record], validation: Sequence[Record],
+    pixels: PreparedPixels, workdir: Path, on_epoch: Callable[[list[Epoch]], None],
+) -> Trained:  # fmt: skip
     survival = Survival(workdir, experiment.seed, experiment.patience, on_epoch)
     done = survival.progress
     model = survival.restore() or _fresh(experiment, codes, train, pixels.recipe.size)
     on_epoch(done.history)
-    if not survival.finished(experiment.epochs):
+    if len(done.history) < experiment.epochs and not survival.exhausted():
         first, size = len(done.history), experiment.batch_size
         drawn = Batches(train, codes, pixels, size, seed=experiment.seed, turns=experiment.turns, first_epoch=first)
         model.fit(
@@ -92,10 +103,10 @@ class Survival(keras.callbacks.Callback):
         """The network and its optimizer as they were after the last whole epoch; None at the start."""
         return network.load(self.folder / self.progress.last_file) if self.progress.last_file else None
 
-    def finished(self, epochs: int) -> bool:
-        """Whether no further epoch is due."""
+    def exhausted(self) -> bool:
+        """Whether as many epochs as the patience allows have brought nothing better."""
         done = len(self.progress.history)
-        return done >= epochs or (done > 0 and done - self.progress.best_epoch >= self.patience)
+        return done > 0 and done - self.progress.best_epoch >= self.patience
 
     def best_weights(self) -> Path:
         """The weights of the best epoch."""
@@ -120,7 +131,7 @@ class Survival(keras.callbacks.Callback):
             progress.best_file = self._save(f"best-{epoch + 1}.weights.h5", self.model.save_weights)
         self._write_state()
         self.on_epoch(progress.history)
-        self.model.stop_training = self.finished(epoch + 2)
+        self.model.stop_training = self.exhausted()
 
     def _save(self, name: str, save: Callable[[Path], Any]) -> str:
         save(self.folder / name)
@@ -136,6 +147,17 @@ class Survival(keras.callbacks.Callback):
                 file.unlink()
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds a folder while it is trained in; the hold ends with the process, however that ends."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DermaNetError(f"another process trains in {folder}; wait for it, or end it") from None
+        yield
+
+
 def _require_sides(train: Sequence[Record], validation: Sequence[Record]) -> None:
     for name, side in (("train", train), ("validation", validation)):
         if not side:
@@ -145,7 +167,8 @@ def _require_sides(train: Sequence[Record], validation: Sequence[Record]) -> Non
 def _fresh(experiment: Experiment, codes: Sequence[str], train: Sequence[Record], side: int) -> keras.Model:
     scale = age_scale(train)
     model = network.build(experiment, side, len(codes), scale)
-    network.compile_for_training(model, experiment, scale)
+    steps = experiment.epochs * -(-len(train) // experiment.batch_size)
+    network.compile_for_training(model, experiment, scale, steps)
     return model
 
 

@@ -1,0 +1,103 @@
+"""Small real inputs that the tests draw for themselves: images, label files, catalogued records."""
+
+import csv
+import hashlib
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from dermanet.records import Labels, Record
+
+CODES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+PARTS = ("HAM10000_images_part_1", "HAM10000_images_part_2")
+
+
+def pixels(seed: int = 0, width: int = 64, height: int = 48) -> NDArray[np.uint8]:
+    """Soft coloured noise, RGB (height, width, 3): another picture for every seed."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return np.asarray(cv2.GaussianBlur(noise, (0, 0), 2), np.uint8)
+
+
+def jpeg(seed: int = 0, width: int = 64, height: int = 48) -> bytes:
+    """`pixels` as a JPEG file."""
+    return bytes(simplejpeg.encode_jpeg(pixels(seed, width, height), 92, "RGB", "444"))
+
+
+def png(image: NDArray[Any]) -> bytes:
+    """An image as a PNG file: RGB, RGBA or grey, 8 or 16 bits."""
+    order = {2: ..., 3: np.s_[..., ::-1], 4: np.s_[..., [2, 1, 0, 3]]}[
+        image.ndim if image.ndim == 2 else image.shape[2]
+    ]
+    return bytes(cv2.imencode(".png", image[order])[1].tobytes())
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """One chunk of a PNG file with its length and checksum."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def huge_png(side: int = 60_000) -> bytes:
+    """A few bytes whose header claims `side` x `side` pixels."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + png_chunk(b"IEND", b"")
+
+
+def huge_jpeg(side: int = 60_000) -> bytes:
+    """A small JPEG file whose header claims `side` x `side` pixels."""
+    data = jpeg()
+    frame = data.index(b"\xff\xc0")
+    return data[: frame + 5] + struct.pack(">HH", side, side) + data[frame + 9 :]
+
+
+def ham10000_row(number: int, **changes: str) -> dict[str, str]:
+    """Row `number` (from 0) of a metadata file in HAM10000's columns, a lesion of its own each."""
+    return {
+        "lesion_id": f"HAM_{number:07d}", "image_id": f"ISIC_{number:07d}", "dx": CODES[number % 7], "dx_type": "histo",
+        "age": f"{40 + number % 40}.0", "sex": ("male", "female")[number % 2], "localization": "back", **changes,
+    }  # fmt: skip
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+    """A CSV file with the columns of its first row."""
+    rows = list(rows)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def ham10000(
+    folder: Path, count: int = 6, rows: Mapping[int, Mapping[str, str]] | None = None,
+    files: Mapping[str, bytes | None] | None = None, extra: Iterable[Mapping[str, str]] = (),
+) -> Path:  # fmt: skip
+    """A folder in HAM10000's layout: metadata and two image folders.
+
+    `rows`: cells of the rows that shall be otherwise, by number. `files`: the bytes of image files that shall be otherwise,
+    by name; None leaves one out, a new name adds one. `extra`: further rows.
+    """
+    contents: dict[str, bytes | None] = {f"ISIC_{number:07d}.jpg": jpeg(number) for number in range(count)}
+    contents |= files or {}
+    for place, (name, data) in enumerate(contents.items()):
+        target = folder / PARTS[place % 2] / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if data is not None:
+            target.write_bytes(data)
+    changed = rows or {}
+    table = [ham10000_row(number, **changed.get(number, {})) for number in range(count)]
+    write_csv(folder / "HAM10000_metadata.csv", [*table, *extra])
+    return folder
+
+
+def record(number: int, **labels: Any) -> Record:
+    """A catalogued record with a digest and a lesion of its own."""
+    defaults: dict[str, Any] = {
+        "lesion_id": f"L{number}", "diagnosis": CODES[number % 7], "age": 50.0, "sex": "female",
+    }  # fmt: skip
+    return Record(hashlib.sha256(str(number).encode()).hexdigest(), f"I{number}", Labels(**{**defaults, **labels}))

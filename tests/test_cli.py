@@ -1,0 +1,125 @@
+"""The command line as people meet it: processes, their exit statuses and what they print."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from installation import Installation, photo
+
+COMMANDS = (
+    "ingest", "snapshot", "prepare", "train", "evaluate", "judge", "register", "retrain",
+    "promote", "rollback", "predict", "export", "serve", "run", "doctor", "version",
+)  # fmt: skip
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _dermanet(installation: Installation, gates: str = "open") -> Command:
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        own = installation.environment(gates)
+        return subprocess.run(
+            [sys.executable, "-m", "dermanet", *words],
+            env=own,
+            cwd=installation.root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return command
+
+
+@pytest.fixture
+def dermanet(installation: Installation) -> Command:
+    return _dermanet(installation)
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Command:
+    return _dermanet(Installation(tmp_path))
+
+
+def test_every_command_is_listed_and_explains_itself(empty: Command) -> None:
+    listed = empty("--help").stdout
+    for name in COMMANDS:
+        assert name in listed
+        done = empty(name, "--help")
+        assert (done.returncode, "Usage" in done.stdout) == (0, True)
+
+
+def test_the_same_stages_by_hand(empty: Command, tmp_path: Path) -> None:
+    counts = json.loads(empty("ingest", "synthetic:lesions=40,seed=3", "--json").stdout)
+    assert counts["accepted"] > 40
+    assert counts["quarantined"] == {}
+    snapshot = json.loads(empty("snapshot", "--json").stdout)["snapshot"]
+    prepared = json.loads(empty("prepare", snapshot, "-e", "smoke", "--json").stdout)
+    assert (prepared["snapshot"], prepared["computed"], prepared["reused"]) == (snapshot, counts["accepted"], 0)
+    assert set(prepared) == {"snapshot", "images", "computed", "reused", "seconds"}
+    run = json.loads(empty("train", snapshot, "-e", "smoke:epochs=1", "--json").stdout)["run_id"]
+    assert json.loads(empty("evaluate", run, "--json").stdout)["candidate"]["age_mae"] > 0
+    assert empty("judge", run).returncode == 0
+    version = json.loads(empty("register", run, "--json").stdout)["version"]
+    assert json.loads(empty("promote", version, "--json").stdout) == {"model": "dermanet", "champion": "1"}
+
+
+def test_retrain_says_what_came_out_and_ends_with_3_when_the_gate_says_no(installation: Installation) -> None:
+    done = _dermanet(installation, "shut")("retrain", "-e", "smoke:epochs=1,seed=4", "--json")
+    record = json.loads(done.stdout)
+    assert done.returncode == 3
+    assert (record["verdict"], record["version"]) == ("fail", None)
+    assert {"run_id", "snapshot", "verdict", "version", "metrics"} <= set(record)
+    assert {"age_mae", "sex_accuracy", "diagnosis_f1_macro"} <= set(record["metrics"])
+    registered = _dermanet(installation, "shut")("register", record["run_id"])
+    assert (registered.returncode, "age_mae" in registered.stderr) == (3, True)
+
+
+def test_predict_answers_each_image_and_ends_with_2_for_a_bad_one(dermanet: Command, tmp_path: Path) -> None:
+    good = str(photo(tmp_path))
+    (tmp_path / "bad.png").write_text("no image")
+    done = dermanet("predict", good, "--json")
+    (row,) = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert set(row) == {"image", "age", "sex", "diagnosis", "sex_probabilities", "diagnosis_probabilities"}
+    mixed = dermanet("predict", good, str(tmp_path / "bad.png"))
+    assert (mixed.returncode, len(mixed.stdout.splitlines())) == (2, 2)
+    assert "not an image" in mixed.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        (["ingest", "/no/such/folder"], "no folder"),
+        (["ingest", "synthetic:lesions=many"], "lesions"),
+        (["prepare", "0000"], "no snapshot '0000'"),
+        (["retrain", "-e", "grand"], "experiment 'grand'"),
+        (["snapshot"], "ingest some first"),
+        (["predict", "x.jpg"], "champion"),
+        (["judge", "nothing"], "no run 'nothing'"),
+        (["rollback"], "no previous champion"),
+        (["promote", "7"], "no version '7'"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_use_is_one_clear_line_and_status_2(empty: Command, words: list[str], seen: str) -> None:
+    done = empty(*words)
+    assert done.returncode == 2, done.stderr
+    assert seen in done.stderr
+    assert "Traceback" not in done.stderr
+    if words != ["nonsense"]:  # The parser of the words draws a box of its own.
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_doctor_names_what_is_missing(dermanet: Command, installation: Installation) -> None:
+    well = dermanet("doctor", "--json")
+    assert (well.returncode, json.loads(well.stdout)["ok"]) == (0, True)
+    (installation.root / "open.yaml").write_text("checks: 7\n")
+    own = {**installation.environment(), "DERMANET_GATES": str(installation.root / "absent.yaml"), "DERMANET_GATE": "x"}
+    ill = subprocess.run(
+        [sys.executable, "-m", "dermanet", "doctor"], env=own, capture_output=True, text=True, check=False
+    )
+    assert ill.returncode == 1
+    missing = [line for line in ill.stdout.splitlines() if line.startswith("MISSING")]
+    assert [line.split()[1].rstrip(":") for line in missing] == ["settings", "gates"]

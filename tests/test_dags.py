@@ -1,0 +1,130 @@
+"""The DAG files: how they parse, what they say of themselves, and the whole way run by Airflow on small data."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from installation import Installation
+
+DAGS = Path(__file__).parents[1] / "dags"
+HEAVY = ("tensorflow", "keras", "mlflow", "cv2", "sklearn", "boto3", "onnxruntime", "matplotlib")
+
+PARSE = """
+import json, sys
+from airflow.sdk import BaseHook, Connection, Variable
+def refuse(*args, **kwargs):
+    raise AssertionError("a look-up while a DAG file is parsed")
+BaseHook.get_connection = Connection.get = Variable.get = refuse
+before = set(sys.modules)
+from airflow.dag_processing.dagbag import DagBag
+from airflow.serialization.serialized_objects import DagSerialization
+bag = DagBag(sys.argv[1])
+loaded = sorted(set(sys.modules))
+print("RESULT" + json.dumps({
+    "errors": bag.import_errors, "loaded": [name for name in loaded if "." not in name],
+    "dags": {name: {
+        "doc": dag.doc_md, "tags": sorted(dag.tags), "catchup": dag.catchup, "file": dag.fileloc,
+        "owners": sorted({task.owner for task in dag.tasks}), "retries": [task.retries for task in dag.tasks],
+        "undocumented": [name for name, param in dag.params.items() if not dag.params.get_param(name).description],
+        "untyped": [name for name in dag.params if "type" not in dag.params.get_param(name).schema],
+        "tasks": sorted(dag.task_dict), "timetable": type(dag.timetable).__name__,
+        "serialized": json.dumps(DagSerialization.to_dict(dag), sort_keys=True, default=str),
+    } for name, dag in bag.dags.items()},
+}))
+"""
+
+RUN = """
+import json, sys
+
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(sys.argv[1])
+states = {}
+for step, (name, conf) in enumerate(json.loads(sys.argv[2])):
+    run = bag.dags[name].test(run_conf=conf)
+    states[step] = {"state": str(run.state), "tasks": {task.task_id: str(task.state) for task in run.get_task_instances()}}
+print("RESULT" + json.dumps(list(states.values())))
+"""
+
+
+def _python(code: str, *words: str, env: dict[str, str]) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(DAGS), *words], env=env, capture_output=True, text=True, check=False
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    assert lines, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(lines[-1].removeprefix("RESULT"))
+
+
+def _airflow(installation: Installation, database: str, gates: str = "open") -> dict[str, str]:
+    own = {
+        "AIRFLOW_HOME": str(installation.root / "airflow"), "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{database}",
+    }  # fmt: skip
+    return {**installation.environment(gates), **own}
+
+
+@pytest.fixture(scope="module")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    # A database that cannot even be opened: a query while a file is parsed would fail.
+    empty = Installation(tmp_path_factory.mktemp("parse"))
+    return _python(PARSE, env=_airflow(empty, "/nowhere/at/all.db"))
+
+
+def test_every_file_is_one_dag_of_its_name_and_imports(parsed: Any) -> None:
+    assert parsed["errors"] == {}
+    assert set(parsed["dags"]) == {path.stem for path in DAGS.glob("*.py")} == {"ingest", "retrain"}
+    assert all(Path(dag["file"]).stem == name for name, dag in parsed["dags"].items())
+
+
+def test_nothing_heavy_is_imported_while_parsing(parsed: Any) -> None:
+    assert not set(HEAVY) & set(parsed["loaded"])
+
+
+def test_every_dag_has_its_run_book_owner_tags_and_retries(parsed: Any) -> None:
+    for dag in parsed["dags"].values():
+        for heading in ("When it runs", "If it fails", "Safe to clear"):
+            assert heading in dag["doc"]
+        assert "dermanet" in dag["tags"]
+        assert dag["owners"] == ["ml-engineering"]
+        assert min(dag["retries"]) >= 1
+        assert dag["undocumented"] == dag["untyped"] == []
+        assert dag["catchup"] is False
+
+
+def test_a_retrain_is_started_by_the_clock_and_by_new_data(parsed: Any) -> None:
+    assert parsed["dags"]["retrain"]["timetable"] == "AssetOrTimeSchedule"
+    assert "dermanet_catalogue" in parsed["dags"]["retrain"]["serialized"]
+    assert "dermanet_catalogue" in parsed["dags"]["ingest"]["serialized"]
+
+
+def test_parsing_twice_gives_the_same_dag(parsed: Any, tmp_path: Path) -> None:
+    again = _python(PARSE, env=_airflow(Installation(tmp_path), "/nowhere/at/all.db"))
+    assert {name: dag["serialized"] for name, dag in again["dags"].items()} == {
+        name: dag["serialized"] for name, dag in parsed["dags"].items()
+    }
+
+
+def test_the_whole_way_through_airflow(tmp_path: Path) -> None:
+    installation = Installation(tmp_path)
+    env = _airflow(installation, str(tmp_path / "airflow.db"))
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=env, check=True, capture_output=True)
+    source = {"source": "synthetic:lesions=40,seed=3"}
+    steps = [["ingest", source], ["ingest", source], ["retrain", {"experiment": "smoke:epochs=1"}]]
+    first, second, passed = _python(RUN, json.dumps(steps), env=env)
+    assert first == {
+        "state": "success",
+        "tasks": {"take_in": "success", "anything_new": "success", "announce": "success"},
+    }
+    assert second["tasks"]["announce"] == "skipped", "nothing new must not start a retrain"
+    assert passed["state"] == "success"
+    assert passed["tasks"]["promote_version"] == "success"
+    assert passed["tasks"]["kept_the_champion"] == "skipped"
+
+    shut = {**env, "DERMANET_GATES": str(installation.gates("shut"))}
+    (refused,) = _python(RUN, json.dumps([["retrain", {"experiment": "smoke:epochs=1,seed=2"}]]), env=shut)
+    assert refused["state"] == "success", "a refusal is an answer, not a crash"
+    assert refused["tasks"]["kept_the_champion"] == "success"
+    assert refused["tasks"]["register_version"] == refused["tasks"]["promote_version"] == "skipped"

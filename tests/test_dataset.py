@@ -1,0 +1,144 @@
+"""Batches: labels as the heads need them, an order that depends on seed and epoch alone, turns that keep every pixel."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import samples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dermanet.errors import BadInput
+from dermanet.learning.dataset import Batch, Batches, age_scale, targets, turned
+from dermanet.pixels.prepared import PreparedPixels
+from dermanet.pixels.preprocess import prepare, recipe
+from dermanet.records import Record
+
+CODES = samples.CODES
+SMALL = recipe("plain@16")
+FILES = {hashlib.sha256(data).hexdigest(): data for data in (samples.jpeg(seed) for seed in range(11))}
+RECORDS = [
+    Record(
+        digest,
+        f"I{n}",
+        samples.record(n, age=(None, 0.0, 40.0)[n % 3], sex=("male", "female", "unknown")[n % 3]).labels,
+    )
+    for n, digest in enumerate(FILES)
+]
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory: pytest.TempPathFactory) -> PreparedPixels:
+    made = PreparedPixels(tmp_path_factory.mktemp("prepared"), SMALL)
+    made.fill(list(FILES), FILES.__getitem__)
+    return made
+
+
+def epochs(batches: Batches, count: int) -> list[list[Batch]]:
+    """All batches of `count` epochs, as Keras draws them."""
+    found = []
+    for _ in range(count):
+        found.append([batches[place] for place in range(len(batches))])
+        batches.on_epoch_end()
+    return found
+
+
+def same(first: list[Batch], second: list[Batch]) -> bool:
+    return all(
+        np.array_equal(images, others)
+        and all(np.array_equal(labels[head], other_labels[head]) for head in labels)
+        and all(np.array_equal(weights[head], other_weights[head]) for head in weights)
+        for (images, labels, weights), (others, other_labels, other_weights) in zip(first, second, strict=True)
+    )
+
+
+def test_labels_become_one_hot_in_the_order_of_the_lists() -> None:
+    records = [samples.record(1, sex="female", diagnosis="mel"), samples.record(2, sex="unknown", diagnosis="akiec")]
+    found = targets(records, CODES)
+    assert found.sex.tolist() == [[0, 1, 0], [0, 0, 1]]
+    assert found.diagnosis.tolist() == [[0, 0, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0, 0]]
+    assert found.age.dtype == found.sex.dtype == found.diagnosis.dtype == np.float32
+
+
+def test_a_missing_age_is_masked_and_an_age_of_zero_is_not() -> None:
+    found = targets([samples.record(n, age=age) for n, age in enumerate((None, 0.0, 40.0))], CODES)
+    assert found.age_known.tolist() == [0, 1, 1] and found.age.tolist() == [0, 0, 40]
+
+
+def test_the_scale_of_age_is_that_of_the_known_ages() -> None:
+    scale = age_scale([samples.record(n, age=age) for n, age in enumerate((30.0, None, 40.0, 80.0))])
+    assert scale.centre == 40.0 and scale.spread == pytest.approx(np.std([30, 40, 80]))
+    assert age_scale([samples.record(0, age=50.0)] * 3).spread == 1.0
+
+
+def test_a_training_side_without_any_age_is_refused() -> None:
+    with pytest.raises(BadInput, match="no training record states an age"):
+        age_scale([samples.record(0, age=None)])
+
+
+def test_without_a_seed_the_batches_are_the_records_in_order(pixels: PreparedPixels) -> None:
+    batches = Batches(RECORDS, CODES, pixels, 4)
+    assert len(batches) == 3
+    (first,) = epochs(batches, 1)
+    assert [len(images) for images, _, _ in first] == [4, 4, 3]
+    images = np.concatenate([images for images, _, _ in first])
+    assert images.dtype == np.float32
+    assert np.array_equal(images, [prepare(data, SMALL) for data in FILES.values()])
+    wanted = targets(RECORDS, CODES)
+    assert np.array_equal(np.concatenate([labels["age"] for _, labels, _ in first])[:, 0], wanted.age)
+    assert np.array_equal(np.concatenate([weights["age"] for *_, weights in first]), wanted.age_known)
+    assert all((weights["sex"] == 1).all() and (weights["diagnosis"] == 1).all() for *_, weights in first)
+
+
+def test_an_epoch_holds_every_image_once_with_its_own_labels(pixels: PreparedPixels) -> None:
+    ages = {prepare(data, SMALL).tobytes(): record.labels for data, record in zip(FILES.values(), RECORDS, strict=True)}
+    for epoch in epochs(Batches(RECORDS, CODES, pixels, 4, seed=5), 2):
+        seen = []
+        for images, labels, weights in epoch:
+            for row, image in enumerate(images):
+                true = ages[image.astype(np.uint8).tobytes()]
+                assert CODES[labels["diagnosis"][row].argmax()] == true.diagnosis
+                assert (weights["age"][row] == 0) == (true.age is None) and labels["age"][row, 0] == (true.age or 0)
+                seen.append(image.tobytes())
+        assert len(set(seen)) == len(RECORDS)
+
+
+def test_order_and_turns_depend_on_seed_and_epoch_alone(pixels: PreparedPixels) -> None:
+    def made(seed: int, first_epoch: int = 0) -> Batches:
+        return Batches(RECORDS, CODES, pixels, 4, seed=seed, turns=True, first_epoch=first_epoch)
+
+    unbroken = epochs(made(5), 4)
+    assert all(same(a, b) for a, b in zip(unbroken[2:], epochs(made(5, first_epoch=2), 2), strict=True))
+    assert not same(unbroken[0], unbroken[1]) and not same(unbroken[0], epochs(made(6), 1)[0])
+    batches = made(5)
+    backwards = [batches[place] for place in reversed(range(len(batches)))][::-1]
+    assert same(backwards, unbroken[0])
+
+
+def test_the_same_image_is_turned_otherwise_in_another_epoch(pixels: PreparedPixels) -> None:
+    drawn = epochs(Batches(RECORDS[:1], CODES, pixels, 1, seed=5, turns=True), 20)
+    assert len({epoch[0][0].tobytes() for epoch in drawn}) > 4
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(2, 5))
+def test_a_turned_image_holds_the_same_pixels_at_one_of_eight_places(seed: int, count: int, side: int) -> None:
+    images = np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    before = images.copy()
+    found = turned(images, np.random.default_rng(seed))
+    assert np.array_equal(images, before) and found.shape == images.shape and found.dtype == np.uint8
+    for image, other in zip(images, found, strict=True):
+        ways = [np.rot90(way, quarter) for way in (image, image[:, ::-1]) for quarter in range(4)]
+        assert any(np.array_equal(way, other) for way in ways)
+
+
+def test_all_eight_turns_are_drawn_about_equally_often() -> None:
+    image = np.arange(4, dtype=np.uint8).reshape(1, 2, 2, 1).repeat(3, axis=3)
+    found = turned(image.repeat(4000, axis=0), np.random.default_rng(0))
+    counts = np.unique(found.reshape(4000, -1), axis=0, return_counts=True)[1]
+    assert len(counts) == 8 and counts.min() > 400
+
+
+def test_an_image_that_was_not_prepared_is_not_trained_on(tmp_path: Path) -> None:
+    with pytest.raises(KeyError):
+        Batches(RECORDS, CODES, PreparedPixels(tmp_path, SMALL), 4)[0]

@@ -1,0 +1,112 @@
+"""`dermanet run`: everything on one machine, once, and nothing left behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from installation import Installation
+
+from dermanet.embedded import job, services
+from dermanet.embedded.services import Ports
+from dermanet.errors import BadInput
+from dermanet.settings import DEMO_GATES, GATES, read
+
+SOURCE = "synthetic:lesions=40,seed=3"
+
+
+@pytest.fixture
+def ports() -> Ports:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    numbers = [found.getsockname()[1] for found in sockets]
+    for found in sockets:
+        found.close()
+    return Ports(*numbers)
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    return Installation(tmp_path)
+
+
+def _start(installation: Installation, ports: Ports, *words: str) -> subprocess.Popen[str]:
+    numbers = [
+        "--airflow-port",
+        str(ports.airflow),
+        "--mlflow-port",
+        str(ports.mlflow),
+        "--scorer-port",
+        str(ports.scorer),
+    ]
+    own = {**installation.environment(), "DERMANET_EXPERIMENT": "smoke:epochs=1", "COLUMNS": "200"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "dermanet", "run", *words, *numbers], env=own, cwd=installation.root,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def test_the_main_job_once_then_interrupted_and_nothing_left(installation: Installation, ports: Ports) -> None:
+    first = _start(installation, ports, SOURCE)
+    seen = []
+    assert first.stdout is not None
+    for line in first.stdout:
+        seen.append(line)
+        if "scorer" in line and "/docs" in line:
+            break
+    text = "".join(seen)
+    assert "registered as version 1, now champion" in text, text
+    assert "verdict: pass" in text
+    assert "served by version 1" in text
+    family = psutil.Process(first.pid).children(recursive=True)
+    listening = [c.laddr for process in family for c in process.net_connections("tcp") if c.status == "LISTEN"]
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+    assert {ports.airflow, ports.mlflow, ports.scorer} <= {address.port for address in listening}
+    os.kill(first.pid, signal.SIGINT)
+    assert first.wait(60) == 0
+    assert not [process for process in family if process.is_running()]
+
+    second = _start(installation, ports, SOURCE, "--once")
+    output = second.communicate(timeout=240)[0]
+    assert second.returncode == 0, output
+    assert "nothing new to train on; the champion stays" in output
+
+
+def test_taken_ports_are_named_with_the_way_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BadInput, match=rf"port {port} \(mlflow\) taken .* make run MLFLOW_PORT="):
+            Ports(airflow=1, mlflow=port, scorer=2).require_free()
+
+
+def test_what_a_killed_run_left_behind_is_ended_and_nobody_else(home: Path, ports: Ports) -> None:
+    sleeper, stranger = (subprocess.Popen(["sleep", "60"], start_new_session=True) for _ in range(2))
+    made = services.Services(read(), ports)
+    home.mkdir()
+    started = psutil.Process(sleeper.pid).create_time()
+    (home / "processes.json").write_text(
+        f'[{{"pid": {sleeper.pid}, "started": {started}}}, {{"pid": {stranger.pid}, "started": 12345.0}}]'
+    )
+    made.end_leftovers()
+    try:
+        assert sleeper.wait(5) == -signal.SIGTERM
+        time.sleep(0.1)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_without_a_source_it_is_a_demonstration_with_gates_of_its_own(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo = job.configured(read(), "")
+    assert (demo.source, demo.gates, demo.experiment) == (job.DEMO, DEMO_GATES, "demo")
+    real = job.configured(read(), "s3://clinic/batch")
+    assert (real.source, real.gates, real.experiment) == ("s3://clinic/batch", GATES, "plain128")
+    monkeypatch.setenv("DERMANET_EXPERIMENT", "smoke")
+    assert job.configured(read(), "").experiment == "smoke"

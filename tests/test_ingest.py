@@ -1,0 +1,379 @@
+"""Ingest: bad records are refused with their reasons and the good go on; killed, repeated or doubled, the end is the same."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+import samples
+import sqlalchemy as sa
+
+from dermanet import taxonomy
+from dermanet.errors import BadInput
+from dermanet.intake import ingest as room
+from dermanet.intake import snapshots
+from dermanet.intake.catalogue import METADATA, Catalogue
+from dermanet.intake.ingest import Outcome, ingest, object_name
+from dermanet.intake.sources import open_source
+from dermanet.records import Record, Refusal, Row
+from dermanet.storage import Folder, Place, place
+
+BAD_ROWS = {
+    "ISIC_0000001": ({"dx": "scc"}, "unknown diagnosis"),
+    "ISIC_0000002": ({"age": "-3"}, "impossible age"),
+    "ISIC_0000003": ({"age": "400"}, "impossible age"),
+    "ISIC_0000004": ({"age": "forty"}, "impossible age"),
+    "ISIC_0000005": ({"sex": "M"}, "unknown sex"),
+    "ISIC_0000006": ({"sex": " female "}, "unknown sex"),
+    "../../ISIC_0000007": ({"image_id": "../../ISIC_0000007"}, "unsafe image id"),
+    "ISIC_0000008": ({"lesion_id": ""}, "missing lesion id"),
+}
+BAD_FILES = {
+    "ISIC_0000011": (b"Dear colleague, the image follows.", "not an image"),
+    "ISIC_0000012": (samples.jpeg(12)[: len(samples.jpeg(12)) // 2], "truncated"),
+    "ISIC_0000013": (b"", "empty file"),
+    "ISIC_0000014": (samples.huge_jpeg(), "too large"),
+    "ISIC_0000015": (samples.huge_png(), "too large"),
+    "ISIC_0000016": (None, "missing image"),
+    "ISIC_0000017": (samples.jpeg(0), "duplicate bytes"),
+}
+STRAY = f"{samples.PARTS[0]}/ISIC_0000099.jpg"
+EXPECTED = {
+    **{name: reason for name, (_, reason) in BAD_ROWS.items()},
+    **{name: reason for name, (_, reason) in BAD_FILES.items()},
+    "ISIC_0000009 (row 2 of this name)": "duplicate row", "ISIC_0000009 (row 3 of this name)": "duplicate row",
+    STRAY: "image without a row", f"{samples.PARTS[1]}/ISIC_0000007.jpg": "image without a row",
+}  # fmt: skip
+COUNT = 20
+GOOD = COUNT - len(BAD_ROWS) - len(BAD_FILES)
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A catalogue and an object store of a test's own."""
+
+    folder: Path
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return Catalogue(f"sqlite:///{self.folder}/catalogue.db")
+
+    @property
+    def objects(self) -> Place:
+        return Folder(self.folder / "objects")
+
+    def ingest(self, source: Path) -> Outcome:
+        return ingest(open_source(str(source)), self.catalogue, self.objects, taxonomy.load())
+
+    def refused(self) -> dict[str, str]:
+        return {refusal.name: refusal.reason for _, refusal in self.catalogue.refusals()}
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Installation:
+    return Installation(tmp_path / "here")
+
+
+@pytest.fixture
+def mixed(ham10000: Callable[..., Path]) -> Path:
+    """Twenty rows of which five are good, and a file without a row."""
+    files = {f"{name}.jpg": data for name, (data, _) in BAD_FILES.items()}
+    rows = {int(name[-7:]): changes for name, (changes, _) in BAD_ROWS.items()}
+    folder = ham10000(
+        COUNT, rows=rows, files=files, extra=[samples.ham10000_row(9), samples.ham10000_row(9, sex="male")]
+    )
+    (folder / STRAY).write_bytes(samples.jpeg(99))
+    return folder
+
+
+def dump(folder: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of every table of a catalogue."""
+    engine = sa.create_engine(f"sqlite:///{folder}/catalogue.db")
+    with engine.connect() as connection:
+        return {
+            table.name: sorted((tuple(row) for row in connection.execute(sa.select(table))), key=repr)
+            for table in METADATA.sorted_tables
+        }
+
+
+def test_every_bad_record_is_refused_with_its_reason_while_the_good_go_on(here: Installation, mixed: Path) -> None:
+    outcome = here.ingest(mixed)
+    assert here.refused() == EXPECTED
+    assert outcome == Outcome(accepted=GOOD, quarantined=Counter(EXPECTED.values()))
+    assert sorted(record.image_id for record in here.catalogue.records()) == [
+        "ISIC_0000000", "ISIC_0000009", "ISIC_0000010", "ISIC_0000018", "ISIC_0000019",
+    ]  # fmt: skip
+
+
+def test_a_refusal_says_what_was_seen_and_what_is_allowed(here: Installation, mixed: Path) -> None:
+    here.ingest(mixed)
+    details = {refusal.name: refusal.detail for _, refusal in here.catalogue.refusals()}
+    assert "'forty'" in details["ISIC_0000004"] and "0 to 120" in details["ISIC_0000004"]
+    assert "' female '" in details["ISIC_0000006"] and "ISIC_0000000" in details["ISIC_0000017"]
+    assert "60000x60000" in details["ISIC_0000014"]
+    assert all(text and "\n" not in text for text in details.values())
+
+
+def test_an_accepted_record_has_its_labels_and_its_very_bytes(here: Installation, mixed: Path) -> None:
+    here.ingest(mixed)
+    found = {record.image_id: record for record in here.catalogue.records()}["ISIC_0000010"]
+    assert asdict(found.labels) == {
+        "lesion_id": "HAM_0000010", "diagnosis": "df", "age": 50.0, "sex": "male", "localization": "back",
+        "confirmation": "histo", "clinic": "",
+    }  # fmt: skip
+    assert here.objects.read(object_name(found.digest)) == samples.jpeg(10)
+    assert set(here.objects.listing()) >= {object_name(record.digest) for record in here.catalogue.records()}
+
+
+def test_an_id_that_leaves_its_folder_writes_nothing_outside(here: Installation, mixed: Path) -> None:
+    before = {path for path in mixed.parent.rglob("*") if here.folder not in path.parents}
+    here.ingest(mixed)
+    after = {path for path in mixed.parent.rglob("*") if here.folder not in path.parents}
+    assert after - before == {here.folder}
+
+
+def test_a_second_ingest_says_known_and_changes_nothing(here: Installation, mixed: Path) -> None:
+    here.ingest(mixed)
+    before = dump(here.folder)
+    assert here.ingest(mixed) == Outcome(known=GOOD, quarantined=Counter(EXPECTED.values()))
+    assert dump(here.folder) == before
+
+
+def test_a_mended_record_is_taken_in_and_its_refusal_forgotten(here: Installation, mixed: Path) -> None:
+    here.ingest(mixed)
+    (mixed / samples.PARTS[1] / "ISIC_0000013.jpg").write_bytes(samples.jpeg(13))
+    (mixed / STRAY).unlink()
+    label_file = mixed / "HAM10000_metadata.csv"
+    lines = label_file.read_text().splitlines()[:-2]
+    label_file.write_text("\n".join(lines).replace(",forty,", ",40,"))
+    outcome = here.ingest(mixed)
+    assert (outcome.accepted, outcome.known) == (2, GOOD)
+    mended = {"ISIC_0000004", "ISIC_0000013", STRAY, *(name for name in EXPECTED if "(row" in name)}
+    assert here.refused() == {name: reason for name, reason in EXPECTED.items() if name not in mended}
+
+
+def test_refusals_of_another_source_are_left_alone(here: Installation, mixed: Path, tmp_path: Path) -> None:
+    here.ingest(mixed)
+    here.ingest(samples.ham10000(tmp_path / "second", 3, rows={1: {"sex": "M"}}))
+    assert Counter(source for source, _ in here.catalogue.refusals()) == {
+        f"{mixed}/HAM10000_metadata.csv": len(EXPECTED), f"{tmp_path}/second/HAM10000_metadata.csv": 1,
+    }  # fmt: skip
+
+
+def test_corrected_labels_make_a_revision_and_an_old_snapshot_reads_as_it_was(
+    here: Installation, ham10000: Callable[..., Path]
+) -> None:
+    here.ingest(ham10000(6))
+    kept = Folder(here.folder / "snapshots")
+    old = snapshots.freeze(here.catalogue.records(), taxonomy.load(), kept)
+    outcome = here.ingest(ham10000(6, rows={2: {"dx": "mel"}, 3: {"age": ""}}))
+    assert (outcome.accepted, outcome.known, outcome.corrected) == (0, 4, 2)
+    new = snapshots.freeze(here.catalogue.records(), taxonomy.load(), kept)
+    assert new.id != old.id
+    assert snapshots.read(old.id, kept) == old and snapshots.read(new.id, kept) == new
+    labels = [{r.image_id: r.labels for r in frozen.records} for frozen in (old, new)]
+    assert [found["ISIC_0000002"].diagnosis for found in labels] == ["bkl", "mel"]
+    assert [found["ISIC_0000003"].age for found in labels] == [43.0, None]
+    assert len(dump(here.folder)["labels"]) == 8 and len(dump(here.folder)["images"]) == 6
+
+
+def test_a_correction_taken_back_is_a_third_revision(here: Installation, ham10000: Callable[..., Path]) -> None:
+    here.ingest(ham10000(2))
+    first = here.catalogue.records()
+    here.ingest(ham10000(2, rows={0: {"sex": "female"}}))
+    assert here.ingest(ham10000(2)).corrected == 1
+    assert here.catalogue.records() == first
+    revisions = [row[1:3] for row in dump(here.folder)["labels"] if row[2] == "ISIC_0000000"]
+    assert revisions == [(revision, "ISIC_0000000") for revision in (1, 2, 3)]
+
+
+def test_a_row_that_turned_bad_leaves_the_labels_that_were_good(
+    here: Installation, ham10000: Callable[..., Path]
+) -> None:
+    here.ingest(ham10000(2))
+    before = here.catalogue.records()
+    outcome = here.ingest(ham10000(2, rows={0: {"dx": "scc"}}))
+    assert (outcome.known, outcome.quarantined) == (1, Counter({"unknown diagnosis": 1}))
+    assert here.catalogue.records() == before
+
+
+def test_rows_without_an_id_are_refused_one_by_one(here: Installation, ham10000: Callable[..., Path]) -> None:
+    outcome = here.ingest(ham10000(5, rows={1: {"image_id": ""}, 2: {"image_id": ""}, 3: {"image_id": ""}}))
+    assert outcome.quarantined == {"missing image id": 3, "image without a row": 3}
+    assert Counter(here.refused().values()) == outcome.quarantined
+
+
+def test_a_file_whose_name_is_no_text_is_refused_and_the_rest_goes_on(
+    here: Installation, ham10000: Callable[..., Path]
+) -> None:
+    folder = ham10000(2)
+    (folder / os.fsdecode(b"f\xfcr Anna.jpg")).write_bytes(samples.jpeg(9))
+    outcome = here.ingest(folder)
+    assert (outcome.accepted, outcome.quarantined) == (2, Counter({"image without a row": 1}))
+    assert list(here.refused()) == ["f\\udcfcr Anna.jpg"]
+
+
+def test_a_file_name_no_place_reads_is_refused_and_the_rest_goes_on(here: Installation, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    (folder / "day\\1").mkdir(parents=True)
+    for name in ("day\\1/a.jpg", "b.jpg"):
+        (folder / name).write_bytes(samples.jpeg(len(name)))
+    (folder / "labels.csv").write_text("image,lesion_id,age,sex,dx\nday\\1/a.jpg,L1,30,male,nv\nb.jpg,L2,30,male,nv\n")
+    outcome = here.ingest(folder)
+    assert (outcome.accepted, outcome.quarantined) == (1, Counter({"unreadable file": 1}))
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_refused(here: Installation, ham10000: Callable[..., Path]) -> None:
+    folder = ham10000(3)
+    source = open_source(str(folder))
+    (folder / samples.PARTS[1] / "ISIC_0000001.jpg").unlink()
+    outcome = ingest(source, here.catalogue, here.objects, taxonomy.load())
+    assert (outcome.accepted, outcome.quarantined) == (2, Counter({"unreadable file": 1}))
+
+
+def test_a_label_file_without_rows_is_refused(here: Installation, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/labels.csv").write_text("image_id,lesion_id,age,sex,dx\n")
+    with pytest.raises(BadInput, match="has no rows"):
+        here.ingest(tmp_path / "empty")
+
+
+def test_of_files_that_are_the_same_the_first_row_s_is_taken_in(
+    here: Installation, ham10000: Callable[..., Path]
+) -> None:
+    same = samples.jpeg(3)
+    here.ingest(ham10000(40, files={f"ISIC_{number:07d}.jpg": same for number in range(5, 40, 7)}))
+    assert {name: here.refused()[name] for name in here.refused()} == {
+        f"ISIC_{number:07d}": "duplicate bytes" for number in range(5, 40, 7)
+    }
+
+
+def test_progress_is_told_batch_by_batch(
+    here: Installation, ham10000: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "BATCH", 4)
+    told: list[int] = []
+    source = open_source(str(ham10000(10)))
+    ingest(source, here.catalogue, here.objects, taxonomy.load(), lambda outcome: told.append(outcome.total))
+    assert told == [4, 8, 10]
+
+
+def test_rows_are_not_read_far_ahead_of_what_is_written(here: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "BATCH", 4)
+    drawn: list[int] = []
+
+    class Long:
+        name = "long"
+
+        def rows(self) -> Iterator[Row | Refusal]:
+            for number in range(1000):
+                drawn.append(number)
+                yield Row(f"I{number}", f"L{number}", "50", "male", "nv", image=str(number))
+
+        def read(self, image: str) -> bytes:
+            return samples.jpeg(int(image))
+
+    class Enough(Exception):
+        pass
+
+    def stop(outcome: Outcome) -> None:
+        raise Enough
+
+    with pytest.raises(Enough):
+        ingest(Long(), here.catalogue, here.objects, taxonomy.load(), stop)
+    assert len(drawn) < 40 * (os.cpu_count() or 1)
+    assert len(here.catalogue.records()) == 4
+
+
+def test_images_in_a_bucket_are_kept_in_a_bucket(
+    here: Installation, ham10000: Callable[..., Path], bucket: str
+) -> None:
+    folder = ham10000(4)
+    there = place(f"{bucket}/incoming")
+    for path in folder.rglob("*.*"):
+        there.write(path.relative_to(folder).as_posix(), path.read_bytes())
+    store = place(f"{bucket}/objects")
+    outcome = ingest(open_source(f"{bucket}/incoming"), here.catalogue, store, taxonomy.load())
+    assert outcome == Outcome(accepted=4)
+    assert list(store.listing()) == [object_name(record.digest) for record in here.catalogue.records()]
+
+
+INGEST = """
+import sys
+from pathlib import Path
+import test_ingest as t
+print("ready", flush=True)
+sys.stdin.readline()
+print(t.Installation(Path(sys.argv[1])).ingest(Path(sys.argv[2])))
+"""
+
+
+def ingester(folder: Path, source: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", INGEST, str(folder), str(source)]
+    return subprocess.Popen(
+        command, cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def start(process: subprocess.Popen[str]) -> None:
+    assert process.stdout and process.stdin and process.stdout.readline() == "ready\n"
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+@pytest.fixture
+def many(ham10000: Callable[..., Path]) -> Path:
+    """Seven hundred rows in four batches, a bad one in every fifty."""
+    rows = {number: {"age": "-3"} for number in range(0, 700, 100)}
+    return ham10000(700, rows=rows, files={f"ISIC_{number:07d}.jpg": b"" for number in range(50, 700, 100)})
+
+
+def test_an_ingest_that_is_killed_again_and_again_ends_as_an_undisturbed_one(tmp_path: Path, many: Path) -> None:
+    clock = time.monotonic()
+    Installation(tmp_path / "undisturbed").ingest(many)
+    takes = time.monotonic() - clock
+    killed = Installation(tmp_path / "killed")
+    chance = random.Random(2)
+    for process in [ingester(killed.folder, many) for _ in range(5)]:
+        start(process)
+        time.sleep(chance.uniform(0, takes / 2))
+        process.kill()
+        process.communicate()
+        if (killed.folder / "catalogue.db").exists():
+            # Whatever moment it was: an image that is catalogued is stored.
+            assert all(killed.objects.exists(object_name(record.digest)) for record in killed.catalogue.records())
+    outcome = killed.ingest(many)
+    assert outcome.accepted + outcome.known == 700 - 14
+    assert dump(killed.folder) == dump(tmp_path / "undisturbed")
+    assert killed.objects.listing() == Folder(tmp_path / "undisturbed/objects").listing()
+
+
+def test_a_catalogue_may_be_made_by_several_at_once(tmp_path: Path) -> None:
+    for number in range(15):
+        together = Barrier(4)
+
+        def make(url: str, together: Barrier = together) -> list[Record]:
+            together.wait()
+            return Catalogue(url).records()
+
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(make, [f"sqlite:///{tmp_path}/{number}.db"] * 4)) == [[]] * 4
+
+
+def test_two_ingests_at_once_end_in_the_catalogue_of_one(tmp_path: Path, many: Path) -> None:
+    Installation(tmp_path / "alone").ingest(many)
+    processes = [ingester(tmp_path / "together", many) for _ in range(3)]
+    for process in processes:
+        start(process)
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    assert dump(tmp_path / "together") == dump(tmp_path / "alone")
+    assert Installation(tmp_path / "together").objects.listing() == Installation(tmp_path / "alone").objects.listing()

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+from samples import CODES, record
+
+from dermanet.judging import intervals as module
+from dermanet.judging.intervals import intervals, lesion_weights
+from dermanet.judging.metrics import figures
+from dermanet.records import SEXES, Answers, Record
+
+
+def _case(count: int, seed: int, per_lesion: int = 1) -> tuple[list[Record], Answers]:
+    rng = np.random.default_rng(seed)
+    records = [
+        record(
+            number, lesion_id=f"L{number // per_lesion}", diagnosis=CODES[rng.integers(7)], sex=SEXES[rng.integers(3)],
+            age=None if rng.random() < 0.1 else float(rng.integers(0, 80)),
+        )
+        for number in range(count)
+    ]  # fmt: skip
+    random = rng.random((count, 10)).astype(np.float32)
+    return records, Answers(random[:, 0] * 80, random[:, :3], random[:, 3:])
+
+
+def test_with_every_lesion_counted_once_each_figure_is_scikit_learn_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    records, answers = _case(120, 1)
+    monkeypatch.setattr(module, "lesion_weights", lambda lesions, draws, seed: np.ones((1, len(lesions))))
+    expected = figures(records, answers, CODES)
+    found = intervals(records, answers, CODES)
+    assert {"age_mae", "sex_f1", "diagnosis_f1_macro", "diagnosis_balanced_accuracy", "diagnosis_recall_mel"} <= set(
+        found
+    )
+    for name, (low, high) in found.items():
+        assert low == high == pytest.approx(expected[name])
+
+
+def test_images_of_one_lesion_are_drawn_together() -> None:
+    weights = lesion_weights(["a", "a", "b", "c", "c", "c"], 50, 0)
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, 3] == weights[:, 5]).all()
+    assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all()
+
+
+def test_fewer_lesions_are_less_sure_than_as_many_images() -> None:
+    wide, narrow = (
+        (high - low) for low, high in (intervals(*_repeated(k), CODES)["diagnosis_accuracy"] for k in (10, 1))
+    )
+    assert wide > 2 * narrow
+
+
+def _repeated(per_lesion: int) -> tuple[list[Record], Answers]:
+    """400 images in which all of a lesion's are answered alike."""
+    records, answers = _case(400, 2, per_lesion)
+    first = np.arange(400) // per_lesion * per_lesion
+    alike = [
+        record(n, lesion_id=f"L{n // per_lesion}", diagnosis=records[f].labels.diagnosis) for n, f in enumerate(first)
+    ]
+    return alike, Answers(answers.age[first], answers.sex[first], answers.diagnosis[first])
+
+
+def test_intervals_cover_the_truth_at_about_their_rate() -> None:
+    covered = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        right = rng.random(150) < 0.7
+        records = [record(n, diagnosis="nv") for n in range(150)]
+        answers = Answers(
+            np.zeros(150, np.float32),
+            np.eye(3, dtype=np.float32)[[0] * 150],
+            np.eye(7, dtype=np.float32)[np.where(right, 5, 4)],
+        )
+        low, high = intervals(records, answers, CODES, draws=300, seed=seed)["diagnosis_accuracy"]
+        covered += low <= 0.7 <= high
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_without_a_known_age_there_is_no_interval_of_age() -> None:
+    records = [record(n, age=None) for n in range(20)]
+    _, answers = _case(20, 3)
+    assert "age_mae" not in intervals(records, answers, CODES)

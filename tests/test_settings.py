@@ -1,0 +1,61 @@
+"""Settings: environment variables with a prefix, everything under one home, nothing touched by reading them."""
+
+from pathlib import Path
+
+import pytest
+
+from dermanet import settings, taxonomy
+
+
+def test_everything_lies_under_the_home_by_default(home: Path) -> None:
+    found = settings.read()
+    assert found.home == home
+    assert found.catalogue == f"sqlite:///{home}/catalogue.db"
+    assert found.tracking_uri == f"sqlite:///{home}/mlflow.db"
+    assert Path(found.objects).parent == home and found.artifacts.parent == home
+    assert (found.gates, found.taxonomy) == (settings.GATES, taxonomy.DEFAULT)
+    assert (found.experiment, found.model, found.source) == ("plain128", "dermanet", "")
+
+
+def test_reading_makes_no_folder(home: Path) -> None:
+    settings.read()
+    assert not home.exists()
+
+
+def test_without_a_home_it_is_a_hidden_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert settings.read({}).home == tmp_path / ".dermanet"
+
+
+def test_a_relative_path_means_the_folder_it_was_read_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = settings.read({"DERMANET_HOME": "here", "DERMANET_GATES": "my.yaml", "DERMANET_TAXONOMY": "list.yaml"})
+    monkeypatch.chdir("/")
+    assert (found.home, found.gates, found.taxonomy) == (
+        tmp_path / "here",
+        tmp_path / "my.yaml",
+        tmp_path / "list.yaml",
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "field"),
+    [
+        ("DERMANET_SOURCE", "source"), ("DERMANET_EXPERIMENT", "experiment"), ("DERMANET_CATALOGUE", "catalogue"),
+        ("DERMANET_OBJECTS", "objects"), ("DERMANET_MODEL", "model"), ("MLFLOW_TRACKING_URI", "tracking_uri"),
+    ],
+)  # fmt: skip
+def test_a_variable_sets_its_field_and_an_empty_one_does_not(variable: str, field: str) -> None:
+    assert getattr(settings.read({variable: "s3://set/by-hand"}), field) == "s3://set/by-hand"
+    assert getattr(settings.read({variable: ""}), field) == getattr(settings.read({}), field)
+
+
+def test_a_misspelt_variable_is_told_and_others_are_left_alone() -> None:
+    environ = {
+        "DERMANET_HOME": "x",
+        "DERMANET_HOEM": "x",
+        "DERMANET_TRACEBACK": "1",
+        "HOME": "y",
+        "DERMANET_TRACKING_URI": "z",
+    }
+    assert settings.unknown(environ) == ["DERMANET_HOEM", "DERMANET_TRACKING_URI"]
