@@ -151,8 +151,8 @@ def test_the_page_of_a_verdict_holds_every_check_and_figure() -> None:
     check = Check("age_mae", "threshold", 12.0, 10.0, "fail", "12; at most 10 (the limit)")
     evaluation = {
         "run_id": "r1", "snapshot": "s1", "holdout": "h1", "candidate": {"age_mae": 12.0, "sex_auc": 0.7},
-        "baseline": {"age_mae": 13.5}, "champion": None,
+        "baseline": {"age_mae": 13.5}, "champion": None, "intervals": {"age_mae": [11.25, 12.75]},
     }  # fmt: skip
     page = verdict_page(Verdict("fail", (check,)), evaluation)
     assert "# Verdict: fail" in page and "| age_mae | threshold | FAILED | 12; at most 10 (the limit) |" in page
-    assert "| age_mae | 12.000 | 13.500 |  |" in page and "| sex_auc | 0.700 |  |  |" in page
+    assert "| age_mae | 12.000 | 11.250 to 12.750 | 13.500 |  |" in page and "| sex_auc | 0.700 |  |  |  |" in page

@@ -30,7 +30,8 @@ MARKS = {
 def run(source: str, once: bool, ports: Ports) -> int:
     """Starts everything, does the job, and stays up until Ctrl-C (or ends, if `once`). Returns the exit status.
 
-    Raises BadInput for a wrong source or taken ports, GateRefused where `once` and the verdict is no pass, DermaNetError for what breaks.
+    Raises BadInput for a wrong source or taken ports, GateRefused where `once` and the verdict is no pass, and DermaNetError
+    for what breaks.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     here = configured(settings.read(), stages.check_sources(source))

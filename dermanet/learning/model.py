@@ -48,7 +48,8 @@ def build(experiment: Experiment, side: int, diagnoses: int, scale: AgeScale) ->
 
 
 def compile_for_training(model: keras.Model, experiment: Experiment, scale: AgeScale, steps: int) -> None:
-    """Adam over `steps` steps in all; absolute error of age in spreads, categorical cross-entropy of sex and diagnosis; weighted by the experiment."""
+    """Adam, over `steps` steps in all where its rate falls; absolute error of age in spreads, categorical cross-entropy of
+    sex and diagnosis, weighted by the experiment."""
     rate: Any = experiment.learning_rate
     if experiment.cosine:
         rate = keras.optimizers.schedules.CosineDecay(experiment.learning_rate, steps)

@@ -1,0 +1,21 @@
+"""The stages: one function a task, ids and small JSON in and out. Airflow, the command line and the tests call the same ones.
+
+    ingest -> snapshot -> prepare -> train -> evaluate -> judge -> register -> promote
+
+Every stage may be killed and run again, and run twice: outputs are named by content or found by what they work on.
+Heavy libraries are imported inside the functions: Airflow imports this package each time it parses a DAG file.
+"""
+
+from dermanet.stages.answers import predict
+from dermanet.stages.champions import champion, export, promote, register, roll_back
+from dermanet.stages.data import check_sources, ingest, ingest_configured, prepare, snapshot
+from dermanet.stages.state import catalogued, example, gates_summary, holds_real_images, training_now
+from dermanet.stages.training import train
+from dermanet.stages.verdicts import evaluate, judge
+from dermanet.stages.whole import retrain
+
+__all__ = [
+    "catalogued", "champion", "check_sources", "evaluate", "example", "export", "gates_summary", "holds_real_images",
+    "ingest", "ingest_configured", "judge", "predict", "prepare", "promote", "register", "retrain", "roll_back",
+    "snapshot", "train", "training_now",
+]  # fmt: skip

@@ -1,0 +1,69 @@
+"""The stages of the registry: a verdict into a version, a version into the champion, a version into a file."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dermanet import settings
+from dermanet.errors import BadInput, GateRefused
+from dermanet.stages.rooms import tracking_of, versions_of
+from dermanet.stages.verdicts import VERDICT
+
+
+def register(run_id: str) -> dict[str, Any]:
+    """Registers a run's model, if its verdict is a pass. Returns the version. Raises GateRefused otherwise."""
+    here = settings.read()
+    tracking = tracking_of(here)
+    verdict = tracking.read_json(run_id, VERDICT)
+    if verdict["verdict"] != "pass":
+        failed = [check["metric"] for check in verdict["checks"] if check["outcome"] != "pass"]
+        raise GateRefused(
+            f"run {run_id} is not registered: the verdict is {verdict['verdict']} ({', '.join(dict.fromkeys(failed))})"
+        )
+    tags = tracking.run(run_id).data.tags
+    carried = {
+        name: tags[name] for name in ("dermanet.snapshot", "dermanet.holdout", "dermanet.version", "dermanet.verdict")
+    }
+    return {"run_id": run_id, "version": versions_of(here, tracking).register(run_id, tags["dermanet.model"], carried)}
+
+
+def promote(version: str) -> dict[str, Any]:
+    """Makes a version the champion; the champion before it becomes `previous`."""
+    here = settings.read()
+    versions_of(here, tracking_of(here)).promote(version)
+    return {"model": here.model, "champion": version}
+
+
+def roll_back() -> dict[str, Any]:
+    """Makes the previous champion the champion again."""
+    here = settings.read()
+    return {"model": here.model, "champion": versions_of(here, tracking_of(here)).roll_back()}
+
+
+def champion(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Which version serves and which run it comes from; `version` is None where there is none."""
+    here = settings.read(environ)
+    versions = versions_of(here, tracking_of(here))
+    version = versions.holder("champion")
+    return {"model": here.model, "version": version, "run_id": versions.get(version).run_id if version else None}
+
+
+def export(version: str, path: str) -> dict[str, Any]:
+    """Writes a version as `.keras`, `.h5` (DermaNet's published form) or `.onnx`, told by the path's ending. Raises BadInput."""
+    from dermanet.registry.tracking import model_files
+
+    target, known = Path(path), (".keras", ".h5", ".onnx")
+    if target.suffix not in known:
+        raise BadInput(f"{path}: the ending {target.suffix!r} names no form; allowed are {', '.join(known)}")
+    here = settings.read()
+    known_version = versions_of(here, tracking_of(here)).get(version)
+    files = model_files(f"models:/{here.model}/{known_version.version}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix == ".h5":
+        from dermanet.learning.model import export_published_form, load
+
+        export_published_form(load(files / "model.keras"), target)
+    else:
+        shutil.copyfile(files / f"model{target.suffix}", target)
+    return {"version": version, "path": str(target), "bytes": target.stat().st_size}

@@ -1,0 +1,116 @@
+"""The stages of the data: sources into the catalogue, the catalogue into a snapshot, a snapshot into pixels."""
+
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dermanet import settings, taxonomy
+from dermanet.errors import BadInput
+from dermanet.stages.rooms import chosen_experiment, fill_pixels, frozen_snapshot, snapshot_place
+from dermanet.storage import place
+
+if TYPE_CHECKING:
+    from dermanet.intake.ingest import Outcome
+
+
+def ingest(source: str, progress: "Callable[[Outcome], None] | None" = None) -> dict[str, Any]:
+    """Takes a source in. Returns the counts: accepted, known, corrected, quarantined by reason. Raises BadInput."""
+    from dermanet.intake.catalogue import Catalogue
+    from dermanet.intake.ingest import ingest as take
+    from dermanet.intake.sources import open_source
+
+    here = settings.read()
+    opened = open_source(source)
+    outcome = take(
+        opened,
+        Catalogue(here.catalogue),
+        place(here.objects),
+        taxonomy.load(here.taxonomy),
+        progress or (lambda outcome: None),
+    )
+    return {
+        "source": opened.name, "accepted": outcome.accepted, "known": outcome.known, "corrected": outcome.corrected,
+        "quarantined": dict(outcome.quarantined.most_common()),
+    }  # fmt: skip
+
+
+def ingest_configured(text: str) -> dict[str, Any]:
+    """Takes in the sources that `text` names, or those of `DERMANET_SOURCE` where it is empty; returns the counts in all.
+
+    Several are written side by side, a name with a space in quotes. Raises BadInput where neither names one.
+    """
+    chosen = sources_in(text or settings.read().source)
+    if not chosen:
+        raise BadInput(
+            "no source: set DERMANET_SOURCE, or give the parameter source a folder, a CSV, s3://… or synthetic:"
+        )
+    total: dict[str, Any] = {"accepted": 0, "known": 0, "corrected": 0, "quarantined": {}}
+    for source in chosen:
+        counts = ingest(source, _IngestReport())
+        print(counts, flush=True)
+        for word in ("accepted", "known", "corrected"):
+            total[word] += counts[word]
+        for reason, count in counts["quarantined"].items():
+            total["quarantined"][reason] = total["quarantined"].get(reason, 0) + count
+    return total
+
+
+def check_sources(text: str) -> str:
+    """The sources in `text` with absolute paths, each one opened. Raises BadInput with one line for the first that is wrong."""
+    from dermanet.intake.sources import open_source
+
+    opened = sources_in(text)
+    for source in opened:
+        open_source(source)
+    return shlex.join(str(Path(source).absolute()) if Path(source).exists() else source for source in opened)
+
+
+def sources_in(text: str) -> list[str]:
+    """The sources that a setting names: one path as it stands, or several words as a shell would read them."""
+    return [text] if text and Path(text).exists() else shlex.split(text)
+
+
+def snapshot() -> dict[str, Any]:
+    """Freezes the catalogue as it stands. Returns the snapshot's id, its holdout's identity and the images of each side."""
+    from dermanet.intake import snapshots
+    from dermanet.intake.catalogue import Catalogue
+
+    here = settings.read()
+    frozen = snapshots.freeze(Catalogue(here.catalogue).records(), taxonomy.load(here.taxonomy), snapshot_place(here))
+    sides = {side: len(getattr(frozen, side)) for side in ("train", "validation", "holdout")}
+    return {"snapshot": frozen.id, "holdout": frozen.holdout_digest, "images": len(frozen.records), **sides}
+
+
+def prepare(
+    snapshot_id: str, experiment_text: str, progress: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, Any]:
+    """Prepares the pixels of a snapshot for an experiment's recipe; only what is new is computed. Returns the counts."""
+    here = settings.read()
+    frozen = frozen_snapshot(here, snapshot_id)
+    chosen = chosen_experiment(here, experiment_text)
+    start, total = time.monotonic(), len(frozen.records)
+    done = fill_pixels(here, chosen.recipe, frozen, lambda count: progress(count, total))[1]
+    seconds = round(time.monotonic() - start, 2)
+    return {
+        "snapshot": snapshot_id,
+        "images": total,
+        "computed": done.computed,
+        "reused": done.reused,
+        "seconds": seconds,
+    }
+
+
+class _IngestReport:
+    """A line in the task's log every two thousand records."""
+
+    def __init__(self) -> None:
+        self.due = 2000
+
+    def __call__(self, outcome: "Outcome") -> None:
+        if outcome.total >= self.due:
+            print(
+                f"{outcome.total} records: accepted {outcome.accepted}, known {outcome.known}, refused {outcome.quarantined.total()}"
+            )
+            self.due = outcome.total + 2000

@@ -1,0 +1,90 @@
+"""How the stages enter the rooms: each function opens one thing of an installation, by its settings."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dermanet import experiment
+from dermanet.settings import Settings
+from dermanet.storage import Folder, place
+
+if TYPE_CHECKING:
+    from dermanet.pixels.prepared import Preparation, PreparedPixels
+    from dermanet.records import Answers, Snapshot
+    from dermanet.registry.tracking import Tracking
+    from dermanet.registry.versions import Versions
+    from dermanet.serving.network import Network
+
+Progress = Callable[[str], None]
+"""Takes one line for whoever watches."""
+
+
+def say_nothing(line: str) -> None:
+    """The progress of a caller who does not watch."""
+
+
+def chosen_experiment(here: Settings, text: str) -> experiment.Experiment:
+    """The experiment asked for, or the configured one where `text` is empty."""
+    return experiment.named(text or here.experiment)
+
+
+def snapshot_place(here: Settings) -> Folder:
+    """Where snapshots are kept."""
+    return Folder(here.home / "snapshots")
+
+
+def frozen_snapshot(here: Settings, snapshot_id: str) -> "Snapshot":
+    """A snapshot by its id. Raises BadInput where there is none."""
+    from dermanet.intake import snapshots
+
+    return snapshots.read(snapshot_id, snapshot_place(here))
+
+
+def tracking_of(here: Settings) -> "Tracking":
+    """MLflow's runs."""
+    from dermanet.registry.tracking import Tracking
+
+    return Tracking(here.tracking_uri, here.artifacts)
+
+
+def versions_of(here: Settings, tracking: "Tracking") -> "Versions":
+    """The versions of the registered model."""
+    from dermanet.registry.versions import Versions
+
+    return Versions(tracking.client, here.model)
+
+
+def fill_pixels(
+    here: Settings, recipe_text: str, frozen: "Snapshot", progress: Callable[[int], None] = lambda done: None
+) -> "tuple[PreparedPixels, Preparation]":
+    """The prepared pixels of a snapshot's images, and what had to be computed for it."""
+    from dermanet.intake.ingest import object_name
+    from dermanet.pixels.prepared import PreparedPixels
+    from dermanet.pixels.preprocess import recipe
+
+    objects = place(here.objects)
+    pixels = PreparedPixels(here.home / "prepared", recipe(recipe_text))
+    done = pixels.fill(
+        [record.digest for record in frozen.records], lambda digest: objects.read(object_name(digest)), progress
+    )
+    return pixels, done
+
+
+def network_in(files: Path) -> "Network":
+    """The network among a model's files, proved on its golden images. Raises DermaNetError where it fails there."""
+    from dermanet.serving import golden
+    from dermanet.serving.network import CARD, load
+
+    network = load(files / "model.onnx", files / CARD)
+    golden.check(files / golden.FILE, network)
+    return network
+
+
+def holdout_answers(here: Settings, network: "Network", frozen: "Snapshot") -> "Answers":
+    """A network's answers on the holdout, from pixels prepared by its own recipe."""
+    text = f"{network.recipe.name}@{network.recipe.size}"
+    pixels = fill_pixels(here, text, frozen)[0]
+    digests = [record.digest for record in frozen.holdout]
+    return network.answer_in_batches(
+        [pixels.batch(digests[start : start + 32]) for start in range(0, len(digests), 32)]
+    )

@@ -1,0 +1,59 @@
+"""What an installation holds and is doing, for whoever watches it."""
+
+import json
+from typing import Any
+
+from dermanet.errors import BadInput
+from dermanet.settings import Settings
+from dermanet.stages.training import epoch_line
+from dermanet.storage import place
+
+
+def holds_real_images(here: Settings) -> bool:
+    """Whether the catalogue has any image that is not synthetic."""
+    from dermanet.intake.catalogue import Catalogue
+
+    return Catalogue(here.catalogue).holds_real_images()
+
+
+def catalogued(here: Settings) -> int:
+    """How many images the catalogue holds, synthetic ones aside where there are others."""
+    from dermanet.intake.catalogue import Catalogue
+
+    return len(Catalogue(here.catalogue).records())
+
+
+def gates_summary(here: Settings) -> str:
+    """One line on the gates file. Raises BadInput where it is wrong."""
+    from dermanet.judging import gates
+
+    return f"{len(gates.load(here.gates).limits)} metrics have limits in {here.gates}"
+
+
+def example(here: Settings) -> dict[str, Any]:
+    """One image of the holdout, for a demonstration: its bytes, its image_id and its labels. Raises BadInput without one."""
+    from dermanet.intake.catalogue import Catalogue
+    from dermanet.intake.ingest import object_name
+    from dermanet.intake.split import side
+
+    for record in Catalogue(here.catalogue).records():
+        if side(record.labels.lesion_id) == "holdout":
+            labels = record.labels
+            data = place(here.objects).read(object_name(record.digest))
+            return {
+                "data": data,
+                "image_id": record.image_id,
+                "age": labels.age,
+                "sex": labels.sex,
+                "diagnosis": labels.diagnosis,
+            }
+    raise BadInput("the holdout has no image; take more lesions in")
+
+
+def training_now(here: Settings) -> str:
+    """One line on the training under way on this machine, or nothing."""
+    states = sorted((here.home / "training").glob("*/progress.json"), key=lambda path: path.stat().st_mtime)
+    if not states:
+        return ""
+    history = json.loads(states[-1].read_text())["history"]
+    return epoch_line(history) if history else ""

@@ -1,0 +1,42 @@
+"""Every stage in order, by hand."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dermanet import settings
+from dermanet.stages.champions import promote, register
+from dermanet.stages.data import ingest, prepare, snapshot
+from dermanet.stages.rooms import Progress, chosen_experiment, say_nothing
+from dermanet.stages.state import gates_summary
+from dermanet.stages.training import train
+from dermanet.stages.verdicts import evaluate, judge
+
+
+def retrain(
+    sources: Sequence[str], experiment_text: str, attempt: str = "", progress: Progress = say_nothing
+) -> dict[str, Any]:
+    """Every stage in order, by hand. Returns run, snapshot, verdict, version (None if refused) and the holdout figures."""
+    # What is wrong is said now, not after an hour of training.
+    here = settings.read()
+    chosen_experiment(here, experiment_text)
+    gates_summary(here)
+    for source in sources:
+        progress(f"ingest {source}")
+        progress(f"  {ingest(source)}")
+    frozen = snapshot()
+    sides = ", ".join(f"{frozen[side]} {side}" for side in ("train", "validation", "holdout"))
+    progress(f"snapshot {frozen['snapshot']}: {sides} images")
+    prepared = prepare(frozen["snapshot"], experiment_text)
+    progress(f"prepared {prepared['computed']} images, reused {prepared['reused']}")
+    run_id = train(frozen["snapshot"], experiment_text, attempt, progress)["run_id"]
+    evaluation = evaluate(run_id)
+    verdict = judge(run_id)
+    version = None
+    if verdict["verdict"] == "pass":
+        version = register(run_id)["version"]
+        promote(version)
+    return {
+        "run_id": run_id, "snapshot": frozen["snapshot"], "verdict": verdict["verdict"], "version": version,
+        "metrics": evaluation["candidate"], "intervals": evaluation["intervals"], "baseline": evaluation["baseline"],
+        "checks": verdict["checks"],
+    }  # fmt: skip
