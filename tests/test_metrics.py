@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import samples
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn
 
@@ -59,6 +59,7 @@ truths = st.tuples(st.none() | st.integers(0, 120), st.sampled_from(SEXES), st.s
 said = st.tuples(st.integers(0, 100), st.sampled_from([MALE, FEMALE, UNKNOWN]), st.sampled_from(CODES))
 
 
+@settings(max_examples=25)
 @given(st.lists(st.tuples(truths, said), min_size=1))
 def test_any_figures_agree_with_scikit_learn_and_are_numbers(drawn: list[tuple[Any, Any]]) -> None:
     records = [samples.record(n, age=a, sex=s, diagnosis=d) for n, ((a, s, d), _) in enumerate(drawn)]

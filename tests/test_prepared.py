@@ -156,11 +156,11 @@ def start(process: subprocess.Popen[str]) -> None:
 
 
 def test_a_fill_that_is_killed_again_and_again_is_whole_in_the_end(tmp_path: Path) -> None:
-    wanted = digests(2000)
+    wanted = digests(1500)
     clock = time.monotonic()
     PreparedPixels(tmp_path / "undisturbed", SMALL).fill(wanted, read)
     takes = time.monotonic() - clock
-    processes = [filler(tmp_path / "killed", len(wanted)) for _ in range(5)]
+    processes = [filler(tmp_path / "killed", len(wanted)) for _ in range(4)]
     chance = random.Random(1)
     for process in processes:
         start(process)

@@ -143,8 +143,8 @@ def test_a_folder_that_a_console_made_in_a_bucket_is_no_file(bucket: str, s3: st
 def test_more_objects_than_a_page_holds_are_all_listed(bucket: str, s3: str) -> None:
     client = boto3.client("s3")
     name, _, prefix = bucket.removeprefix("s3://").partition("/")
-    for number in range(1003):
-        client.put_object(Bucket=name, Key=f"{prefix}/{number:04d}", Body=b"")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: client.put_object(Bucket=name, Key=f"{prefix}/{n:04d}", Body=b""), range(1003)))
     assert list(place(bucket).listing()) == [f"{number:04d}" for number in range(1003)]
 
 
