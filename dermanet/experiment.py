@@ -24,10 +24,10 @@ class Experiment:
     """The graph averages the prepared image over squares of this side before its first convolution."""
     batch_size: int = 32
     epochs: int = 100
-    patience: int = 20
+    patience: int = 40
     """Epochs without a better validation loss after which training stops; the best epoch's weights are kept."""
-    learning_rate: float = 3e-4
-    cosine: bool = False
+    learning_rate: float = 1e-3
+    cosine: bool = True
     """Whether the learning rate falls to nothing over `epochs`, along half a cosine (Loshchilov & Hutter, 2017)."""
     dropout: float = 0.3
     turns: bool = True
@@ -53,8 +53,8 @@ EXPERIMENTS = {
     for experiment in (
         PLAIN,
         replace(PLAIN, name="plain128", downscale=2),
-        replace(PLAIN, name="demo", downscale=4, epochs=24, patience=8, learning_rate=1e-3),
-        replace(PLAIN, name="smoke", recipe="dermanet@32", epochs=2, patience=2, learning_rate=1e-3),
+        replace(PLAIN, name="demo", downscale=4, epochs=24, patience=24),
+        replace(PLAIN, name="smoke", recipe="dermanet@32", epochs=2, patience=2),
     )
 }
 

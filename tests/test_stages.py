@@ -122,6 +122,25 @@ def test_an_export_in_an_unknown_form_is_refused(tmp_path: Path) -> None:
         stages.export("1", str(tmp_path / "model.pt"))
 
 
+def test_a_holdout_too_small_to_decide_is_insufficient_evidence_even_when_it_is_empty(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dermanet.intake.split import side
+
+    source = SyntheticSource(lesions=30, seed=5)
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "lesion_id", "age", "sex", "dx"])
+        for row in source.rows():
+            if side(row.lesion_id) != "holdout":
+                (tmp_path / f"{row.image_id}.jpg").write_bytes(source.read(str(row.image)))
+                writer.writerow([f"{row.image_id}.jpg", row.lesion_id, row.age, row.sex, row.diagnosis])
+    monkeypatch.setenv("DERMANET_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("DERMANET_GATES")
+    done = stages.retrain([str(tmp_path)], "smoke:epochs=1")
+    assert (done["verdict"], done["version"], done["metrics"]) == ("insufficient", None, {})
+
+
 def test_another_list_of_diagnoses_trains_without_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "taxonomy.yaml").write_text(
         "diagnoses:\n- {code: acne}\n- {code: psoriasis, aliases: [psoriasis vulgaris]}\n- {code: eczema, malignant: false}\n"

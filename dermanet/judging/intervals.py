@@ -20,8 +20,10 @@ def intervals(
 ) -> Intervals:
     """The 2.5th and 97.5th percentile of each main figure over `draws` redrawn sets of lesions; names as in `metrics`.
 
-    A figure that no draw could give is left out.
+    A figure that no draw could give is left out; without records there is none at all.
     """
+    if not records:
+        return {}
     weights = lesion_weights([record.labels.lesion_id for record in records], draws, seed)
     sexes = _tables(
         [SEXES.index(record.labels.sex) for record in records], answers.sex.argmax(axis=1), len(SEXES), weights

@@ -33,8 +33,9 @@ class Network:
         return Answers(age[:, 0], sex, diagnosis)
 
     def answer_in_batches(self, batches: Sequence[NDArray[np.uint8]]) -> Answers:
-        """The same for many images, batch after batch, so that memory does not grow with their number."""
-        parts = [self.answer(batch) for batch in batches]
+        """The same for many images, batch after batch, so that memory does not grow with their number; none give none."""
+        size = self.recipe.size
+        parts = [self.answer(batch) for batch in batches] or [self.answer(np.zeros((0, size, size, 3), np.uint8))]
         return Answers(
             *(np.concatenate([getattr(part, name) for part in parts]) for name in ("age", "sex", "diagnosis"))
         )

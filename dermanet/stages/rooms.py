@@ -24,8 +24,12 @@ def say_nothing(line: str) -> None:
 
 
 def chosen_experiment(here: Settings, text: str) -> experiment.Experiment:
-    """The experiment asked for, or the configured one where `text` is empty."""
-    return experiment.named(text or here.experiment)
+    """The experiment asked for, or the configured one where `text` is empty. Raises BadInput, also for its recipe."""
+    from dermanet.pixels.preprocess import recipe
+
+    chosen = experiment.named(text or here.experiment)
+    recipe(chosen.recipe)
+    return chosen
 
 
 def snapshot_place(here: Settings) -> Folder:
