@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -34,7 +36,9 @@ def installation(tmp_path: Path) -> Installation:
     return Installation(tmp_path)
 
 
-def _start(installation: Installation, ports: Ports, *words: str) -> subprocess.Popen[str]:
+@contextmanager
+def _started(installation: Installation, ports: Ports, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """`dermanet run`, ended with all it started whatever becomes of the test."""
     numbers = [
         "--airflow-port",
         str(ports.airflow),
@@ -44,36 +48,53 @@ def _start(installation: Installation, ports: Ports, *words: str) -> subprocess.
         str(ports.scorer),
     ]
     own = {**installation.environment(), "DERMANET_EXPERIMENT": "smoke:epochs=1", "COLUMNS": "200"}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "dermanet", "run", *words, *numbers], env=own, cwd=installation.root,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            for member in family:
+                member.kill()
 
 
 def test_the_main_job_once_then_interrupted_and_nothing_left(installation: Installation, ports: Ports) -> None:
-    first = _start(installation, ports, SOURCE)
-    seen = []
-    assert first.stdout is not None
-    for line in first.stdout:
-        seen.append(line)
-        if "scorer" in line and "/docs" in line:
-            break
-    text = "".join(seen)
-    assert "registered as version 1, now champion" in text, text
-    assert "verdict: pass" in text
-    assert "served by version 1" in text
-    family = psutil.Process(first.pid).children(recursive=True)
-    listening = [c.laddr for process in family for c in process.net_connections("tcp") if c.status == "LISTEN"]
-    assert {address.ip for address in listening} == {"127.0.0.1"}
-    assert {ports.airflow, ports.mlflow, ports.scorer} <= {address.port for address in listening}
-    os.kill(first.pid, signal.SIGINT)
-    assert first.wait(60) == 0
-    assert not [process for process in family if process.is_running()]
+    with _started(installation, ports, SOURCE) as first:
+        text = _read_until(first, "/docs")
+        assert "registered as version 1, now champion" in text, text
+        assert "verdict: pass" in text
+        assert "served by version 1" in text
+        family = psutil.Process(first.pid).children(recursive=True)
+        listening = [c.laddr for process in family for c in process.net_connections("tcp") if c.status == "LISTEN"]
+        assert {address.ip for address in listening} == {"127.0.0.1"}
+        assert {ports.airflow, ports.mlflow, ports.scorer} <= {address.port for address in listening}
+        os.kill(first.pid, signal.SIGINT)
+        assert first.wait(60) == 0
+        assert not [process for process in family if process.is_running()]
+    with _started(installation, ports, SOURCE, "--once") as second:
+        output = second.communicate(timeout=240)[0]
+        assert second.returncode == 0, output
+        assert "nothing new to train on; the champion stays" in output
 
-    second = _start(installation, ports, SOURCE, "--once")
-    output = second.communicate(timeout=240)[0]
-    assert second.returncode == 0, output
-    assert "nothing new to train on; the champion stays" in output
+
+def _read_until(process: subprocess.Popen[str], word: str) -> str:
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if word in line:
+            break
+    return "".join(seen)
+
+
+def test_a_wrong_source_is_said_before_anything_is_started(installation: Installation, ports: Ports) -> None:
+    with _started(installation, ports, "/no/such/folder", "--once") as process:
+        output = process.communicate(timeout=60)[0]
+    assert (process.returncode, len(output.strip().splitlines())) == (2, 1), output
 
 
 def test_taken_ports_are_named_with_the_way_out() -> None:

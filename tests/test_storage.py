@@ -30,6 +30,15 @@ def test_what_is_written_is_read_again(somewhere: Place) -> None:
     assert somewhere.exists("a/b.bin") and somewhere.exists("empty")
 
 
+def test_the_start_of_a_file_is_read_without_the_rest(somewhere: Place) -> None:
+    somewhere.write("long", b"0123456789" * 1000)
+    somewhere.write("empty", b"")
+    assert somewhere.start("long", 4) == b"0123"
+    assert somewhere.start("empty", 4) == b""
+    with pytest.raises(OSError, match="absent"):
+        somewhere.start("absent", 4)
+
+
 def test_a_second_write_replaces_the_first(somewhere: Place) -> None:
     somewhere.write("x", b"long before")
     somewhere.write("x", b"after")

@@ -77,7 +77,7 @@ class Watch:
 
     def say(self, line: str) -> None:
         """One line, with the time."""
-        self.console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] ", line, sep="", markup=True)
+        self.console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] ", line, sep="", markup=True, soft_wrap=True)
 
     def bring_up(self) -> None:
         """Starts the processes and waits until all of them answer and both DAGs are parsed."""

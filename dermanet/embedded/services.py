@@ -138,6 +138,8 @@ def environment(here: Settings, ports: Ports) -> dict[str, str]:
         "DERMANET_EXPERIMENT": here.experiment,
         "MLFLOW_TRACKING_URI": ports.address("mlflow"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Evaluation jobs of language models: nine processes and two gigabytes that nothing here asks for.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONUNBUFFERED": "1",
         "NO_PROXY": f"{LOOPBACK},localhost",

@@ -1,5 +1,6 @@
 """Sources of labelled images: what a folder, a CSV, a bucket or `synthetic:` holds, as rows of text and files to read."""
 
+import codecs
 import csv
 import io
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,9 @@ from typing import Protocol
 from dermanet.errors import BadInput
 from dermanet.records import Refusal, Row
 from dermanet.storage import Bucket, Folder, Place
+
+HEADER_BYTES = 1 << 16
+"""How much of a CSV file is read to learn its columns."""
 
 
 class Source(Protocol):
@@ -77,8 +81,13 @@ def label_files(listing: Mapping[str, int], only: str | None) -> list[str]:
 
 def header(place: Place, name: str) -> tuple[str, ...]:
     """The column names of a CSV file, lower-cased and trimmed; none where it is empty. Raises BadInput where it is no CSV."""
+    # Only the start is read: beside its metadata, HAM10000 is given out with tables of pixels of a hundred megabytes.
+    data = place.start(name, HEADER_BYTES)
     try:
-        first = next(csv.reader(io.StringIO(text_of(place, name), newline="")), [])
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(data)
+        first = next(csv.reader(io.StringIO(text, newline="")), [])
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{name}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except csv.Error as error:
         raise BadInput(f"{name}: line 1: {error}; give a CSV file") from None
     return tuple(column.strip().lower() for column in first)
