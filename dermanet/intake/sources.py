@@ -11,7 +11,7 @@ from dermanet.errors import BadInput
 from dermanet.records import Refusal, Row
 from dermanet.storage import Bucket, Folder, Place
 
-HEADER_BYTES = 1 << 16
+HEADER_BYTES = 1 << 18
 """How much of a CSV file is read to learn its columns."""
 
 
