@@ -33,7 +33,9 @@ def run(source: str, once: bool, ports: Ports) -> int:
     Raises BadInput for a wrong source or taken ports, GateRefused where `once` and the verdict is no pass, and DermaNetError
     for what breaks.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Both by name: a shell starts what it puts in the background with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     here = configured(settings.read(), stages.check_sources(source))
     services = Services(here, ports)
     services.end_leftovers()

@@ -1,5 +1,6 @@
 """The network with three heads: one graph from prepared pixels (bytes 0..255) to age, sex and diagnosis."""
 
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,8 @@ def export_published_form(model: keras.Model, path: Path) -> None:
     if side != 256:
         pixels = layers.Resizing(side, side, name="to_side")(pixels)
     answers = model(pixels)
+    # Keras warns that the form is an old one, which is why it is asked for.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     keras.Model(image, [answers["age"], answers["sex"]], name="DermaNet").save(path)
 
 

@@ -46,13 +46,7 @@ class Scorer(PythonModel):
         self.network = load(artifacts[GRAPH], artifacts[CARD], threads=1)
         golden.check(artifacts[golden.FILE], self.network)
 
-    # MLflow takes an annotated model_input for a schema of its own and warns; the signature that is logged says it.
-    def predict(  # type: ignore[no-untyped-def]
-        self,
-        context: Any,
-        model_input,  # noqa: ANN001
-        params: dict[str, Any] | None = None,
-    ) -> pd.DataFrame:
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Answers a data frame with the column `image`."""
         return pd.DataFrame([self.row(cell) for cell in model_input["image"]], columns=COLUMNS, dtype=object)
 
