@@ -107,7 +107,7 @@ def test_taken_ports_are_named_with_the_way_out() -> None:
 def test_what_a_killed_run_left_behind_is_ended_and_nobody_else(home: Path, ports: Ports) -> None:
     sleeper, stranger = (subprocess.Popen(["sleep", "60"], start_new_session=True) for _ in range(2))
     made = services.Services(read(), ports)
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     started = psutil.Process(sleeper.pid).create_time()
     (home / "processes.json").write_text(
         f'[{{"pid": {sleeper.pid}, "started": {started}}}, {{"pid": {stranger.pid}, "started": 12345.0}}]'

@@ -97,7 +97,8 @@ class Tracking:
         self.client.log_figure(run_id, figure, name)
 
     def read_json(self, run_id: str, name: str) -> Any:
-        """A JSON artifact of a run. Raises BadInput where it is not there yet."""
+        """A JSON artifact of a run. Raises BadInput where it is not there yet, or the run is not."""
+        self.run(run_id)
         with TemporaryDirectory() as folder:
             try:
                 path = self.client.download_artifacts(run_id, name, folder)
