@@ -68,6 +68,13 @@ def test_every_payload_form_gets_the_same_row(client: TestClient, tmp_path: Path
     assert row["error"] is None
 
 
+def test_the_signature_states_every_column(trained: Installation) -> None:
+    mlflow.set_tracking_uri(trained.tracking_uri)
+    signature = mlflow.models.get_model_info("models:/dermanet/1").signature
+    assert signature.inputs.input_names() == ["image"]
+    assert set(signature.outputs.input_names()) == NAMES
+
+
 def test_a_bad_image_among_good_ones_gets_its_reason(client: TestClient, tmp_path: Path) -> None:
     good = _cell(photo(tmp_path))
     cells = [good, "%%%", base64.b64encode(b"GIF89a").decode(), good[: len(good) // 2 // 4 * 4], ""]

@@ -14,7 +14,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Map
 from mlflow.utils.time import get_current_time_millis
 
 from dermanet.errors import BadInput
@@ -25,6 +26,22 @@ WORK = "dermanet.work"
 
 MODEL = "dermanet.model"
 """The tag that holds the `models:/…` address of the run's logged model, once it is whole."""
+
+
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec("string", "image")]),
+    outputs=Schema(
+        [
+            ColSpec("double", "age", required=False),
+            ColSpec("string", "sex", required=False),
+            ColSpec("string", "diagnosis", required=False),
+            ColSpec(Map(DataType.double), "sex_probabilities", required=False),
+            ColSpec(Map(DataType.double), "diagnosis_probabilities", required=False),
+            ColSpec("string", "error", required=False),
+        ]
+    ),
+)
+"""What a logged scorer takes and returns; a row has an error or the rest."""
 
 
 class Tracking:
@@ -125,7 +142,7 @@ class Tracking:
                 artifacts={name: str(path) for name, path in artifacts.items()},
                 code_paths=[str(package)],
                 pip_requirements=list(requirements),
-                signature=ModelSignature(inputs=Schema([ColSpec("string", "image")])),
+                signature=SIGNATURE,
             )
         self.client.set_tag(run_id, MODEL, logged.model_uri)
         return str(logged.model_uri)
