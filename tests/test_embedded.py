@@ -114,7 +114,8 @@ def test_what_a_killed_run_left_behind_is_ended_and_nobody_else(home: Path, port
     )
     made.end_leftovers()
     try:
-        assert sleeper.wait(5) == -signal.SIGTERM
+        # Its status may have been collected by whoever ended it; alive, this would time out.
+        assert sleeper.wait(5) is not None
         time.sleep(0.1)
         assert stranger.poll() is None
     finally:
