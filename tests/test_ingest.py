@@ -7,10 +7,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Barrier
 
 import pytest
 import samples
@@ -20,10 +18,11 @@ from dermanet import taxonomy
 from dermanet.errors import BadInput
 from dermanet.intake import ingest as room
 from dermanet.intake import snapshots
-from dermanet.intake.catalogue import METADATA, Catalogue
+from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.ingest import Outcome, ingest, object_name
+from dermanet.intake.schema import METADATA
 from dermanet.intake.sources import open_source
-from dermanet.records import Record, Refusal, Row
+from dermanet.records import Refusal, Row
 from dermanet.storage import Folder, Place, place
 
 BAD_ROWS = {
@@ -61,10 +60,11 @@ class Installation:
     """A catalogue and an object store of a test's own."""
 
     folder: Path
+    url: str
 
     @property
     def catalogue(self) -> Catalogue:
-        return Catalogue(f"sqlite:///{self.folder}/catalogue.db")
+        return Catalogue(self.url)
 
     @property
     def objects(self) -> Place:
@@ -78,8 +78,14 @@ class Installation:
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Installation:
-    return Installation(tmp_path / "here")
+def new_installation(tmp_path: Path, new_database: Callable[[], str]) -> Callable[[str], Installation]:
+    """Makes an installation by a name of its own."""
+    return lambda name: Installation(tmp_path / name, new_database())
+
+
+@pytest.fixture
+def here(new_installation: Callable[[str], Installation]) -> Installation:
+    return new_installation("here")
 
 
 @pytest.fixture
@@ -94,10 +100,9 @@ def mixed(ham10000: Callable[..., Path]) -> Path:
     return folder
 
 
-def dump(folder: Path) -> dict[str, list[tuple[object, ...]]]:
+def dump(here: Installation) -> dict[str, list[tuple[object, ...]]]:
     """Every row of every table of a catalogue."""
-    engine = sa.create_engine(f"sqlite:///{folder}/catalogue.db")
-    with engine.connect() as connection:
+    with here.catalogue.engine.connect() as connection:
         return {
             table.name: sorted((tuple(row) for row in connection.execute(sa.select(table))), key=repr)
             for table in METADATA.sorted_tables
@@ -142,9 +147,9 @@ def test_an_id_that_leaves_its_folder_writes_nothing_outside(here: Installation,
 
 def test_a_second_ingest_says_known_and_changes_nothing(here: Installation, mixed: Path) -> None:
     here.ingest(mixed)
-    before = dump(here.folder)
+    before = dump(here)
     assert here.ingest(mixed) == Outcome(known=GOOD, quarantined=Counter(EXPECTED.values()))
-    assert dump(here.folder) == before
+    assert dump(here) == before
 
 
 def test_a_mended_record_is_taken_in_and_its_refusal_forgotten(here: Installation, mixed: Path) -> None:
@@ -182,7 +187,7 @@ def test_corrected_labels_make_a_revision_and_an_old_snapshot_reads_as_it_was(
     labels = [{r.image_id: r.labels for r in frozen.records} for frozen in (old, new)]
     assert [found["ISIC_0000002"].diagnosis for found in labels] == ["bkl", "mel"]
     assert [found["ISIC_0000003"].age for found in labels] == [43.0, None]
-    assert len(dump(here.folder)["labels"]) == 8 and len(dump(here.folder)["images"]) == 6
+    assert len(dump(here)["labels"]) == 8 and len(dump(here)["images"]) == 6
 
 
 def test_a_correction_taken_back_is_a_third_revision(here: Installation, ham10000: Callable[..., Path]) -> None:
@@ -191,7 +196,7 @@ def test_a_correction_taken_back_is_a_third_revision(here: Installation, ham1000
     here.ingest(ham10000(2, rows={0: {"sex": "female"}}))
     assert here.ingest(ham10000(2)).corrected == 1
     assert here.catalogue.records() == first
-    revisions = [row[1:3] for row in dump(here.folder)["labels"] if row[2] == "ISIC_0000000"]
+    revisions = [row[1:3] for row in dump(here)["labels"] if row[2] == "ISIC_0000000"]
     assert revisions == [(revision, "ISIC_0000000") for revision in (1, 2, 3)]
 
 
@@ -316,13 +321,13 @@ from dermanet.intake.sources import open_source
 from dermanet.storage import Folder
 print("ready", flush=True)
 sys.stdin.readline()
-here, source = Path(sys.argv[1]), open_source(sys.argv[2])
-ingest(source, Catalogue(f"sqlite:///{here}/catalogue.db"), Folder(here / "objects"), taxonomy.load())
+objects, url, source = Path(sys.argv[1]) / "objects", sys.argv[2], open_source(sys.argv[3])
+ingest(source, Catalogue(url), Folder(objects), taxonomy.load())
 """
 
 
-def ingester(folder: Path, source: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", INGEST, str(folder), str(source)]
+def ingester(here: Installation, source: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", INGEST, str(here.folder), here.url, str(source)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -339,44 +344,36 @@ def many(ham10000: Callable[..., Path]) -> Path:
     return ham10000(500, rows=rows, files={f"ISIC_{number:07d}.jpg": b"" for number in range(50, 500, 100)})
 
 
-def test_an_ingest_that_is_killed_again_and_again_ends_as_an_undisturbed_one(tmp_path: Path, many: Path) -> None:
+def test_an_ingest_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
+    new_installation: Callable[[str], Installation], many: Path
+) -> None:
+    undisturbed, killed = new_installation("undisturbed"), new_installation("killed")
     clock = time.monotonic()
-    Installation(tmp_path / "undisturbed").ingest(many)
+    undisturbed.ingest(many)
     takes = time.monotonic() - clock
-    killed = Installation(tmp_path / "killed")
     chance = random.Random(2)
-    for process in [ingester(killed.folder, many) for _ in range(4)]:
+    for process in [ingester(killed, many) for _ in range(4)]:
         start(process)
         time.sleep(takes * chance.uniform(0.2, 0.9))
         process.kill()
         process.communicate()
-        if (killed.folder / "catalogue.db").exists():
-            # Whatever moment it was: an image that is catalogued is stored.
-            assert all(killed.objects.exists(object_name(record.digest)) for record in killed.catalogue.records())
+        # Whatever moment it was: an image that is catalogued is stored.
+        assert all(killed.objects.exists(object_name(record.digest)) for record in killed.catalogue.records())
     outcome = killed.ingest(many)
     assert outcome.accepted + outcome.known == 500 - 10
-    assert dump(killed.folder) == dump(tmp_path / "undisturbed")
-    assert killed.objects.listing() == Folder(tmp_path / "undisturbed/objects").listing()
+    assert dump(killed) == dump(undisturbed)
+    assert killed.objects.listing() == undisturbed.objects.listing()
 
 
-def test_a_catalogue_may_be_made_by_several_at_once(tmp_path: Path) -> None:
-    for number in range(15):
-        together = Barrier(4)
-
-        def make(url: str, together: Barrier = together) -> list[Record]:
-            together.wait()
-            return Catalogue(url).records()
-
-        with ThreadPoolExecutor(4) as pool:
-            assert list(pool.map(make, [f"sqlite:///{tmp_path}/{number}.db"] * 4)) == [[]] * 4
-
-
-def test_two_ingests_at_once_end_in_the_catalogue_of_one(tmp_path: Path, many: Path) -> None:
-    Installation(tmp_path / "alone").ingest(many)
-    processes = [ingester(tmp_path / "together", many) for _ in range(3)]
+def test_two_ingests_at_once_end_in_the_catalogue_of_one(
+    new_installation: Callable[[str], Installation], many: Path
+) -> None:
+    alone, together = new_installation("alone"), new_installation("together")
+    alone.ingest(many)
+    processes = [ingester(together, many) for _ in range(3)]
     for process in processes:
         start(process)
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
-    assert dump(tmp_path / "together") == dump(tmp_path / "alone")
-    assert Installation(tmp_path / "together").objects.listing() == Installation(tmp_path / "alone").objects.listing()
+    assert dump(together) == dump(alone)
+    assert together.objects.listing() == alone.objects.listing()

@@ -1,51 +1,15 @@
 """The catalogue: every image once, its labels in revisions, every refusal with its reason; and snapshots frozen from it."""
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dermanet.imagefile import Header
+from dermanet.intake.database import open_database, writing
+from dermanet.intake.schema import IMAGES, LABELS, REFUSALS
 from dermanet.records import Labels, Record, Refusal
-
-METADATA = sa.MetaData()
-
-IMAGES = sa.Table(
-    "images",
-    METADATA,
-    sa.Column("digest", sa.String(64), primary_key=True, comment="SHA-256 of the stored bytes, hexadecimal"),
-    sa.Column("format", sa.String(8), nullable=False),
-    sa.Column("width", sa.Integer, nullable=False),
-    sa.Column("height", sa.Integer, nullable=False),
-    sa.Column("source", sa.Text, nullable=False, comment="where it came from first"),
-)
-
-LABELS = sa.Table(
-    "labels",
-    METADATA,
-    sa.Column("digest", sa.ForeignKey("images.digest"), primary_key=True),
-    sa.Column("revision", sa.Integer, primary_key=True, comment="1, 2, …; the highest counts"),
-    sa.Column("image_id", sa.String(128), nullable=False),
-    sa.Column("lesion_id", sa.String(128), nullable=False, index=True),
-    sa.Column("diagnosis", sa.String(32), nullable=False),
-    sa.Column("age", sa.Float, comment="years; null where not recorded"),
-    sa.Column("sex", sa.String(8), nullable=False),
-    sa.Column("localization", sa.Text, nullable=False),
-    sa.Column("confirmation", sa.Text, nullable=False),
-    sa.Column("clinic", sa.Text, nullable=False),
-)
-
-REFUSALS = sa.Table(
-    "refusals",
-    METADATA,
-    sa.Column("source", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("reason", sa.Text, nullable=False, index=True),
-    sa.Column("detail", sa.Text, nullable=False),
-)
 
 SYNTHETIC = "synthetic:%"
 """What the names of synthetic sources are like, in SQL."""
@@ -65,18 +29,12 @@ class Catalogue:
     """What the installation knows of its images. SQLite or PostgreSQL, by URL; every write may be repeated."""
 
     def __init__(self, url: str) -> None:
-        parsed = sa.make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        # Thirty seconds: two ingests at once take turns at SQLite's one writer instead of failing.
-        options = {"connect_args": {"timeout": 30}} if parsed.get_backend_name() == "sqlite" else {}
-        self.engine = sa.create_engine(parsed, **options)
-        self._make_tables()
+        self.engine = open_database(url)
 
     def take(self, source: str, arrivals: Sequence[Arrival]) -> dict[str, str]:
         """Writes a batch and says what each image was: digest to `accepted`, `known` or `corrected` (its labels had changed)."""
         outcome: dict[str, str] = {}
-        with self.engine.begin() as connection:
+        with writing(self.engine) as connection:
             current = self._current(connection, [arrival.record.digest for arrival in arrivals])
             for arrival in arrivals:
                 record = arrival.record
@@ -93,7 +51,7 @@ class Catalogue:
 
     def refuse(self, source: str, refusals: Sequence[Refusal]) -> None:
         """Keeps refusals; one record of a source has one, the latest."""
-        with self.engine.begin() as connection:
+        with writing(self.engine) as connection:
             for refusal in refusals:
                 row = {"source": source, **asdict(refusal)}
                 self._upsert(connection, REFUSALS, {name: _legible(text) for name, text in row.items()})
@@ -102,17 +60,17 @@ class Catalogue:
         """Forgets a source's refusals except those of the records named: at an ingest's end, the rest has been mended."""
         kept = {_legible(name) for name in but}
         ours = REFUSALS.c.source == _legible(source)
-        with self.engine.begin() as connection:
+        with writing(self.engine) as connection:
             names = connection.scalars(sa.select(REFUSALS.c.name).where(ours)).all()
             mended = [{"mended": name} for name in names if name not in kept]
             if mended:
                 connection.execute(sa.delete(REFUSALS).where(ours, REFUSALS.c.name == sa.bindparam("mended")), mended)
 
-    def refusals(self) -> Iterator[tuple[str, Refusal]]:
+    def refusals(self) -> list[tuple[str, Refusal]]:
         """Every kept refusal with its source."""
         with self.engine.connect() as connection:
-            for row in connection.execute(sa.select(REFUSALS).order_by(REFUSALS.c.source, REFUSALS.c.name)):
-                yield row.source, Refusal(row.name, row.reason, row.detail)
+            rows = connection.execute(sa.select(REFUSALS).order_by(REFUSALS.c.source, REFUSALS.c.name))
+            return [(row.source, Refusal(row.name, row.reason, row.detail)) for row in rows]
 
     def records(self) -> list[Record]:
         """Every image with its current labels, in the order of the digests.
@@ -137,15 +95,6 @@ class Catalogue:
     def _current(self, connection: sa.Connection, digests: Sequence[str]) -> dict[str, tuple[Labels | None, int]]:
         rows = connection.execute(_latest().where(LABELS.c.digest.in_(digests)))
         return {row.digest: (_record(row).labels, row.revision) for row in rows}
-
-    def _make_tables(self) -> None:
-        # Not `create_all`: it looks first and makes then, and of two processes that look at once one would fail.
-        # PostgreSQL lets the loser fail even so, after the winner has made them all.
-        with suppress(sa.exc.IntegrityError), self.engine.begin() as connection:
-            for table in METADATA.sorted_tables:
-                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
-                for index in table.indexes:
-                    connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
     def _upsert(self, connection: sa.Connection, table: sa.Table, row: dict[str, object]) -> None:
         dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
