@@ -1,20 +1,35 @@
 """The catalogue: every image once, its labels in revisions, every refusal with its reason; and snapshots frozen from it."""
 
-from collections.abc import Collection, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from dermanet.errors import BadInput
 from dermanet.imagefile import Header
 from dermanet.intake.database import open_database, writing
 from dermanet.intake.schema import IMAGES, LABELS, REFUSALS
-from dermanet.records import Labels, Record, Refusal
+from dermanet.records import Labels, Record, Refusal, Row, refusal_id
 
 SYNTHETIC = "synthetic:%"
 """What the names of synthetic sources are like, in SQL."""
 
 LABEL_FIELDS = ("lesion_id", "diagnosis", "age", "sex", "localization", "confirmation", "clinic")
+
+
+CELL = 4000
+"""Characters of one cell that a refusal keeps: a label is a few, and a broken cell may hold half a file."""
+
+Discard = Callable[[str, str], None]
+"""Removes a refusal's file from quarantine, by the refusal's id and the file's digest. Called before the refusal is gone from the
+catalogue: killed in between, the same call finds it again."""
+
+
+def keep_all(refusal: str, file: str) -> None:
+    """Discards nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +38,7 @@ class Arrival:
 
     record: Record
     header: Header
+    row: Row | None = None
 
 
 class Catalogue:
@@ -42,35 +58,81 @@ class Catalogue:
                 if before == record.labels:
                     outcome.setdefault(record.digest, "known")
                     continue
-                if revision == 0:
-                    self._upsert(connection, IMAGES, _image_row(arrival, source))
-                self._upsert(connection, LABELS, {**record.as_row(), "revision": revision + 1})
+                self._add(connection, source, arrival, revision + 1)
                 current[record.digest] = (record.labels, revision + 1)
                 outcome.setdefault(record.digest, "corrected" if revision else "accepted")
         return outcome
 
-    def refuse(self, source: str, refusals: Sequence[Refusal]) -> None:
-        """Keeps refusals; one record of a source has one, the latest."""
+    def refuse(self, source: str, refusals: Sequence[Refusal], discard: Discard = keep_all) -> None:
+        """Keeps refusals; one record of a source has one, the latest. A file that it no longer has is discarded."""
         with writing(self.engine) as connection:
             for refusal in refusals:
-                row = {"source": source, **asdict(refusal)}
-                self._upsert(connection, REFUSALS, {name: _legible(text) for name, text in row.items()})
+                row = _refusal_row(source, refusal)
+                before = connection.execute(sa.select(REFUSALS.c.file).where(_primary(row))).scalar()
+                if before and before != refusal.file:
+                    discard(str(row["id"]), before)
+                self._upsert(connection, REFUSALS, row)
 
-    def forget_refusals(self, source: str, but: Collection[str]) -> None:
+    def forget_refusals(self, source: str, but: Collection[str], discard: Discard = keep_all) -> None:
         """Forgets a source's refusals except those of the records named: at an ingest's end, the rest has been mended."""
         kept = {_legible(name) for name in but}
         ours = REFUSALS.c.source == _legible(source)
         with writing(self.engine) as connection:
-            names = connection.scalars(sa.select(REFUSALS.c.name).where(ours)).all()
-            mended = [{"mended": name} for name in names if name not in kept]
+            held = connection.execute(sa.select(REFUSALS).where(ours)).all()
+            mended = [row for row in held if row.name not in kept]
+            for row in mended:
+                if row.file:
+                    discard(row.id, row.file)
             if mended:
-                connection.execute(sa.delete(REFUSALS).where(ours, REFUSALS.c.name == sa.bindparam("mended")), mended)
+                which = sa.delete(REFUSALS).where(ours, REFUSALS.c.name == sa.bindparam("mended"))
+                connection.execute(which, [{"mended": row.name} for row in mended])
 
     def refusals(self) -> list[tuple[str, Refusal]]:
-        """Every kept refusal with its source."""
+        """Every refusal in quarantine with its source."""
+        query = sa.select(REFUSALS).where(REFUSALS.c.ruling == "").order_by(REFUSALS.c.source, REFUSALS.c.name)
         with self.engine.connect() as connection:
-            rows = connection.execute(sa.select(REFUSALS).order_by(REFUSALS.c.source, REFUSALS.c.name))
-            return [(row.source, Refusal(row.name, row.reason, row.detail)) for row in rows]
+            return [(row.source, _refusal(row)) for row in connection.execute(query)]
+
+    def refusal(self, refusal: str) -> tuple[str, Refusal]:
+        """A refusal by its id, with its source, whatever was decided about it. Raises BadInput where there is none."""
+        with self.engine.connect() as connection:
+            row = connection.execute(sa.select(REFUSALS).where(REFUSALS.c.id == refusal)).first()
+        if row is None:
+            raise BadInput(f"no record {refusal!r} in quarantine; `dermanet quarantine list` shows their ids")
+        return row.source, _refusal(row)
+
+    def rulings(self, source: str) -> dict[str, tuple[str, str]]:
+        """What was decided about a source's refusals: id to ruling and the fingerprint of what was ruled on."""
+        query = sa.select(REFUSALS).where(REFUSALS.c.source == _legible(source), REFUSALS.c.ruling != "")
+        with self.engine.connect() as connection:
+            return {row.id: (row.ruling, row.fingerprint) for row in connection.execute(query)}
+
+    def drop(self, refusal: str, discard: Discard) -> None:
+        """Removes a refusal's row and file; what is left says that this very record is not to be kept again."""
+        with writing(self.engine) as connection:
+            ours = REFUSALS.c.id == refusal
+            file = connection.execute(sa.select(REFUSALS.c.file).where(ours)).scalar()
+            empty = {"ruling": "dropped", "record": None, "lesion_id": "", "file": None, "detail": ""}
+            connection.execute(sa.update(REFUSALS).where(ours).values(**empty))
+            if file:
+                discard(refusal, file)
+
+    def release(self, refusal: str, source: str, arrival: Arrival) -> None:
+        """Takes a refused record in. Raises BadInput where its image is in the catalogue already."""
+        with writing(self.engine) as connection:
+            held = connection.execute(_latest().where(LABELS.c.digest == arrival.record.digest)).first()
+            if held is not None:
+                raise BadInput(
+                    f"its image is in the catalogue already, as {held.image_id}; drop this one, or correct that one in its source"
+                )
+            self._add(connection, source, arrival, 1)
+            connection.execute(sa.update(REFUSALS).where(REFUSALS.c.id == refusal).values(ruling="released"))
+
+    def emptied(self, refusal: str) -> None:
+        """Notes that a released record's file has left quarantine."""
+        with writing(self.engine) as connection:
+            empty = {"record": None, "lesion_id": "", "file": None, "detail": ""}
+            connection.execute(sa.update(REFUSALS).where(REFUSALS.c.id == refusal).values(**empty))
 
     def records(self) -> list[Record]:
         """Every image with its current labels, in the order of the digests.
@@ -96,6 +158,11 @@ class Catalogue:
         rows = connection.execute(_latest().where(LABELS.c.digest.in_(digests)))
         return {row.digest: (_record(row).labels, row.revision) for row in rows}
 
+    def _add(self, connection: sa.Connection, source: str, arrival: Arrival, revision: int) -> None:
+        if revision == 1:
+            self._upsert(connection, IMAGES, _image_row(arrival, source))
+        self._upsert(connection, LABELS, {**arrival.record.as_row(), "revision": revision})
+
     def _upsert(self, connection: sa.Connection, table: sa.Table, row: dict[str, object]) -> None:
         dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
         statement = dialect.insert(table).values(row)
@@ -106,6 +173,35 @@ class Catalogue:
 def _legible(text: str) -> str:
     """Text that any database takes: a file's name may hold bytes that are no text, and a broken cell half a file."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:400])
+
+
+def fingerprint(refusal: Refusal) -> str:
+    """What a ruling is about: the row's text and the file's bytes. Either changed, the record is judged anew."""
+    return hashlib.sha256(f"{_written(refusal.row)}\n{refusal.file}".encode()).hexdigest()
+
+
+def _written(row: Row | None) -> str | None:
+    """A row as JSON; plain ASCII, because a cell may hold what is no text."""
+    return json.dumps({name: value and value[:CELL] for name, value in asdict(row).items()}) if row else None
+
+
+def _primary(row: Mapping[str, object]) -> sa.ColumnElement[bool]:
+    return sa.and_(REFUSALS.c.source == row["source"], REFUSALS.c.name == row["name"])
+
+
+def _refusal_row(source: str, refusal: Refusal) -> dict[str, object]:
+    texts = {"source": source, "name": refusal.name, "reason": refusal.reason, "detail": refusal.detail}
+    return {
+        **{name: _legible(text) for name, text in texts.items()},
+        "id": refusal_id(source, refusal.name), "record": _written(refusal.row), "file": refusal.file,
+        "lesion_id": _legible(refusal.row.lesion_id) if refusal.row else "",
+        "ruling": refusal.ruling, "fingerprint": fingerprint(refusal),
+    }  # fmt: skip
+
+
+def _refusal(row: sa.Row[tuple[object, ...]]) -> Refusal:
+    written = Row(**json.loads(row.record)) if row.record else None
+    return Refusal(row.name, row.reason, row.detail, written, row.file, row.ruling)
 
 
 def _image_row(arrival: Arrival, source: str) -> dict[str, object]:

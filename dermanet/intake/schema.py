@@ -36,4 +36,10 @@ REFUSALS = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("reason", sa.Text, nullable=False, index=True),
     sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("id", sa.String(12), nullable=False, index=True),
+    sa.Column("record", sa.Text, comment="the row as its source wrote it, JSON; null where there is none"),
+    sa.Column("lesion_id", sa.Text, nullable=False, index=True, comment="as the row says it, or empty"),
+    sa.Column("file", sa.String(64), comment="SHA-256 of the file that quarantine keeps; null where it keeps none"),
+    sa.Column("ruling", sa.String(8), nullable=False, comment="empty while in quarantine, else released or dropped"),
+    sa.Column("fingerprint", sa.String(64), nullable=False, comment="of the row and the file that were ruled on"),
 )
