@@ -94,10 +94,13 @@ def release_quarantine(
     cells: Annotated[
         list[str] | None, typer.Option("--set", help="COLUMN=VALUE: a cell of the row to be set anew; may be repeated.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Insist: the image is sharp enough, or the lesion's labels do differ.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Take a record in after all, corrected, if it then passes the screening."""
-    _print(stages.release_quarantined(refusal, _cells(cells or [])), as_json)
+    _print(stages.release_quarantined(refusal, _cells(cells or []), force), as_json)
 
 
 @quarantine.command("drop")

@@ -1,5 +1,6 @@
 """Ingest: bad records are refused with their reasons and the good go on; killed, repeated or doubled, the end is the same."""
 
+import hashlib
 import os
 import random
 import subprocess
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 
 from dermanet import taxonomy
 from dermanet.errors import BadInput
+from dermanet.imagefile import Header
 from dermanet.intake import ingest as room
 from dermanet.intake import snapshots
 from dermanet.intake.catalogue import Catalogue
@@ -93,6 +95,7 @@ def mixed(ham10000: Callable[..., Path]) -> Path:
     """Twenty rows of which five are good, and a file without a row."""
     files = {f"{name}.jpg": data for name, (data, _) in BAD_FILES.items()}
     rows = {int(name[-7:]): changes for name, (changes, _) in BAD_ROWS.items()}
+    rows |= {17: {"dx": samples.CODES[0]}}
     folder = ham10000(
         COUNT, rows=rows, files=files, extra=[samples.ham10000_row(9), samples.ham10000_row(9, sex="male")]
     )
@@ -255,10 +258,98 @@ def test_of_files_that_are_the_same_the_first_row_s_is_taken_in(
     here: Installation, ham10000: Callable[..., Path]
 ) -> None:
     same = samples.jpeg(3)
-    here.ingest(ham10000(40, files={f"ISIC_{number:07d}.jpg": same for number in range(5, 40, 7)}))
+    here.ingest(ham10000(40, files={f"ISIC_{number:07d}.jpg": same for number in range(10, 40, 7)}))
     assert {name: here.refused()[name] for name in here.refused()} == {
-        f"ISIC_{number:07d}": "duplicate bytes" for number in range(5, 40, 7)
+        f"ISIC_{number:07d}": "duplicate bytes" for number in range(10, 40, 7)
     }
+
+
+def test_the_same_image_with_another_diagnosis_is_a_conflict(here: Installation, ham10000: Callable[..., Path]) -> None:
+    outcome = here.ingest(ham10000(6, files={"ISIC_0000004.jpg": samples.jpeg(0)}))
+    assert (outcome.accepted, outcome.quarantined) == (5, Counter({"label conflict": 1}))
+    assert here.refused() == {"ISIC_0000004": "label conflict"}
+
+
+def lesion_of(number: int, **more: str) -> dict[str, str]:
+    return {"lesion_id": f"HAM_{number:07d}", "dx": "nv", "age": "40", "sex": "male", **more}
+
+
+@pytest.mark.parametrize("other", [{"dx": "mel"}, {"age": "45"}, {"sex": "female"}])
+def test_rows_of_one_lesion_that_disagree_are_all_refused(
+    here: Installation, ham10000: Callable[..., Path], other: dict[str, str]
+) -> None:
+    rows = {1: lesion_of(1), 2: lesion_of(1, age="", sex="unknown"), 3: lesion_of(1, **other)}
+    outcome = here.ingest(ham10000(6, rows=rows))
+    assert (outcome.accepted, outcome.quarantined) == (3, Counter({"label conflict": 3}))
+    assert here.ingest(ham10000(6, rows={**rows, 3: lesion_of(1)})).accepted == 3
+
+
+def test_what_is_missing_disagrees_with_nothing(here: Installation, ham10000: Callable[..., Path]) -> None:
+    rows = {1: lesion_of(1, age=""), 2: lesion_of(1, sex=""), 3: lesion_of(1, age="nan", sex="unknown")}
+    assert here.ingest(ham10000(6, rows=rows)).accepted == 6
+
+
+def test_a_corrected_lesion_of_two_images_is_a_correction_and_no_conflict(
+    here: Installation, ham10000: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "BATCH", 1)
+    here.ingest(ham10000(6, rows={1: lesion_of(1), 4: lesion_of(1)}))
+    outcome = here.ingest(ham10000(6, rows={1: lesion_of(1, dx="mel"), 4: lesion_of(1, dx="mel")}))
+    assert (outcome.corrected, outcome.quarantined) == (2, Counter())
+    only_one = here.ingest(ham10000(6, rows={1: lesion_of(1, dx="mel"), 4: lesion_of(1)}))
+    assert (only_one.corrected, only_one.quarantined) == (0, Counter({"label conflict": 2}))
+    assert {r.labels.diagnosis for r in here.catalogue.records() if r.labels.lesion_id == "HAM_0000001"} == {"mel"}
+
+
+def test_another_source_contradicts_agrees_or_adds(here: Installation, tmp_path: Path) -> None:
+    here.ingest(samples.ham10000(tmp_path / "first", 3, rows={1: lesion_of(1), 2: lesion_of(2)}))
+    before = here.catalogue.records()
+    names = {
+        "ISIC_0000000.jpg": samples.jpeg(0),
+        "ISIC_0000001.jpg": samples.jpeg(1),
+        "ISIC_0000002.jpg": samples.jpeg(50),
+    }
+    rows = {0: {"sex": "unknown", "localization": "foot"}, 1: lesion_of(1, dx="mel"), 2: lesion_of(2, age="50")}
+    second = samples.ham10000(tmp_path / "second", 3, rows=rows, files=names)
+    outcome = here.ingest(second)
+    assert (outcome.known, outcome.corrected, outcome.quarantined) == (1, 0, Counter({"label conflict": 2}))
+    assert here.catalogue.records() == before
+    details = {refusal.name: refusal.detail for _, refusal in here.catalogue.refusals()}
+    assert "diagnosis nv and mel" in details["ISIC_0000001"] and "age 40 and 50" in details["ISIC_0000002"]
+    assert str(tmp_path / "first") in details["ISIC_0000002"]
+
+
+def test_an_image_that_another_source_gives_another_lesion_is_a_conflict(here: Installation, tmp_path: Path) -> None:
+    here.ingest(samples.ham10000(tmp_path / "first", 1))
+    outcome = here.ingest(samples.ham10000(tmp_path / "second", 1, rows={0: {"lesion_id": "OTHER"}}))
+    assert outcome.quarantined == {"label conflict": 1}
+
+
+def test_worlds_of_synthetic_images_do_not_contradict_one_another(here: Installation) -> None:
+    for seed in (3, 4):
+        source = open_source(f"synthetic:lesions=12,seed={seed},size=64x64")
+        assert not ingest(source, here.catalogue, here.objects, taxonomy.load()).quarantined
+
+
+def test_an_image_is_stored_without_its_metadata_and_its_original_is_known(
+    here: Installation, ham10000: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = samples.jpeg(1)
+    marked = plain[:2] + b"\xff\xe1\x00\x11Exif\0\0Anna Must" + plain[2:]
+    folder = ham10000(2, files={"ISIC_0000001.jpg": marked})
+    assert here.ingest(folder).accepted == 2
+    found = {record.image_id: record.digest for record in here.catalogue.records()}["ISIC_0000001"]
+    assert here.objects.read(object_name(found)) == plain and found == hashlib.sha256(plain).hexdigest()
+    assert here.catalogue.known(hashlib.sha256(marked).hexdigest()) == (found, Header("jpeg", 64, 48))
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "check_image", lambda *args: pytest.fail("it is not decoded again"))
+        assert here.ingest(folder).known == 2
+    twins = {"ISIC_0000001.jpg": marked, "ISIC_0000002.jpg": plain}
+    outcome = here.ingest(ham10000(3, rows={2: {"dx": "bcc"}}, files=twins))
+    assert (outcome.known, outcome.quarantined) == (2, Counter({"duplicate bytes": 1}))
+    here.objects.remove(object_name(found))
+    here.ingest(folder)
+    assert here.objects.read(object_name(found)) == plain
 
 
 def test_progress_is_told_batch_by_batch(
@@ -271,7 +362,7 @@ def test_progress_is_told_batch_by_batch(
     assert told == [4, 8, 10]
 
 
-def test_rows_are_not_read_far_ahead_of_what_is_written(here: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_not_read_far_ahead_of_what_is_written(here: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "BATCH", 4)
     drawn: list[int] = []
 
@@ -280,10 +371,10 @@ def test_rows_are_not_read_far_ahead_of_what_is_written(here: Installation, monk
 
         def rows(self) -> Iterator[Row | Refusal]:
             for number in range(1000):
-                drawn.append(number)
                 yield Row(f"I{number}", f"L{number}", "50", "male", "nv", image=str(number))
 
         def read(self, image: str) -> bytes:
+            drawn.append(int(image))
             return samples.jpeg(int(image))
 
     class Enough(Exception):

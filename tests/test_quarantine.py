@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import samples
 
@@ -35,8 +36,9 @@ class Clinic:
     def held(self, number: int) -> Refusal:
         return self.catalogue.refusal(self.id(f"ISIC_{number:07d}"))[1]
 
-    def release(self, number: int, **cells: str) -> Record | None:
-        return release(self.id(f"ISIC_{number:07d}"), cells, self.catalogue, self.objects, taxonomy.load())
+    def release(self, number: int, force: bool = False, **cells: str) -> Record | None:
+        refusal = self.id(f"ISIC_{number:07d}")
+        return release(refusal, cells, self.catalogue, self.objects, taxonomy.load(), force)
 
     def drop(self, number: int) -> None:
         quarantine.drop(self.id(f"ISIC_{number:07d}"), self.catalogue, self.objects)
@@ -184,3 +186,33 @@ def test_a_file_that_is_too_large_is_not_kept(clinic: Clinic, monkeypatch: pytes
     monkeypatch.setattr(room, "MOST_BYTES", 100)
     clinic.ingest(rows=BAD)
     assert clinic.kept() == set() and len(clinic.catalogue.refusals()) == 2
+
+
+def test_a_blurred_image_is_released_by_insisting_and_stays_released(clinic: Clinic) -> None:
+    files = {"ISIC_0000001.jpg": samples.png(np.full((60, 80, 3), 120, np.uint8))}
+    assert clinic.ingest(files=files).quarantined == {"blank": 1}
+    with pytest.raises(BadInput, match="--force insists"):
+        clinic.release(1)
+    assert clinic.release(1, force=True)
+    assert (clinic.ingest(files=files).known, clinic.catalogue.refusals(), clinic.kept()) == (6, [], set())
+
+
+def test_a_conflict_is_released_by_insisting_or_by_mending(clinic: Clinic) -> None:
+    rows = {1: {"lesion_id": "L", "dx": "nv", "age": ""}, 2: {"lesion_id": "L", "dx": "mel", "age": ""}}
+    rows = {number: row | {"sex": ""} for number, row in rows.items()}
+    assert clinic.ingest(rows=rows).quarantined == {"label conflict": 2}
+    assert clinic.release(1, dx="mel")
+    assert clinic.release(2)
+    assert clinic.ingest(rows=rows).known == 6
+    assert clinic.ingest(rows=rows | {3: {"lesion_id": "L", "dx": "bcc"}}).known >= 5
+
+
+def test_a_conflict_with_what_is_catalogued_needs_insisting(clinic: Clinic) -> None:
+    rows = {1: {"lesion_id": "L", "dx": "nv", "age": "40"}, 2: {"lesion_id": "L", "dx": "nv", "age": "45"}}
+    rows = {number: row | {"sex": ""} for number, row in rows.items()}
+    clinic.ingest(rows=rows)
+    clinic.release(1)
+    with pytest.raises(BadInput, match="age 40 and 45"):
+        clinic.release(2)
+    assert clinic.release(2, force=True) and clinic.kept() == set()
+    assert clinic.ingest(rows=rows).known == 6

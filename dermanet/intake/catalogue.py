@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
@@ -10,8 +10,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from dermanet.errors import BadInput
 from dermanet.imagefile import Header
+from dermanet.intake.conflicts import REASON as CONFLICT
+from dermanet.intake.conflicts import disagreement
 from dermanet.intake.database import open_database, writing
-from dermanet.intake.schema import IMAGES, LABELS, REFUSALS
+from dermanet.intake.schema import IMAGES, LABELS, ORIGINALS, REFUSALS
 from dermanet.records import Labels, Record, Refusal, Row, refusal_id
 
 SYNTHETIC = "synthetic:%"
@@ -39,6 +41,17 @@ class Arrival:
     record: Record
     header: Header
     row: Row | None = None
+    original: str = ""
+    """SHA-256 of the file as it came; empty where the catalogue has it already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One image as the catalogue has it: its current labels, the source that they belong to, and how often they were set."""
+
+    record: Record
+    source: str
+    revision: int
 
 
 class Catalogue:
@@ -47,21 +60,22 @@ class Catalogue:
     def __init__(self, url: str) -> None:
         self.engine = open_database(url)
 
-    def take(self, source: str, arrivals: Sequence[Arrival]) -> dict[str, str]:
-        """Writes a batch and says what each image was: digest to `accepted`, `known` or `corrected` (its labels had changed)."""
-        outcome: dict[str, str] = {}
+    def take(self, source: str, arrivals: Sequence[Arrival], stated: Collection[str] = ()) -> list[str | Refusal]:
+        """Writes a batch and says what each image was: `accepted`, `known`, `corrected` (its labels had changed), or a label conflict.
+
+        `stated`: the names of all images of this ingest. What the catalogue says of them is about to be replaced, and contradicts
+        nothing.
+        """
         with writing(self.engine) as connection:
-            current = self._current(connection, [arrival.record.digest for arrival in arrivals])
-            for arrival in arrivals:
-                record = arrival.record
-                before, revision = current.get(record.digest, (None, 0))
-                if before == record.labels:
-                    outcome.setdefault(record.digest, "known")
-                    continue
-                self._add(connection, source, arrival, revision + 1)
-                current[record.digest] = (record.labels, revision + 1)
-                outcome.setdefault(record.digest, "corrected" if revision else "accepted")
-        return outcome
+            held = self._held(connection, arrivals)
+            return [self._take_one(connection, source, arrival, held, stated) for arrival in arrivals]
+
+    def known(self, original: str) -> tuple[str, Header] | None:
+        """The digest and the header of the image that came as the file `original`, if it is here; called from several threads."""
+        query = sa.select(IMAGES).join(ORIGINALS, ORIGINALS.c.digest == IMAGES.c.digest)
+        with self.engine.connect() as connection:
+            row = connection.execute(query.where(ORIGINALS.c.original == original)).first()
+        return (row.digest, Header(row.format, row.width, row.height)) if row else None
 
     def refuse(self, source: str, refusals: Sequence[Refusal], discard: Discard = keep_all) -> None:
         """Keeps refusals; one record of a source has one, the latest. A file that it no longer has is discarded."""
@@ -117,15 +131,21 @@ class Catalogue:
             if file:
                 discard(refusal, file)
 
-    def release(self, refusal: str, source: str, arrival: Arrival) -> None:
-        """Takes a refused record in. Raises BadInput where its image is in the catalogue already."""
+    def release(self, refusal: str, source: str, arrival: Arrival, force: bool = False) -> None:
+        """Takes a refused record in; by `force` against what else is said of its lesion. Raises BadInput where that cannot be."""
         with writing(self.engine) as connection:
-            held = connection.execute(_latest().where(LABELS.c.digest == arrival.record.digest)).first()
-            if held is not None:
+            held = self._held(connection, [arrival])
+            before = held.get(arrival.record.digest)
+            if before:
                 raise BadInput(
-                    f"its image is in the catalogue already, as {held.image_id}; drop this one, or correct that one in its source"
+                    f"its image is in the catalogue already, as {before.record.image_id}; "
+                    "drop this one, or correct that one in its source"
                 )
-            self._add(connection, source, arrival, 1)
+            taken = self._take_one(connection, source, arrival, {} if force else held, ())
+            if isinstance(taken, Refusal):
+                raise BadInput(
+                    f"it is refused again, {taken.reason}: {taken.detail}; --set corrects it, --force insists"
+                )
             connection.execute(sa.update(REFUSALS).where(REFUSALS.c.id == refusal).values(ruling="released"))
 
     def emptied(self, refusal: str) -> None:
@@ -154,9 +174,38 @@ class Catalogue:
                 is not None
             )
 
-    def _current(self, connection: sa.Connection, digests: Sequence[str]) -> dict[str, tuple[Labels | None, int]]:
-        rows = connection.execute(_latest().where(LABELS.c.digest.in_(digests)))
-        return {row.digest: (_record(row).labels, row.revision) for row in rows}
+    def _take_one(
+        self, connection: sa.Connection, source: str, arrival: Arrival, held: dict[str, Held], stated: Collection[str]
+    ) -> str | Refusal:
+        record = arrival.record
+        before = held.get(record.digest)
+        if before and before.source != source:
+            against = before if _differs(before.record.labels, record.labels) else None
+        elif before and before.record.labels == record.labels:
+            against = None
+        else:
+            against = _contradicted(source, record, held.values(), stated)
+        if against:
+            return _conflict(arrival, against)
+        word = "known"
+        if before is None or (before.source == source and before.record.labels != record.labels):
+            revision = before.revision + 1 if before else 1
+            self._add(connection, source, arrival, revision)
+            held[record.digest] = Held(record, source, revision)
+            word = "corrected" if before else "accepted"
+        if arrival.original:
+            self._upsert(connection, ORIGINALS, {"original": arrival.original, "digest": record.digest})
+        return word
+
+    def _held(self, connection: sa.Connection, arrivals: Sequence[Arrival]) -> dict[str, Held]:
+        """What the catalogue says of the arrivals' images and of all images of their lesions, by digest."""
+        digests = [arrival.record.digest for arrival in arrivals]
+        lesions = [arrival.record.labels.lesion_id for arrival in arrivals]
+        touched = sa.select(LABELS.c.digest).where(
+            sa.or_(LABELS.c.digest.in_(digests), LABELS.c.lesion_id.in_(lesions))
+        )
+        query = _latest(touched).join(IMAGES, IMAGES.c.digest == LABELS.c.digest).add_columns(IMAGES.c.source)
+        return {row.digest: Held(_record(row), row.source, row.revision) for row in connection.execute(query)}
 
     def _add(self, connection: sa.Connection, source: str, arrival: Arrival, revision: int) -> None:
         if revision == 1:
@@ -173,6 +222,35 @@ class Catalogue:
 def _legible(text: str) -> str:
     """Text that any database takes: a file's name may hold bytes that are no text, and a broken cell half a file."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:400])
+
+
+def _differs(one: Labels, other: Labels) -> bool:
+    return one.lesion_id != other.lesion_id or bool(disagreement(one, other))
+
+
+def _contradicted(source: str, record: Record, held: Iterable[Held], stated: Collection[str]) -> Held | None:
+    """An image of the record's lesion, and of which this ingest says nothing itself, whose labels disagree with the record's."""
+    for other in held:
+        ours = other.source == source
+        if other.record.digest == record.digest or (ours and other.record.image_id in stated):
+            continue
+        # Each synthetic source is a world of its own: lesion 1 of one seed is not lesion 1 of another.
+        if not ours and any(name.startswith(SYNTHETIC[:-1]) for name in (source, other.source)):
+            continue
+        labels = other.record.labels
+        if labels.lesion_id == record.labels.lesion_id and disagreement(labels, record.labels):
+            return other
+    return None
+
+
+def _conflict(arrival: Arrival, against: Held) -> Refusal:
+    labels, other = arrival.record.labels, against.record.labels
+    said = disagreement(other, labels) or f"lesion {other.lesion_id} and {labels.lesion_id}"
+    what = "this image" if against.record.digest == arrival.record.digest else f"lesion {labels.lesion_id}"
+    detail = (
+        f"of {what}, {against.record.image_id} of {against.source} and this record say {said}; find out which is right"
+    )
+    return Refusal(arrival.record.image_id, CONFLICT, detail, arrival.row)
 
 
 def fingerprint(refusal: Refusal) -> str:
@@ -208,9 +286,12 @@ def _image_row(arrival: Arrival, source: str) -> dict[str, object]:
     return {"digest": arrival.record.digest, "source": source, **asdict(arrival.header)}
 
 
-def _latest() -> sa.Select[tuple[object, ...]]:
+def _latest(among: sa.Select[tuple[str]] | None = None) -> sa.Select[tuple[object, ...]]:
+    """The labels that count, of every image or of those whose digests `among` selects."""
+    chosen = sa.true() if among is None else LABELS.c.digest.in_(among)
     highest = (
         sa.select(LABELS.c.digest, sa.func.max(LABELS.c.revision).label("revision"))
+        .where(chosen)
         .group_by(LABELS.c.digest)
         .subquery()
     )

@@ -13,6 +13,9 @@ from dermanet.errors import BadInput
 from dermanet.imagefile import MOST_BYTES
 from dermanet.intake import quarantine
 from dermanet.intake.catalogue import Arrival, Catalogue, fingerprint
+from dermanet.intake.conflicts import REASON as CONFLICT
+from dermanet.intake.conflicts import statement
+from dermanet.intake.metadata import strip
 from dermanet.intake.screening import check_image, check_labels
 from dermanet.intake.sources import Source
 from dermanet.records import Labels, Record, Refusal, Row, refusal_id
@@ -44,11 +47,13 @@ def object_name(digest: str) -> str:
 
 
 def store(arrival: Arrival, data: bytes, objects: Place) -> Arrival:
-    """The arrival with its image in the object store, under the digest of its bytes."""
-    digest = hashlib.sha256(data).hexdigest()
+    """The arrival with its image in the object store: without metadata, under the digest of what is stored."""
+    bare = strip(data, arrival.header.format)
+    digest = hashlib.sha256(bare).hexdigest()
     if not objects.exists(object_name(digest)):
-        objects.write(object_name(digest), data)
-    return replace(arrival, record=replace(arrival.record, digest=digest))
+        objects.write(object_name(digest), bare)
+    original = hashlib.sha256(data).hexdigest()
+    return replace(arrival, record=replace(arrival.record, digest=digest), original=original)
 
 
 def ingest(
@@ -63,15 +68,18 @@ def ingest(
     Raises BadInput where the source as a whole is wrong; a wrong record is refused, kept with its reason, and the rest goes on.
     """
     outcome = Outcome()
-    screen = _Screening(source, objects, taxonomy, catalogue.rulings(source.name))
+    screen = _Screening(source, objects, taxonomy, catalogue)
     discard = partial(quarantine.discard, objects)
     refused: set[str] = set()
     for batch in _batches(_ahead(screen, source.rows()), BATCH):
         checked = [screen.once(item) for item in batch]
         arrivals = [item for item in checked if isinstance(item, Arrival)]
         refusals = [item for item in checked if isinstance(item, Refusal)]
-        for word in catalogue.take(source.name, arrivals).values():
-            setattr(outcome, word, getattr(outcome, word) + 1)
+        for word in catalogue.take(source.name, arrivals, screen.stated.images):
+            if isinstance(word, Refusal):
+                refusals.append(screen.keep(word))
+            else:
+                setattr(outcome, word, getattr(outcome, word) + 1)
         catalogue.refuse(source.name, [refusal for refusal in refusals if not refusal.ruling], discard)
         refused.update(refusal.name for refusal in refusals)
         outcome.known += sum(refusal.ruling == "released" for refusal in refusals)
@@ -86,15 +94,15 @@ def ingest(
 class _Screening:
     """One row in, an arrival or a refusal out; the image is stored before its arrival is handed on."""
 
-    def __init__(
-        self, source: Source, objects: Place, taxonomy: Taxonomy, rulings: Mapping[str, tuple[str, str]]
-    ) -> None:
+    def __init__(self, source: Source, objects: Place, taxonomy: Taxonomy, catalogue: Catalogue) -> None:
         self.source = source
         self.objects = objects
         self.taxonomy = taxonomy
-        self.rulings = rulings
+        self.catalogue = catalogue
+        self.rulings = catalogue.rulings(source.name)
+        self.stated = statement(source.rows(), taxonomy)
         self.seen: Counter[str] = Counter()
-        self.first: dict[str, str] = {}
+        self.first: dict[str, Record] = {}
 
     def labels(self, row: Row) -> Labels | Refusal:
         """Checks a row's text, in the order of the rows."""
@@ -103,7 +111,7 @@ class _Screening:
         checked = replace(checked, row=row) if isinstance(checked, Refusal) else checked
         times = self.seen[row.image_id]
         if times == 1:
-            return checked
+            return checked if isinstance(checked, Refusal) else self.stated.refusal(row) or checked
         # Each row gets a name of its own, so that the catalogue keeps as many refusals as were counted.
         name = f"{row.image_id} (row {times} of this name)"
         if not row.image_id and isinstance(checked, Refusal):
@@ -115,14 +123,15 @@ class _Screening:
         if isinstance(item, Refusal):
             return item
         name = item.record.image_id
-        first = self.first.setdefault(item.record.digest, name)
-        return (
-            item
-            if first == name
-            else self.keep(
-                Refusal(name, "duplicate bytes", f"the file is the same as {first}'s; keep one of them", item.row)
-            )
-        )
+        first = self.first.setdefault(item.record.digest, item.record)
+        if first.image_id == name:
+            return item
+        codes = first.labels.diagnosis, item.record.labels.diagnosis
+        if codes[0] != codes[1]:
+            detail = f"the image is the same as {first.image_id}'s, whose diagnosis is {codes[0]} and not {codes[1]}"
+            return self.keep(Refusal(name, CONFLICT, f"{detail}; find out which is right", item.row))
+        detail = f"the image is the same as {first.image_id}'s; keep one of them"
+        return self.keep(Refusal(name, "duplicate bytes", detail, item.row))
 
     def image(self, row: Row, labels: Labels) -> Arrival | Refusal:
         """Reads, checks and stores a row's image; called from several threads."""
@@ -134,6 +143,9 @@ class _Screening:
         data = self.read(row.image)
         if isinstance(data, str):
             return self.ruled(Refusal(row.image_id, "unreadable file", data, row))
+        known = self.catalogue.known(hashlib.sha256(data).hexdigest())
+        if known and self.objects.exists(object_name(known[0])):
+            return Arrival(Record(known[0], row.image_id, labels), known[1], row)
         header = check_image(data, row.image_id)
         if isinstance(header, Refusal):
             return self.keep(replace(header, row=row), data)
@@ -188,10 +200,16 @@ def _batches(items: Iterator[Arrival | Refusal], size: int) -> Iterator[list[Arr
 
 
 def release(
-    refusal: str, changes: Mapping[str, str], catalogue: Catalogue, objects: Place, taxonomy: Taxonomy
+    refusal: str,
+    changes: Mapping[str, str],
+    catalogue: Catalogue,
+    objects: Place,
+    taxonomy: Taxonomy,
+    force: bool = False,
 ) -> Record | None:
     """Takes a record in quarantine in after all, corrected by `changes`, if it then passes; None where that was done before.
 
+    `force` insists where it is a matter of judgement: a blurred or blank image, a conflict with another record of the lesion.
     Raises BadInput where it does not pass. The same row and file of the same source are known from now on. Killed at any moment,
     it may be called again.
     """
@@ -200,10 +218,10 @@ def release(
         raise BadInput(f"{refusal} was dropped; ingest its source again once the record is mended")
     record = None
     if not held.ruling:
-        arrival = quarantine.screened(refusal, held, changes, objects, taxonomy)
+        arrival = quarantine.screened(refusal, held, changes, objects, taxonomy, force)
         data = objects.read(quarantine.file_name(refusal, str(held.file)))
         arrival = store(arrival, data, objects)
-        catalogue.release(refusal, source, arrival)
+        catalogue.release(refusal, source, arrival, force)
         record = arrival.record
     if held.file:
         quarantine.discard(objects, refusal, held.file)

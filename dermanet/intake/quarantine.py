@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from dermanet.errors import BadInput
 from dermanet.intake.catalogue import Arrival, Catalogue
-from dermanet.intake.screening import check_image, check_labels
+from dermanet.intake.screening import MATTERS_OF_JUDGEMENT, check_image, check_labels
 from dermanet.records import Record, Refusal, Row
 from dermanet.storage import Place
 from dermanet.taxonomy import Taxonomy
@@ -47,7 +47,9 @@ def corrected(row: Row, changes: Mapping[str, str]) -> Row:
     return replace(row, **{CELLS[name]: value for name, value in changes.items()})
 
 
-def screened(refusal: str, held: Refusal, changes: Mapping[str, str], objects: Place, taxonomy: Taxonomy) -> Arrival:
+def screened(
+    refusal: str, held: Refusal, changes: Mapping[str, str], objects: Place, taxonomy: Taxonomy, force: bool
+) -> Arrival:
     """A record in quarantine, corrected and screened as at an ingest; its image is not stored yet. Raises BadInput."""
     if not held.row or not held.file:
         lacking = "the row that it came with" if held.file else "its file"
@@ -58,9 +60,10 @@ def screened(refusal: str, held: Refusal, changes: Mapping[str, str], objects: P
         raise BadInput(
             f"{held.name} is refused again, {labels.reason}: {labels.detail}; --set COLUMN=VALUE corrects it"
         )
-    header = check_image(objects.read(file_name(refusal, held.file)), held.name)
+    header = check_image(objects.read(file_name(refusal, held.file)), held.name, judge=not force)
     if isinstance(header, Refusal):
-        raise BadInput(f"{held.name} is refused again, {header.reason}: {header.detail}")
+        insists = "; --force insists" if header.reason in MATTERS_OF_JUDGEMENT else ""
+        raise BadInput(f"{held.name} is refused again, {header.reason}: {header.detail}{insists}")
     return Arrival(Record("", row.image_id, labels), header, row)
 
 

@@ -14,6 +14,13 @@ IMAGES = sa.Table(
     sa.Column("source", sa.Text, nullable=False, comment="where it came from first"),
 )
 
+ORIGINALS = sa.Table(
+    "originals",
+    METADATA,
+    sa.Column("original", sa.String(64), primary_key=True, comment="SHA-256 of a file as it came"),
+    sa.Column("digest", sa.ForeignKey("images.digest"), nullable=False, index=True),
+)
+
 LABELS = sa.Table(
     "labels",
     METADATA,

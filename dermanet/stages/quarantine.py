@@ -35,14 +35,17 @@ def show_quarantined(refusal: str) -> dict[str, Any]:
     return {"id": refusal, "source": source, **_told(refusal, held)}
 
 
-def release_quarantined(refusal: str, changes: Mapping[str, str]) -> dict[str, Any]:
-    """Takes a record in after all, with cells set anew, if it then passes. Raises BadInput where it does not."""
+def release_quarantined(refusal: str, changes: Mapping[str, str], force: bool = False) -> dict[str, Any]:
+    """Takes a record in after all, with cells set anew, if it then passes. Raises BadInput where it does not.
+
+    `force` insists on a matter of judgement.
+    """
     from dermanet.intake.catalogue import Catalogue
     from dermanet.intake.ingest import release
 
     here = settings.read()
     catalogue = Catalogue(here.catalogue)
-    record = release(refusal, changes, catalogue, place(here.objects), taxonomy.load(here.taxonomy))
+    record = release(refusal, changes, catalogue, place(here.objects), taxonomy.load(here.taxonomy), force)
     return {"id": refusal, "released": True, **(record.as_row() if record else {})}
 
 
