@@ -109,6 +109,15 @@ def drop_quarantine(refusal: RefusalId, as_json: Json = False) -> None:
     _print(stages.drop_quarantined(refusal), as_json)
 
 
+@app.command(epilog="Example: dermanet forget --lesion HAM_0000118")
+def forget(
+    lesion: Annotated[str, typer.Option("--lesion", help="The lesion's id, as the label file writes it.")],
+    as_json: Json = False,
+) -> None:
+    """Remove a lesion's images for good and keep them out; prints the versions that were trained or judged with them."""
+    _print(stages.forget(lesion), as_json)
+
+
 @app.command()
 def snapshot(as_json: Json = False) -> None:
     """Freeze the catalogue as it stands and print the snapshot's id."""

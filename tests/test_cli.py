@@ -12,7 +12,7 @@ from installation import Installation, photo
 
 COMMANDS = (
     "ingest", "snapshot", "prepare", "train", "evaluate", "judge", "register", "retrain",
-    "promote", "rollback", "predict", "export", "serve", "run", "doctor", "version", "quarantine",
+    "promote", "rollback", "predict", "export", "serve", "run", "doctor", "version", "quarantine", "forget",
 )  # fmt: skip
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -13,7 +13,7 @@ from dermanet.imagefile import Header
 from dermanet.intake.conflicts import REASON as CONFLICT
 from dermanet.intake.conflicts import disagreement
 from dermanet.intake.database import open_database, writing
-from dermanet.intake.schema import IMAGES, LABELS, ORIGINALS, REFUSALS
+from dermanet.intake.schema import FORGOTTEN, IMAGES, LABELS, ORIGINALS, REFUSALS
 from dermanet.records import Labels, Record, Refusal, Row, refusal_id
 
 SYNTHETIC = "synthetic:%"
@@ -68,7 +68,54 @@ class Catalogue:
         """
         with writing(self.engine) as connection:
             held = self._held(connection, arrivals)
-            return [self._take_one(connection, source, arrival, held, stated) for arrival in arrivals]
+            gone = set(connection.scalars(sa.select(FORGOTTEN.c.digest)))
+            return [
+                forgotten(arrival.record.image_id)
+                if gone & {arrival.record.digest, arrival.original, lesion_digest(arrival.record.labels.lesion_id)}
+                else self._take_one(connection, source, arrival, held, stated)
+                for arrival in arrivals
+            ]
+
+    def forgotten(self) -> frozenset[str]:
+        """The digests of the images, files and lesion ids that were forgotten."""
+        with self.engine.connect() as connection:
+            return frozenset(connection.scalars(sa.select(FORGOTTEN.c.digest)))
+
+    def refused_files(self, lesion_id: str) -> list[tuple[str, str]]:
+        """The files in quarantine of a lesion's refused records: id of the refusal, digest of the file."""
+        query = sa.select(REFUSALS).where(REFUSALS.c.lesion_id == _legible(lesion_id), REFUSALS.c.file.is_not(None))
+        with self.engine.connect() as connection:
+            return [(row.id, row.file) for row in connection.execute(query)]
+
+    def forget(self, lesion_id: str, refused: Collection[str], discard: Discard) -> list[str] | None:
+        """Removes all that is known of a lesion but digests, and returns those of its images; None where nothing is known of it.
+
+        `refused`: digests of images of its refused records.
+        """
+        lesion = lesion_digest(lesion_id)
+        with writing(self.engine) as connection:
+            ours = connection.scalars(
+                sa.select(LABELS.c.digest).where(LABELS.c.lesion_id == lesion_id).distinct()
+            ).all()
+            files = connection.scalars(sa.select(ORIGINALS.c.original).where(ORIGINALS.c.digest.in_(ours))).all()
+            of_lesion = sa.or_(REFUSALS.c.lesion_id == _legible(lesion_id), REFUSALS.c.file.in_(files))
+            held = connection.execute(sa.select(REFUSALS).where(of_lesion)).all()
+            before = connection.execute(sa.select(FORGOTTEN).where(FORGOTTEN.c.lesion == lesion)).all()
+            if not (ours or held or before):
+                return None
+            kept = set(connection.scalars(sa.select(IMAGES.c.digest).where(IMAGES.c.digest.in_(refused)))) - set(ours)
+            images = {*ours, *(set(refused) - kept)}
+            images |= {row.digest for row in before if row.image}
+            marks = {lesion, *images, *files, *(row.file for row in held if row.file)}
+            for mark in sorted(marks):
+                self._upsert(connection, FORGOTTEN, {"digest": mark, "lesion": lesion, "image": mark in images})
+            for table in (ORIGINALS, LABELS, IMAGES):
+                connection.execute(sa.delete(table).where(table.c.digest.in_(ours)))
+            for row in held:
+                if row.file:
+                    discard(row.id, row.file)
+            connection.execute(sa.delete(REFUSALS).where(of_lesion))
+        return sorted(images)
 
     def known(self, original: str) -> tuple[str, Header] | None:
         """The digest and the header of the image that came as the file `original`, if it is here; called from several threads."""
@@ -134,6 +181,9 @@ class Catalogue:
     def release(self, refusal: str, source: str, arrival: Arrival, force: bool = False) -> None:
         """Takes a refused record in; by `force` against what else is said of its lesion. Raises BadInput where that cannot be."""
         with writing(self.engine) as connection:
+            gone = {arrival.record.digest, arrival.original, lesion_digest(arrival.record.labels.lesion_id)}
+            if connection.execute(sa.select(FORGOTTEN).where(FORGOTTEN.c.digest.in_(gone))).first():
+                raise BadInput("it was forgotten on request and is not taken in again; drop it")
             held = self._held(connection, [arrival])
             before = held.get(arrival.record.digest)
             if before:
@@ -222,6 +272,16 @@ class Catalogue:
 def _legible(text: str) -> str:
     """Text that any database takes: a file's name may hold bytes that are no text, and a broken cell half a file."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:400])
+
+
+def lesion_digest(lesion_id: str) -> str:
+    """What is left of a forgotten lesion's id."""
+    return hashlib.sha256(f"lesion\n{lesion_id}".encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def forgotten(name: str) -> Refusal:
+    """The refusal of a record that was forgotten on request; neither its row nor its file is kept."""
+    return Refusal(name, "forgotten", "it was forgotten on request and never comes back; remove it from the source")
 
 
 def _differs(one: Labels, other: Labels) -> bool:

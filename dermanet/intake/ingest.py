@@ -12,7 +12,7 @@ from itertools import islice
 from dermanet.errors import BadInput
 from dermanet.imagefile import MOST_BYTES
 from dermanet.intake import quarantine
-from dermanet.intake.catalogue import Arrival, Catalogue, fingerprint
+from dermanet.intake.catalogue import Arrival, Catalogue, fingerprint, forgotten, lesion_digest
 from dermanet.intake.conflicts import REASON as CONFLICT
 from dermanet.intake.conflicts import statement
 from dermanet.intake.metadata import strip
@@ -44,6 +44,11 @@ class Outcome:
 def object_name(digest: str) -> str:
     """Where the object store keeps the image of a digest."""
     return f"{digest[:2]}/{digest}"
+
+
+def bare_digest(data: bytes, kind: str) -> str:
+    """What a file is called once it is in: the digest of its bytes without metadata."""
+    return hashlib.sha256(strip(data, kind)).hexdigest()
 
 
 def store(arrival: Arrival, data: bytes, objects: Place) -> Arrival:
@@ -100,6 +105,7 @@ class _Screening:
         self.taxonomy = taxonomy
         self.catalogue = catalogue
         self.rulings = catalogue.rulings(source.name)
+        self.forgotten = catalogue.forgotten()
         self.stated = statement(source.rows(), taxonomy)
         self.seen: Counter[str] = Counter()
         self.first: dict[str, Record] = {}
@@ -107,6 +113,8 @@ class _Screening:
     def labels(self, row: Row) -> Labels | Refusal:
         """Checks a row's text, in the order of the rows."""
         self.seen[row.image_id] += 1
+        if lesion_digest(row.lesion_id) in self.forgotten:
+            return forgotten(row.image_id)
         checked = check_labels(row, self.taxonomy)
         checked = replace(checked, row=row) if isinstance(checked, Refusal) else checked
         times = self.seen[row.image_id]
@@ -143,12 +151,17 @@ class _Screening:
         data = self.read(row.image)
         if isinstance(data, str):
             return self.ruled(Refusal(row.image_id, "unreadable file", data, row))
-        known = self.catalogue.known(hashlib.sha256(data).hexdigest())
+        original = hashlib.sha256(data).hexdigest()
+        if original in self.forgotten:
+            return forgotten(row.image_id)
+        known = self.catalogue.known(original)
         if known and self.objects.exists(object_name(known[0])):
             return Arrival(Record(known[0], row.image_id, labels), known[1], row)
         header = check_image(data, row.image_id)
         if isinstance(header, Refusal):
             return self.keep(replace(header, row=row), data)
+        if bare_digest(data, header.format) in self.forgotten:
+            return forgotten(row.image_id)
         return store(Arrival(Record("", row.image_id, labels), header, row), data, self.objects)
 
     def read(self, image: str) -> bytes | str:
@@ -166,7 +179,10 @@ class _Screening:
             data = self.read(refusal.row.image)
         if isinstance(data, str) or len(data) > MOST_BYTES:
             return self.ruled(refusal)
-        found = self.ruled(replace(refusal, file=hashlib.sha256(data).hexdigest()))
+        digest = hashlib.sha256(data).hexdigest()
+        if digest in self.forgotten:
+            return forgotten(refusal.name)
+        found = self.ruled(replace(refusal, file=digest))
         if not found.ruling:
             quarantine.keep(self.objects, refusal_id(self.source.name, refusal.name), data)
         return found

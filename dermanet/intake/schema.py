@@ -50,3 +50,13 @@ REFUSALS = sa.Table(
     sa.Column("ruling", sa.String(8), nullable=False, comment="empty while in quarantine, else released or dropped"),
     sa.Column("fingerprint", sa.String(64), nullable=False, comment="of the row and the file that were ruled on"),
 )
+
+FORGOTTEN = sa.Table(
+    "forgotten",
+    METADATA,
+    sa.Column(
+        "digest", sa.String(64), primary_key=True, comment="of an image, of a file as it came, or of a lesion's id"
+    ),
+    sa.Column("lesion", sa.String(64), nullable=False, index=True, comment="SHA-256 of the lesion's id"),
+    sa.Column("image", sa.Boolean, nullable=False, comment="whether the object store held it under this digest"),
+)
