@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dermanet import __version__, stages
-from dermanet.errors import DermaNetError
+from dermanet.errors import BadInput, DermaNetError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +25,8 @@ app = typer.Typer(
     help="DermaNet: dermoscopic images in, a judged and served model out. For research use; not a medical device.\n\n"
     "Exit status: 0 done; 2 wrong use or bad input; 3 the gate said no; 1 a fault.",
 )
+quarantine = typer.Typer(no_args_is_help=True, help="Records that were refused, each with its reason and its file.")
+app.add_typer(quarantine, name="quarantine")
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
 
@@ -63,6 +65,57 @@ def ingest(
     err.print(f"accepted {done['accepted']}, known already {done['known']}, corrected {done['corrected']}")
     for reason, count in done["quarantined"].items():
         err.print(f"quarantined {count}: {reason}")
+
+
+RefusalId = Annotated[str, typer.Argument(help="The record's id, as `quarantine list` prints it.")]
+
+
+@quarantine.command("list")
+def list_quarantine(
+    reason: Annotated[str, typer.Option(help="Only those refused for this reason.")] = "", as_json: Json = False
+) -> None:
+    """Every record in quarantine: its id, its reason, its name."""
+    found = stages.quarantined(reason)
+    if as_json:
+        return _print_json(found)
+    for record in found["records"]:
+        out.print(f"{record['id']}  {record['reason']}: {record['name']}  ({record['source']})", markup=False)
+
+
+@quarantine.command("show")
+def show_quarantine(refusal: RefusalId, as_json: Json = False) -> None:
+    """One record: what its source wrote, why it was refused, where its file is."""
+    _print(stages.show_quarantined(refusal), as_json)
+
+
+@quarantine.command("release", epilog="Example: dermanet quarantine release 3f0c9a7e1b2d --set sex=male --set age=45")
+def release_quarantine(
+    refusal: RefusalId,
+    cells: Annotated[
+        list[str] | None, typer.Option("--set", help="COLUMN=VALUE: a cell of the row to be set anew; may be repeated.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Insist: the image is sharp enough, or the lesion's labels do differ.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Take a record in after all, corrected, if it then passes the screening."""
+    _print(stages.release_quarantined(refusal, _cells(cells or []), force), as_json)
+
+
+@quarantine.command("drop")
+def drop_quarantine(refusal: RefusalId, as_json: Json = False) -> None:
+    """Remove a record and its file for good."""
+    _print(stages.drop_quarantined(refusal), as_json)
+
+
+@app.command(epilog="Example: dermanet forget --lesion HAM_0000118")
+def forget(
+    lesion: Annotated[str, typer.Option("--lesion", help="The lesion's id, as the label file writes it.")],
+    as_json: Json = False,
+) -> None:
+    """Remove a lesion's images for good and keep them out; prints the versions that were trained or judged with them."""
+    _print(stages.forget(lesion), as_json)
 
 
 @app.command()
@@ -230,6 +283,13 @@ def doctor(as_json: Json = False) -> None:
 def version() -> None:
     """The version of this program."""
     out.print(__version__)
+
+
+def _cells(texts: list[str]) -> dict[str, str]:
+    for text in texts:
+        if "=" not in text:
+            raise BadInput(f"--set {text!r} sets nothing; write COLUMN=VALUE, as in --set sex=male")
+    return {name: value for name, _, value in (text.partition("=") for text in texts)}
 
 
 def _bar(what: str) -> Progress:

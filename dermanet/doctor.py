@@ -32,7 +32,7 @@ def examine(environ: Mapping[str, str]) -> dict[str, Any]:
         _try("packages", _packages),
         _try("taxonomy", lambda: f"{len(taxonomy.load(here.taxonomy).codes)} diagnoses in {here.taxonomy}"),
         _try("gates", lambda: stages.gates_summary(here)),
-        _try("object store", lambda: f"{len(place(_made(here)).listing())} images in {here.objects}"),
+        _try("object store", lambda: f"{_stored(here)} images in {here.objects}"),
         _try("catalogue", lambda: f"{stages.catalogued(here)} images in {_hidden(here.catalogue)}"),
         _try("MLflow", lambda: _champion(environ, here)),
     ]
@@ -73,6 +73,10 @@ def _made(here: Settings) -> str:
     if not here.objects.startswith("s3://"):
         Path(here.objects).mkdir(parents=True, exist_ok=True)
     return here.objects
+
+
+def _stored(here: Settings) -> int:
+    return sum(not name.startswith("quarantine/") for name in place(_made(here)).listing())
 
 
 def _hidden(url: str) -> str:

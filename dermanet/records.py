@@ -1,5 +1,6 @@
 """The nouns that travel between rooms: a source's row, its checked labels, a catalogued record, a refusal."""
 
+import hashlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +62,23 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One record that was not taken in: which, why (`reason`, a fixed phrase) and what was seen (`detail`)."""
+    """One record that was not taken in: which, why (`reason`, a fixed phrase) and what was seen (`detail`).
+
+    `row` is what its source wrote, `file` the SHA-256 of its file's bytes where quarantine keeps it, and `ruling` what a person
+    decided about this very row and file: nothing yet, `released` or `dropped`.
+    """
 
     name: str
     reason: str
     detail: str
+    row: Row | None = None
+    file: str | None = None
+    ruling: str = ""
+
+
+def refusal_id(source: str, name: str) -> str:
+    """What a refusal is called by: short, and the same at every ingest of the source."""
+    return hashlib.sha256(f"{source}\n{name}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,10 @@ class Place(Protocol):
         """Whether the file is there."""
         ...
 
+    def remove(self, name: str) -> None:
+        """Removes the file for good; one that is not there is no fault."""
+        ...
+
 
 def place(text: str) -> Place:
     """`s3://bucket/prefix`, or the path of a folder. Raises BadInput."""
@@ -87,6 +91,10 @@ class Folder:
     def exists(self, name: str) -> bool:
         """Whether the file is there."""
         return (self.root / inside(name)).is_file()
+
+    def remove(self, name: str) -> None:
+        """Removes the file; one that is not there is no fault."""
+        (self.root / inside(name)).unlink(missing_ok=True)
 
 
 class Bucket:
@@ -164,6 +172,10 @@ class Bucket:
                 return False
             raise
         return True
+
+    def remove(self, name: str) -> None:
+        """Removes the object; one that is not there is no fault."""
+        self._client.delete_object(Bucket=self.bucket, Key=self.prefix + inside(name))
 
 
 def inside(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What the tests share: a home of their own, a folder of drawn images, a real S3 server."""
+"""What the tests share: a home of their own, a folder of drawn images, a real S3 server, a real PostgreSQL."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import boto3
 import hypothesis
+import postgres as postgresql
 import pytest
 import samples
 from botocore.config import Config
@@ -95,6 +96,25 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def bucket(s3: str) -> str:
     """A prefix of this test's own on the S3 server, as `s3://bucket/prefix`."""
     return f"s3://{BUCKET}/{uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Path]:
+    """A real PostgreSQL server that is up, as the folder of its socket."""
+    programs = postgresql.server()
+    if programs is None:
+        pytest.skip("needs PostgreSQL's programs initdb and postgres, which are not on this machine")
+    with postgresql.running(programs) as folder:
+        yield folder
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
+    """Makes an empty database and returns its URL; every test that asks for it runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        return lambda: f"sqlite:///{tmp_path_factory.mktemp('database')}/catalogue.db"
+    server = request.getfixturevalue("postgres")
+    return lambda: postgresql.make_database(server)
 
 
 @pytest.fixture(scope="session")

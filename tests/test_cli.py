@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import samples
 from installation import Installation, photo
 
 COMMANDS = (
     "ingest", "snapshot", "prepare", "train", "evaluate", "judge", "register", "retrain",
-    "promote", "rollback", "predict", "export", "serve", "run", "doctor", "version",
+    "promote", "rollback", "predict", "export", "serve", "run", "doctor", "version", "quarantine", "forget",
 )  # fmt: skip
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -63,6 +64,25 @@ def test_the_same_stages_by_hand(empty: Command, tmp_path: Path) -> None:
     assert empty("judge", run).returncode == 0
     version = json.loads(empty("register", run, "--json").stdout)["version"]
     assert json.loads(empty("promote", version, "--json").stdout) == {"model": "dermanet", "champion": "1"}
+
+
+def test_a_refused_record_is_listed_shown_released_and_dropped(empty: Command, tmp_path: Path) -> None:
+    folder = samples.ham10000(tmp_path / "in", rows={1: {"sex": "M"}, 2: {"age": "400"}})
+    assert json.loads(empty("ingest", str(folder), "--json").stdout)["accepted"] == 4
+    listed = json.loads(empty("quarantine", "list", "--json").stdout)
+    assert listed["count"] == 2
+    by_reason = {record["reason"]: record["id"] for record in listed["records"]}
+    shown = json.loads(empty("quarantine", "show", by_reason["unknown sex"], "--json").stdout)
+    assert (shown["name"], shown["row"]["sex"]) == ("ISIC_0000001", "M")
+    assert (tmp_path / "home/objects" / shown["file"]).read_bytes() == samples.jpeg(1)
+    refused = empty("quarantine", "release", by_reason["unknown sex"], "--set", "sex")
+    assert (refused.returncode, len(refused.stderr.strip().splitlines())) == (2, 1)
+    released = empty("quarantine", "release", by_reason["unknown sex"], "--set", "sex=male", "--json")
+    assert json.loads(released.stdout)["sex"] == "male"
+    assert json.loads(empty("quarantine", "drop", by_reason["impossible age"], "--json").stdout)["dropped"] is True
+    assert json.loads(empty("quarantine", "list", "--json").stdout) == {"count": 0, "records": []}
+    again = json.loads(empty("ingest", str(folder), "--json").stdout)
+    assert (again["known"], again["quarantined"]) == (5, {"impossible age": 1})
 
 
 def test_retrain_says_what_came_out_and_ends_with_3_when_the_gate_says_no(installation: Installation) -> None:

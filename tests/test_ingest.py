@@ -1,5 +1,6 @@
 """Ingest: bad records are refused with their reasons and the good go on; killed, repeated or doubled, the end is the same."""
 
+import hashlib
 import os
 import random
 import subprocess
@@ -7,10 +8,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Barrier
 
 import pytest
 import samples
@@ -18,12 +17,14 @@ import sqlalchemy as sa
 
 from dermanet import taxonomy
 from dermanet.errors import BadInput
+from dermanet.imagefile import Header
 from dermanet.intake import ingest as room
 from dermanet.intake import snapshots
-from dermanet.intake.catalogue import METADATA, Catalogue
+from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.ingest import Outcome, ingest, object_name
+from dermanet.intake.schema import METADATA
 from dermanet.intake.sources import open_source
-from dermanet.records import Record, Refusal, Row
+from dermanet.records import Refusal, Row
 from dermanet.storage import Folder, Place, place
 
 BAD_ROWS = {
@@ -61,10 +62,11 @@ class Installation:
     """A catalogue and an object store of a test's own."""
 
     folder: Path
+    url: str
 
     @property
     def catalogue(self) -> Catalogue:
-        return Catalogue(f"sqlite:///{self.folder}/catalogue.db")
+        return Catalogue(self.url)
 
     @property
     def objects(self) -> Place:
@@ -78,8 +80,14 @@ class Installation:
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Installation:
-    return Installation(tmp_path / "here")
+def new_installation(tmp_path: Path, new_database: Callable[[], str]) -> Callable[[str], Installation]:
+    """Makes an installation by a name of its own."""
+    return lambda name: Installation(tmp_path / name, new_database())
+
+
+@pytest.fixture
+def here(new_installation: Callable[[str], Installation]) -> Installation:
+    return new_installation("here")
 
 
 @pytest.fixture
@@ -87,6 +95,7 @@ def mixed(ham10000: Callable[..., Path]) -> Path:
     """Twenty rows of which five are good, and a file without a row."""
     files = {f"{name}.jpg": data for name, (data, _) in BAD_FILES.items()}
     rows = {int(name[-7:]): changes for name, (changes, _) in BAD_ROWS.items()}
+    rows |= {17: {"dx": samples.CODES[0]}}
     folder = ham10000(
         COUNT, rows=rows, files=files, extra=[samples.ham10000_row(9), samples.ham10000_row(9, sex="male")]
     )
@@ -94,10 +103,9 @@ def mixed(ham10000: Callable[..., Path]) -> Path:
     return folder
 
 
-def dump(folder: Path) -> dict[str, list[tuple[object, ...]]]:
+def dump(here: Installation) -> dict[str, list[tuple[object, ...]]]:
     """Every row of every table of a catalogue."""
-    engine = sa.create_engine(f"sqlite:///{folder}/catalogue.db")
-    with engine.connect() as connection:
+    with here.catalogue.engine.connect() as connection:
         return {
             table.name: sorted((tuple(row) for row in connection.execute(sa.select(table))), key=repr)
             for table in METADATA.sorted_tables
@@ -142,9 +150,9 @@ def test_an_id_that_leaves_its_folder_writes_nothing_outside(here: Installation,
 
 def test_a_second_ingest_says_known_and_changes_nothing(here: Installation, mixed: Path) -> None:
     here.ingest(mixed)
-    before = dump(here.folder)
+    before = dump(here)
     assert here.ingest(mixed) == Outcome(known=GOOD, quarantined=Counter(EXPECTED.values()))
-    assert dump(here.folder) == before
+    assert dump(here) == before
 
 
 def test_a_mended_record_is_taken_in_and_its_refusal_forgotten(here: Installation, mixed: Path) -> None:
@@ -182,7 +190,7 @@ def test_corrected_labels_make_a_revision_and_an_old_snapshot_reads_as_it_was(
     labels = [{r.image_id: r.labels for r in frozen.records} for frozen in (old, new)]
     assert [found["ISIC_0000002"].diagnosis for found in labels] == ["bkl", "mel"]
     assert [found["ISIC_0000003"].age for found in labels] == [43.0, None]
-    assert len(dump(here.folder)["labels"]) == 8 and len(dump(here.folder)["images"]) == 6
+    assert len(dump(here)["labels"]) == 8 and len(dump(here)["images"]) == 6
 
 
 def test_a_correction_taken_back_is_a_third_revision(here: Installation, ham10000: Callable[..., Path]) -> None:
@@ -191,7 +199,7 @@ def test_a_correction_taken_back_is_a_third_revision(here: Installation, ham1000
     here.ingest(ham10000(2, rows={0: {"sex": "female"}}))
     assert here.ingest(ham10000(2)).corrected == 1
     assert here.catalogue.records() == first
-    revisions = [row[1:3] for row in dump(here.folder)["labels"] if row[2] == "ISIC_0000000"]
+    revisions = [row[1:3] for row in dump(here)["labels"] if row[2] == "ISIC_0000000"]
     assert revisions == [(revision, "ISIC_0000000") for revision in (1, 2, 3)]
 
 
@@ -250,10 +258,98 @@ def test_of_files_that_are_the_same_the_first_row_s_is_taken_in(
     here: Installation, ham10000: Callable[..., Path]
 ) -> None:
     same = samples.jpeg(3)
-    here.ingest(ham10000(40, files={f"ISIC_{number:07d}.jpg": same for number in range(5, 40, 7)}))
+    here.ingest(ham10000(40, files={f"ISIC_{number:07d}.jpg": same for number in range(10, 40, 7)}))
     assert {name: here.refused()[name] for name in here.refused()} == {
-        f"ISIC_{number:07d}": "duplicate bytes" for number in range(5, 40, 7)
+        f"ISIC_{number:07d}": "duplicate bytes" for number in range(10, 40, 7)
     }
+
+
+def test_the_same_image_with_another_diagnosis_is_a_conflict(here: Installation, ham10000: Callable[..., Path]) -> None:
+    outcome = here.ingest(ham10000(6, files={"ISIC_0000004.jpg": samples.jpeg(0)}))
+    assert (outcome.accepted, outcome.quarantined) == (5, Counter({"label conflict": 1}))
+    assert here.refused() == {"ISIC_0000004": "label conflict"}
+
+
+def lesion_of(number: int, **more: str) -> dict[str, str]:
+    return {"lesion_id": f"HAM_{number:07d}", "dx": "nv", "age": "40", "sex": "male", **more}
+
+
+@pytest.mark.parametrize("other", [{"dx": "mel"}, {"age": "45"}, {"sex": "female"}])
+def test_rows_of_one_lesion_that_disagree_are_all_refused(
+    here: Installation, ham10000: Callable[..., Path], other: dict[str, str]
+) -> None:
+    rows = {1: lesion_of(1), 2: lesion_of(1, age="", sex="unknown"), 3: lesion_of(1, **other)}
+    outcome = here.ingest(ham10000(6, rows=rows))
+    assert (outcome.accepted, outcome.quarantined) == (3, Counter({"label conflict": 3}))
+    assert here.ingest(ham10000(6, rows={**rows, 3: lesion_of(1)})).accepted == 3
+
+
+def test_what_is_missing_disagrees_with_nothing(here: Installation, ham10000: Callable[..., Path]) -> None:
+    rows = {1: lesion_of(1, age=""), 2: lesion_of(1, sex=""), 3: lesion_of(1, age="nan", sex="unknown")}
+    assert here.ingest(ham10000(6, rows=rows)).accepted == 6
+
+
+def test_a_corrected_lesion_of_two_images_is_a_correction_and_no_conflict(
+    here: Installation, ham10000: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "BATCH", 1)
+    here.ingest(ham10000(6, rows={1: lesion_of(1), 4: lesion_of(1)}))
+    outcome = here.ingest(ham10000(6, rows={1: lesion_of(1, dx="mel"), 4: lesion_of(1, dx="mel")}))
+    assert (outcome.corrected, outcome.quarantined) == (2, Counter())
+    only_one = here.ingest(ham10000(6, rows={1: lesion_of(1, dx="mel"), 4: lesion_of(1)}))
+    assert (only_one.corrected, only_one.quarantined) == (0, Counter({"label conflict": 2}))
+    assert {r.labels.diagnosis for r in here.catalogue.records() if r.labels.lesion_id == "HAM_0000001"} == {"mel"}
+
+
+def test_another_source_contradicts_agrees_or_adds(here: Installation, tmp_path: Path) -> None:
+    here.ingest(samples.ham10000(tmp_path / "first", 3, rows={1: lesion_of(1), 2: lesion_of(2)}))
+    before = here.catalogue.records()
+    names = {
+        "ISIC_0000000.jpg": samples.jpeg(0),
+        "ISIC_0000001.jpg": samples.jpeg(1),
+        "ISIC_0000002.jpg": samples.jpeg(50),
+    }
+    rows = {0: {"sex": "unknown", "localization": "foot"}, 1: lesion_of(1, dx="mel"), 2: lesion_of(2, age="50")}
+    second = samples.ham10000(tmp_path / "second", 3, rows=rows, files=names)
+    outcome = here.ingest(second)
+    assert (outcome.known, outcome.corrected, outcome.quarantined) == (1, 0, Counter({"label conflict": 2}))
+    assert here.catalogue.records() == before
+    details = {refusal.name: refusal.detail for _, refusal in here.catalogue.refusals()}
+    assert "diagnosis nv and mel" in details["ISIC_0000001"] and "age 40 and 50" in details["ISIC_0000002"]
+    assert str(tmp_path / "first") in details["ISIC_0000002"]
+
+
+def test_an_image_that_another_source_gives_another_lesion_is_a_conflict(here: Installation, tmp_path: Path) -> None:
+    here.ingest(samples.ham10000(tmp_path / "first", 1))
+    outcome = here.ingest(samples.ham10000(tmp_path / "second", 1, rows={0: {"lesion_id": "OTHER"}}))
+    assert outcome.quarantined == {"label conflict": 1}
+
+
+def test_worlds_of_synthetic_images_do_not_contradict_one_another(here: Installation) -> None:
+    for seed in (3, 4):
+        source = open_source(f"synthetic:lesions=12,seed={seed},size=64x64")
+        assert not ingest(source, here.catalogue, here.objects, taxonomy.load()).quarantined
+
+
+def test_an_image_is_stored_without_its_metadata_and_its_original_is_known(
+    here: Installation, ham10000: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = samples.jpeg(1)
+    marked = plain[:2] + b"\xff\xe1\x00\x11Exif\0\0Anna Must" + plain[2:]
+    folder = ham10000(2, files={"ISIC_0000001.jpg": marked})
+    assert here.ingest(folder).accepted == 2
+    found = {record.image_id: record.digest for record in here.catalogue.records()}["ISIC_0000001"]
+    assert here.objects.read(object_name(found)) == plain and found == hashlib.sha256(plain).hexdigest()
+    assert here.catalogue.known(hashlib.sha256(marked).hexdigest()) == (found, Header("jpeg", 64, 48))
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "check_image", lambda *args: pytest.fail("it is not decoded again"))
+        assert here.ingest(folder).known == 2
+    twins = {"ISIC_0000001.jpg": marked, "ISIC_0000002.jpg": plain}
+    outcome = here.ingest(ham10000(3, rows={2: {"dx": "bcc"}}, files=twins))
+    assert (outcome.known, outcome.quarantined) == (2, Counter({"duplicate bytes": 1}))
+    here.objects.remove(object_name(found))
+    here.ingest(folder)
+    assert here.objects.read(object_name(found)) == plain
 
 
 def test_progress_is_told_batch_by_batch(
@@ -266,7 +362,7 @@ def test_progress_is_told_batch_by_batch(
     assert told == [4, 8, 10]
 
 
-def test_rows_are_not_read_far_ahead_of_what_is_written(here: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_not_read_far_ahead_of_what_is_written(here: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "BATCH", 4)
     drawn: list[int] = []
 
@@ -275,10 +371,10 @@ def test_rows_are_not_read_far_ahead_of_what_is_written(here: Installation, monk
 
         def rows(self) -> Iterator[Row | Refusal]:
             for number in range(1000):
-                drawn.append(number)
                 yield Row(f"I{number}", f"L{number}", "50", "male", "nv", image=str(number))
 
         def read(self, image: str) -> bytes:
+            drawn.append(int(image))
             return samples.jpeg(int(image))
 
     class Enough(Exception):
@@ -316,13 +412,13 @@ from dermanet.intake.sources import open_source
 from dermanet.storage import Folder
 print("ready", flush=True)
 sys.stdin.readline()
-here, source = Path(sys.argv[1]), open_source(sys.argv[2])
-ingest(source, Catalogue(f"sqlite:///{here}/catalogue.db"), Folder(here / "objects"), taxonomy.load())
+objects, url, source = Path(sys.argv[1]) / "objects", sys.argv[2], open_source(sys.argv[3])
+ingest(source, Catalogue(url), Folder(objects), taxonomy.load())
 """
 
 
-def ingester(folder: Path, source: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", INGEST, str(folder), str(source)]
+def ingester(here: Installation, source: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", INGEST, str(here.folder), here.url, str(source)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -339,44 +435,36 @@ def many(ham10000: Callable[..., Path]) -> Path:
     return ham10000(500, rows=rows, files={f"ISIC_{number:07d}.jpg": b"" for number in range(50, 500, 100)})
 
 
-def test_an_ingest_that_is_killed_again_and_again_ends_as_an_undisturbed_one(tmp_path: Path, many: Path) -> None:
+def test_an_ingest_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
+    new_installation: Callable[[str], Installation], many: Path
+) -> None:
+    undisturbed, killed = new_installation("undisturbed"), new_installation("killed")
     clock = time.monotonic()
-    Installation(tmp_path / "undisturbed").ingest(many)
+    undisturbed.ingest(many)
     takes = time.monotonic() - clock
-    killed = Installation(tmp_path / "killed")
     chance = random.Random(2)
-    for process in [ingester(killed.folder, many) for _ in range(4)]:
+    for process in [ingester(killed, many) for _ in range(4)]:
         start(process)
         time.sleep(takes * chance.uniform(0.2, 0.9))
         process.kill()
         process.communicate()
-        if (killed.folder / "catalogue.db").exists():
-            # Whatever moment it was: an image that is catalogued is stored.
-            assert all(killed.objects.exists(object_name(record.digest)) for record in killed.catalogue.records())
+        # Whatever moment it was: an image that is catalogued is stored.
+        assert all(killed.objects.exists(object_name(record.digest)) for record in killed.catalogue.records())
     outcome = killed.ingest(many)
     assert outcome.accepted + outcome.known == 500 - 10
-    assert dump(killed.folder) == dump(tmp_path / "undisturbed")
-    assert killed.objects.listing() == Folder(tmp_path / "undisturbed/objects").listing()
+    assert dump(killed) == dump(undisturbed)
+    assert killed.objects.listing() == undisturbed.objects.listing()
 
 
-def test_a_catalogue_may_be_made_by_several_at_once(tmp_path: Path) -> None:
-    for number in range(15):
-        together = Barrier(4)
-
-        def make(url: str, together: Barrier = together) -> list[Record]:
-            together.wait()
-            return Catalogue(url).records()
-
-        with ThreadPoolExecutor(4) as pool:
-            assert list(pool.map(make, [f"sqlite:///{tmp_path}/{number}.db"] * 4)) == [[]] * 4
-
-
-def test_two_ingests_at_once_end_in_the_catalogue_of_one(tmp_path: Path, many: Path) -> None:
-    Installation(tmp_path / "alone").ingest(many)
-    processes = [ingester(tmp_path / "together", many) for _ in range(3)]
+def test_two_ingests_at_once_end_in_the_catalogue_of_one(
+    new_installation: Callable[[str], Installation], many: Path
+) -> None:
+    alone, together = new_installation("alone"), new_installation("together")
+    alone.ingest(many)
+    processes = [ingester(together, many) for _ in range(3)]
     for process in processes:
         start(process)
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
-    assert dump(tmp_path / "together") == dump(tmp_path / "alone")
-    assert Installation(tmp_path / "together").objects.listing() == Installation(tmp_path / "alone").objects.listing()
+    assert dump(together) == dump(alone)
+    assert together.objects.listing() == alone.objects.listing()

@@ -1,15 +1,19 @@
 """Screening: labels are taken as they are written or refused with a reason that says what is allowed."""
 
 import dataclasses
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import samples
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dermanet import taxonomy
-from dermanet.imagefile import Header
-from dermanet.intake.screening import check_image, check_labels, parse_age
+from dermanet.imagefile import Header, decode
+from dermanet.intake.screening import BLANK, BLURRED, Sight, check_image, check_labels, parse_age, sight
+from dermanet.intake.synthetic import SyntheticSource
 from dermanet.records import SEXES, Labels, Refusal, Row
 
 GOOD = Row("ISIC_1", "HAM_1", "45.0", "female", "nv", "back", "histo", "clinic_a", "ISIC_1.jpg")
@@ -110,3 +114,37 @@ def test_a_whole_image_gives_its_header_and_a_bad_one_its_reason() -> None:
     for data, reason in ((b"", "empty file"), (b"GIF89a", "not an image"), (samples.jpeg()[:-300], "truncated")):
         found = check_image(data, "x")
         assert isinstance(found, Refusal) and (found.name, found.reason) == ("x", reason)
+
+
+def flat(low: int, high: int) -> bytes:
+    """Two halves of two greys."""
+    image = np.full((48, 64, 3), low, np.uint8)
+    image[:, 32:] = high
+    return samples.png(image)
+
+
+def test_a_blank_image_is_refused_unless_somebody_insists() -> None:
+    found = check_image(flat(128, 128), "x")
+    assert isinstance(found, Refusal) and found.reason == "blank"
+    assert isinstance(check_image(flat(128, 137), "x"), Refusal)
+    assert isinstance(check_image(flat(128, 128), "x", judge=False), Header)
+
+
+def test_a_blurred_image_is_refused_unless_somebody_insists() -> None:
+    sharp = next(iter(SyntheticSource(lesions=1).rows())).image
+    pixels = decode(SyntheticSource(lesions=1).read(str(sharp)))
+    blurred = samples.png(np.asarray(cv2.GaussianBlur(pixels, (0, 0), 12)))
+    found = check_image(blurred, "x")
+    assert isinstance(found, Refusal) and found.reason == "blurred" and "at least 3" in found.detail
+    assert isinstance(check_image(blurred, "x", judge=False), Header)
+    assert sight(pixels).detail > BLURRED
+
+
+def test_a_strip_of_pixels_can_be_judged() -> None:
+    assert sight(np.zeros((28, 200_000, 3), np.uint8)) == Sight(0, 0)
+
+
+def test_no_real_image_is_blank_or_blurred(real_data: Path) -> None:
+    for path in sorted(real_data.rglob("*.jpg"))[::10]:
+        seen = sight(decode(path.read_bytes()))
+        assert seen.contrast > 2 * BLANK and seen.detail > 2 * BLURRED, path

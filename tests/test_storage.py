@@ -58,6 +58,14 @@ def test_the_listing_leaves_hidden_files_aside(somewhere: Place) -> None:
     assert list(somewhere.listing()) == ["a/b.c", "seen.jpg"]
 
 
+def test_what_is_removed_is_gone_and_may_be_removed_again(somewhere: Place) -> None:
+    somewhere.write("a/b.txt", b"b")
+    somewhere.write("a/c.txt", b"c")
+    for _ in range(2):
+        somewhere.remove("a/b.txt")
+        assert not somewhere.exists("a/b.txt") and list(somewhere.listing()) == ["a/c.txt"]
+
+
 def test_what_is_not_there_is_not_found(somewhere: Place) -> None:
     somewhere.write("a/x", b"x")
     for name in ("y", "a", "a/x/y"):

@@ -1,56 +1,37 @@
 """The catalogue: every image once, its labels in revisions, every refusal with its reason; and snapshots frozen from it."""
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from dermanet.errors import BadInput
 from dermanet.imagefile import Header
-from dermanet.records import Labels, Record, Refusal
-
-METADATA = sa.MetaData()
-
-IMAGES = sa.Table(
-    "images",
-    METADATA,
-    sa.Column("digest", sa.String(64), primary_key=True, comment="SHA-256 of the stored bytes, hexadecimal"),
-    sa.Column("format", sa.String(8), nullable=False),
-    sa.Column("width", sa.Integer, nullable=False),
-    sa.Column("height", sa.Integer, nullable=False),
-    sa.Column("source", sa.Text, nullable=False, comment="where it came from first"),
-)
-
-LABELS = sa.Table(
-    "labels",
-    METADATA,
-    sa.Column("digest", sa.ForeignKey("images.digest"), primary_key=True),
-    sa.Column("revision", sa.Integer, primary_key=True, comment="1, 2, …; the highest counts"),
-    sa.Column("image_id", sa.String(128), nullable=False),
-    sa.Column("lesion_id", sa.String(128), nullable=False, index=True),
-    sa.Column("diagnosis", sa.String(32), nullable=False),
-    sa.Column("age", sa.Float, comment="years; null where not recorded"),
-    sa.Column("sex", sa.String(8), nullable=False),
-    sa.Column("localization", sa.Text, nullable=False),
-    sa.Column("confirmation", sa.Text, nullable=False),
-    sa.Column("clinic", sa.Text, nullable=False),
-)
-
-REFUSALS = sa.Table(
-    "refusals",
-    METADATA,
-    sa.Column("source", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("reason", sa.Text, nullable=False, index=True),
-    sa.Column("detail", sa.Text, nullable=False),
-)
+from dermanet.intake.conflicts import REASON as CONFLICT
+from dermanet.intake.conflicts import disagreement
+from dermanet.intake.database import open_database, writing
+from dermanet.intake.schema import FORGOTTEN, IMAGES, LABELS, ORIGINALS, REFUSALS
+from dermanet.records import Labels, Record, Refusal, Row, refusal_id
 
 SYNTHETIC = "synthetic:%"
 """What the names of synthetic sources are like, in SQL."""
 
 LABEL_FIELDS = ("lesion_id", "diagnosis", "age", "sex", "localization", "confirmation", "clinic")
+
+
+CELL = 4000
+"""Characters of one cell that a refusal keeps: a label is a few, and a broken cell may hold half a file."""
+
+Discard = Callable[[str, str], None]
+"""Removes a refusal's file from quarantine, by the refusal's id and the file's digest. Called before the refusal is gone from the
+catalogue: killed in between, the same call finds it again."""
+
+
+def keep_all(refusal: str, file: str) -> None:
+    """Discards nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,60 +40,169 @@ class Arrival:
 
     record: Record
     header: Header
+    row: Row | None = None
+    original: str = ""
+    """SHA-256 of the file as it came; empty where the catalogue has it already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One image as the catalogue has it: its current labels, the source that they belong to, and how often they were set."""
+
+    record: Record
+    source: str
+    revision: int
 
 
 class Catalogue:
     """What the installation knows of its images. SQLite or PostgreSQL, by URL; every write may be repeated."""
 
     def __init__(self, url: str) -> None:
-        parsed = sa.make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        # Thirty seconds: two ingests at once take turns at SQLite's one writer instead of failing.
-        options = {"connect_args": {"timeout": 30}} if parsed.get_backend_name() == "sqlite" else {}
-        self.engine = sa.create_engine(parsed, **options)
-        self._make_tables()
+        self.engine = open_database(url)
 
-    def take(self, source: str, arrivals: Sequence[Arrival]) -> dict[str, str]:
-        """Writes a batch and says what each image was: digest to `accepted`, `known` or `corrected` (its labels had changed)."""
-        outcome: dict[str, str] = {}
-        with self.engine.begin() as connection:
-            current = self._current(connection, [arrival.record.digest for arrival in arrivals])
-            for arrival in arrivals:
-                record = arrival.record
-                before, revision = current.get(record.digest, (None, 0))
-                if before == record.labels:
-                    outcome.setdefault(record.digest, "known")
-                    continue
-                if revision == 0:
-                    self._upsert(connection, IMAGES, _image_row(arrival, source))
-                self._upsert(connection, LABELS, {**record.as_row(), "revision": revision + 1})
-                current[record.digest] = (record.labels, revision + 1)
-                outcome.setdefault(record.digest, "corrected" if revision else "accepted")
-        return outcome
+    def take(self, source: str, arrivals: Sequence[Arrival], stated: Collection[str] = ()) -> list[str | Refusal]:
+        """Writes a batch and says what each image was: `accepted`, `known`, `corrected` (its labels had changed), or a label conflict.
 
-    def refuse(self, source: str, refusals: Sequence[Refusal]) -> None:
-        """Keeps refusals; one record of a source has one, the latest."""
-        with self.engine.begin() as connection:
+        `stated`: the names of all images of this ingest. What the catalogue says of them is about to be replaced, and contradicts
+        nothing.
+        """
+        with writing(self.engine) as connection:
+            held = self._held(connection, arrivals)
+            gone = set(connection.scalars(sa.select(FORGOTTEN.c.digest)))
+            return [
+                forgotten(arrival.record.image_id)
+                if gone & {arrival.record.digest, arrival.original, lesion_digest(arrival.record.labels.lesion_id)}
+                else self._take_one(connection, source, arrival, held, stated)
+                for arrival in arrivals
+            ]
+
+    def forgotten(self) -> frozenset[str]:
+        """The digests of the images, files and lesion ids that were forgotten."""
+        with self.engine.connect() as connection:
+            return frozenset(connection.scalars(sa.select(FORGOTTEN.c.digest)))
+
+    def refused_files(self, lesion_id: str) -> list[tuple[str, str]]:
+        """The files in quarantine of a lesion's refused records: id of the refusal, digest of the file."""
+        query = sa.select(REFUSALS).where(REFUSALS.c.lesion_id == _legible(lesion_id), REFUSALS.c.file.is_not(None))
+        with self.engine.connect() as connection:
+            return [(row.id, row.file) for row in connection.execute(query)]
+
+    def forget(self, lesion_id: str, refused: Collection[str], discard: Discard) -> list[str] | None:
+        """Removes all that is known of a lesion but digests, and returns those of its images; None where nothing is known of it.
+
+        `refused`: digests of images of its refused records.
+        """
+        lesion = lesion_digest(lesion_id)
+        with writing(self.engine) as connection:
+            ours = connection.scalars(
+                sa.select(LABELS.c.digest).where(LABELS.c.lesion_id == lesion_id).distinct()
+            ).all()
+            files = connection.scalars(sa.select(ORIGINALS.c.original).where(ORIGINALS.c.digest.in_(ours))).all()
+            of_lesion = sa.or_(REFUSALS.c.lesion_id == _legible(lesion_id), REFUSALS.c.file.in_(files))
+            held = connection.execute(sa.select(REFUSALS).where(of_lesion)).all()
+            before = connection.execute(sa.select(FORGOTTEN).where(FORGOTTEN.c.lesion == lesion)).all()
+            if not (ours or held or before):
+                return None
+            kept = set(connection.scalars(sa.select(IMAGES.c.digest).where(IMAGES.c.digest.in_(refused)))) - set(ours)
+            images = {*ours, *(set(refused) - kept)}
+            images |= {row.digest for row in before if row.image}
+            marks = {lesion, *images, *files, *(row.file for row in held if row.file)}
+            for mark in sorted(marks):
+                self._upsert(connection, FORGOTTEN, {"digest": mark, "lesion": lesion, "image": mark in images})
+            for table in (ORIGINALS, LABELS, IMAGES):
+                connection.execute(sa.delete(table).where(table.c.digest.in_(ours)))
+            for row in held:
+                if row.file:
+                    discard(row.id, row.file)
+            connection.execute(sa.delete(REFUSALS).where(of_lesion))
+        return sorted(images)
+
+    def known(self, original: str) -> tuple[str, Header] | None:
+        """The digest and the header of the image that came as the file `original`, if it is here; called from several threads."""
+        query = sa.select(IMAGES).join(ORIGINALS, ORIGINALS.c.digest == IMAGES.c.digest)
+        with self.engine.connect() as connection:
+            row = connection.execute(query.where(ORIGINALS.c.original == original)).first()
+        return (row.digest, Header(row.format, row.width, row.height)) if row else None
+
+    def refuse(self, source: str, refusals: Sequence[Refusal], discard: Discard = keep_all) -> None:
+        """Keeps refusals; one record of a source has one, the latest. A file that it no longer has is discarded."""
+        with writing(self.engine) as connection:
             for refusal in refusals:
-                row = {"source": source, **asdict(refusal)}
-                self._upsert(connection, REFUSALS, {name: _legible(text) for name, text in row.items()})
+                row = _refusal_row(source, refusal)
+                before = connection.execute(sa.select(REFUSALS.c.file).where(_primary(row))).scalar()
+                if before and before != refusal.file:
+                    discard(str(row["id"]), before)
+                self._upsert(connection, REFUSALS, row)
 
-    def forget_refusals(self, source: str, but: Collection[str]) -> None:
+    def forget_refusals(self, source: str, but: Collection[str], discard: Discard = keep_all) -> None:
         """Forgets a source's refusals except those of the records named: at an ingest's end, the rest has been mended."""
         kept = {_legible(name) for name in but}
         ours = REFUSALS.c.source == _legible(source)
-        with self.engine.begin() as connection:
-            names = connection.scalars(sa.select(REFUSALS.c.name).where(ours)).all()
-            mended = [{"mended": name} for name in names if name not in kept]
+        with writing(self.engine) as connection:
+            held = connection.execute(sa.select(REFUSALS).where(ours)).all()
+            mended = [row for row in held if row.name not in kept]
+            for row in mended:
+                if row.file:
+                    discard(row.id, row.file)
             if mended:
-                connection.execute(sa.delete(REFUSALS).where(ours, REFUSALS.c.name == sa.bindparam("mended")), mended)
+                which = sa.delete(REFUSALS).where(ours, REFUSALS.c.name == sa.bindparam("mended"))
+                connection.execute(which, [{"mended": row.name} for row in mended])
 
-    def refusals(self) -> Iterator[tuple[str, Refusal]]:
-        """Every kept refusal with its source."""
+    def refusals(self) -> list[tuple[str, Refusal]]:
+        """Every refusal in quarantine with its source."""
+        query = sa.select(REFUSALS).where(REFUSALS.c.ruling == "").order_by(REFUSALS.c.source, REFUSALS.c.name)
         with self.engine.connect() as connection:
-            for row in connection.execute(sa.select(REFUSALS).order_by(REFUSALS.c.source, REFUSALS.c.name)):
-                yield row.source, Refusal(row.name, row.reason, row.detail)
+            return [(row.source, _refusal(row)) for row in connection.execute(query)]
+
+    def refusal(self, refusal: str) -> tuple[str, Refusal]:
+        """A refusal by its id, with its source, whatever was decided about it. Raises BadInput where there is none."""
+        with self.engine.connect() as connection:
+            row = connection.execute(sa.select(REFUSALS).where(REFUSALS.c.id == refusal)).first()
+        if row is None:
+            raise BadInput(f"no record {refusal!r} in quarantine; `dermanet quarantine list` shows their ids")
+        return row.source, _refusal(row)
+
+    def rulings(self, source: str) -> dict[str, tuple[str, str]]:
+        """What was decided about a source's refusals: id to ruling and the fingerprint of what was ruled on."""
+        query = sa.select(REFUSALS).where(REFUSALS.c.source == _legible(source), REFUSALS.c.ruling != "")
+        with self.engine.connect() as connection:
+            return {row.id: (row.ruling, row.fingerprint) for row in connection.execute(query)}
+
+    def drop(self, refusal: str, discard: Discard) -> None:
+        """Removes a refusal's row and file; what is left says that this very record is not to be kept again."""
+        with writing(self.engine) as connection:
+            ours = REFUSALS.c.id == refusal
+            file = connection.execute(sa.select(REFUSALS.c.file).where(ours)).scalar()
+            empty = {"ruling": "dropped", "record": None, "lesion_id": "", "file": None, "detail": ""}
+            connection.execute(sa.update(REFUSALS).where(ours).values(**empty))
+            if file:
+                discard(refusal, file)
+
+    def release(self, refusal: str, source: str, arrival: Arrival, force: bool = False) -> None:
+        """Takes a refused record in; by `force` against what else is said of its lesion. Raises BadInput where that cannot be."""
+        with writing(self.engine) as connection:
+            gone = {arrival.record.digest, arrival.original, lesion_digest(arrival.record.labels.lesion_id)}
+            if connection.execute(sa.select(FORGOTTEN).where(FORGOTTEN.c.digest.in_(gone))).first():
+                raise BadInput("it was forgotten on request and is not taken in again; drop it")
+            held = self._held(connection, [arrival])
+            before = held.get(arrival.record.digest)
+            if before:
+                raise BadInput(
+                    f"its image is in the catalogue already, as {before.record.image_id}; "
+                    "drop this one, or correct that one in its source"
+                )
+            taken = self._take_one(connection, source, arrival, {} if force else held, ())
+            if isinstance(taken, Refusal):
+                raise BadInput(
+                    f"it is refused again, {taken.reason}: {taken.detail}; --set corrects it, --force insists"
+                )
+            connection.execute(sa.update(REFUSALS).where(REFUSALS.c.id == refusal).values(ruling="released"))
+
+    def emptied(self, refusal: str) -> None:
+        """Notes that a released record's file has left quarantine."""
+        with writing(self.engine) as connection:
+            empty = {"record": None, "lesion_id": "", "file": None, "detail": ""}
+            connection.execute(sa.update(REFUSALS).where(REFUSALS.c.id == refusal).values(**empty))
 
     def records(self) -> list[Record]:
         """Every image with its current labels, in the order of the digests.
@@ -134,18 +224,43 @@ class Catalogue:
                 is not None
             )
 
-    def _current(self, connection: sa.Connection, digests: Sequence[str]) -> dict[str, tuple[Labels | None, int]]:
-        rows = connection.execute(_latest().where(LABELS.c.digest.in_(digests)))
-        return {row.digest: (_record(row).labels, row.revision) for row in rows}
+    def _take_one(
+        self, connection: sa.Connection, source: str, arrival: Arrival, held: dict[str, Held], stated: Collection[str]
+    ) -> str | Refusal:
+        record = arrival.record
+        before = held.get(record.digest)
+        if before and before.source != source:
+            against = before if _differs(before.record.labels, record.labels) else None
+        elif before and before.record.labels == record.labels:
+            against = None
+        else:
+            against = _contradicted(source, record, held.values(), stated)
+        if against:
+            return _conflict(arrival, against)
+        word = "known"
+        if before is None or (before.source == source and before.record.labels != record.labels):
+            revision = before.revision + 1 if before else 1
+            self._add(connection, source, arrival, revision)
+            held[record.digest] = Held(record, source, revision)
+            word = "corrected" if before else "accepted"
+        if arrival.original:
+            self._upsert(connection, ORIGINALS, {"original": arrival.original, "digest": record.digest})
+        return word
 
-    def _make_tables(self) -> None:
-        # Not `create_all`: it looks first and makes then, and of two processes that look at once one would fail.
-        # PostgreSQL lets the loser fail even so, after the winner has made them all.
-        with suppress(sa.exc.IntegrityError), self.engine.begin() as connection:
-            for table in METADATA.sorted_tables:
-                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
-                for index in table.indexes:
-                    connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+    def _held(self, connection: sa.Connection, arrivals: Sequence[Arrival]) -> dict[str, Held]:
+        """What the catalogue says of the arrivals' images and of all images of their lesions, by digest."""
+        digests = [arrival.record.digest for arrival in arrivals]
+        lesions = [arrival.record.labels.lesion_id for arrival in arrivals]
+        touched = sa.select(LABELS.c.digest).where(
+            sa.or_(LABELS.c.digest.in_(digests), LABELS.c.lesion_id.in_(lesions))
+        )
+        query = _latest(touched).join(IMAGES, IMAGES.c.digest == LABELS.c.digest).add_columns(IMAGES.c.source)
+        return {row.digest: Held(_record(row), row.source, row.revision) for row in connection.execute(query)}
+
+    def _add(self, connection: sa.Connection, source: str, arrival: Arrival, revision: int) -> None:
+        if revision == 1:
+            self._upsert(connection, IMAGES, _image_row(arrival, source))
+        self._upsert(connection, LABELS, {**arrival.record.as_row(), "revision": revision})
 
     def _upsert(self, connection: sa.Connection, table: sa.Table, row: dict[str, object]) -> None:
         dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
@@ -159,13 +274,84 @@ def _legible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:400])
 
 
+def lesion_digest(lesion_id: str) -> str:
+    """What is left of a forgotten lesion's id."""
+    return hashlib.sha256(f"lesion\n{lesion_id}".encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def forgotten(name: str) -> Refusal:
+    """The refusal of a record that was forgotten on request; neither its row nor its file is kept."""
+    return Refusal(name, "forgotten", "it was forgotten on request and never comes back; remove it from the source")
+
+
+def _differs(one: Labels, other: Labels) -> bool:
+    return one.lesion_id != other.lesion_id or bool(disagreement(one, other))
+
+
+def _contradicted(source: str, record: Record, held: Iterable[Held], stated: Collection[str]) -> Held | None:
+    """An image of the record's lesion, and of which this ingest says nothing itself, whose labels disagree with the record's."""
+    for other in held:
+        ours = other.source == source
+        if other.record.digest == record.digest or (ours and other.record.image_id in stated):
+            continue
+        # Each synthetic source is a world of its own: lesion 1 of one seed is not lesion 1 of another.
+        if not ours and any(name.startswith(SYNTHETIC[:-1]) for name in (source, other.source)):
+            continue
+        labels = other.record.labels
+        if labels.lesion_id == record.labels.lesion_id and disagreement(labels, record.labels):
+            return other
+    return None
+
+
+def _conflict(arrival: Arrival, against: Held) -> Refusal:
+    labels, other = arrival.record.labels, against.record.labels
+    said = disagreement(other, labels) or f"lesion {other.lesion_id} and {labels.lesion_id}"
+    what = "this image" if against.record.digest == arrival.record.digest else f"lesion {labels.lesion_id}"
+    detail = (
+        f"of {what}, {against.record.image_id} of {against.source} and this record say {said}; find out which is right"
+    )
+    return Refusal(arrival.record.image_id, CONFLICT, detail, arrival.row)
+
+
+def fingerprint(refusal: Refusal) -> str:
+    """What a ruling is about: the row's text and the file's bytes. Either changed, the record is judged anew."""
+    return hashlib.sha256(f"{_written(refusal.row)}\n{refusal.file}".encode()).hexdigest()
+
+
+def _written(row: Row | None) -> str | None:
+    """A row as JSON; plain ASCII, because a cell may hold what is no text."""
+    return json.dumps({name: value and value[:CELL] for name, value in asdict(row).items()}) if row else None
+
+
+def _primary(row: Mapping[str, object]) -> sa.ColumnElement[bool]:
+    return sa.and_(REFUSALS.c.source == row["source"], REFUSALS.c.name == row["name"])
+
+
+def _refusal_row(source: str, refusal: Refusal) -> dict[str, object]:
+    texts = {"source": source, "name": refusal.name, "reason": refusal.reason, "detail": refusal.detail}
+    return {
+        **{name: _legible(text) for name, text in texts.items()},
+        "id": refusal_id(source, refusal.name), "record": _written(refusal.row), "file": refusal.file,
+        "lesion_id": _legible(refusal.row.lesion_id) if refusal.row else "",
+        "ruling": refusal.ruling, "fingerprint": fingerprint(refusal),
+    }  # fmt: skip
+
+
+def _refusal(row: sa.Row[tuple[object, ...]]) -> Refusal:
+    written = Row(**json.loads(row.record)) if row.record else None
+    return Refusal(row.name, row.reason, row.detail, written, row.file, row.ruling)
+
+
 def _image_row(arrival: Arrival, source: str) -> dict[str, object]:
     return {"digest": arrival.record.digest, "source": source, **asdict(arrival.header)}
 
 
-def _latest() -> sa.Select[tuple[object, ...]]:
+def _latest(among: sa.Select[tuple[str]] | None = None) -> sa.Select[tuple[object, ...]]:
+    """The labels that count, of every image or of those whose digests `among` selects."""
+    chosen = sa.true() if among is None else LABELS.c.digest.in_(among)
     highest = (
         sa.select(LABELS.c.digest, sa.func.max(LABELS.c.revision).label("revision"))
+        .where(chosen)
         .group_by(LABELS.c.digest)
         .subquery()
     )

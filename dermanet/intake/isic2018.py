@@ -51,9 +51,7 @@ class Challenge:
             )  # fmt: skip
         for stem, file in self.files.items():
             if stem not in named:
-                yield Refusal(
-                    file, "image without a row", f"{self.truth} has no row for it; add one or remove the file"
-                )
+                yield sources.stray(file, self.truth)
 
     def read(self, image: str) -> bytes:
         """The bytes of an image file of the place."""

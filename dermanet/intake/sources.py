@@ -4,7 +4,7 @@ import codecs
 import csv
 import io
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from dermanet.errors import BadInput
@@ -55,6 +55,12 @@ def open_source(text: str) -> Source:
     raise BadInput(
         f"{text}: no label file recognised ({'; '.join(seen + faults) or 'no CSV file at all'}); {tables.NEEDED}"
     )
+
+
+def stray(file: str, csv: str) -> Refusal:
+    """The refusal of an image file that no row of the label file names."""
+    detail = f"{csv} has no row for it; add one or remove the file"
+    return Refusal(file, "image without a row", detail, Row(PurePosixPath(file).stem, "", "", "", "", image=file))
 
 
 def _locate(text: str) -> tuple[Place, str | None]:

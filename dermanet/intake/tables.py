@@ -46,7 +46,7 @@ class Table:
             )  # fmt: skip
         for called, file in self.files.items():
             if called not in wanted:
-                yield Refusal(file, "image without a row", f"{self.csv} has no row for it; add one or remove the file")
+                yield sources.stray(file, self.csv)
 
     def read(self, image: str) -> bytes:
         """The bytes of an image file of the place."""

@@ -72,6 +72,12 @@ class Versions:
             held = sorted(int(v.version) for v in self.client.search_model_versions(f"name = '{self.name}'"))
             raise BadInput(f"{self.name} has no version {version!r}; there are {held or 'none'}") from None
 
+    def snapshots(self) -> dict[str, str]:
+        """Every version and the snapshot that it was trained and judged on, oldest first."""
+        found = self.client.search_model_versions(f"name = '{self.name}'")
+        known = sorted((int(version.version), version.tags.get("dermanet.snapshot")) for version in found)
+        return {str(version): snapshot for version, snapshot in known if snapshot}
+
     def _ensure_model(self) -> None:
         try:
             self.client.create_registered_model(

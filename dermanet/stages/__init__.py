@@ -9,13 +9,15 @@ Heavy libraries are imported inside the functions: Airflow imports this package 
 from dermanet.stages.answers import predict
 from dermanet.stages.champions import champion, export, promote, register, roll_back
 from dermanet.stages.data import check_sources, ingest, ingest_configured, prepare, snapshot
+from dermanet.stages.forgetting import forget
+from dermanet.stages.quarantine import drop_quarantined, quarantined, release_quarantined, show_quarantined
 from dermanet.stages.state import catalogued, example, gates_summary, holds_real_images, training_now
 from dermanet.stages.training import train
 from dermanet.stages.verdicts import evaluate, judge
 from dermanet.stages.whole import retrain
 
 __all__ = [
-    "catalogued", "champion", "check_sources", "evaluate", "example", "export", "gates_summary", "holds_real_images",
-    "ingest", "ingest_configured", "judge", "predict", "prepare", "promote", "register", "retrain", "roll_back",
-    "snapshot", "train", "training_now",
+    "catalogued", "champion", "check_sources", "drop_quarantined", "evaluate", "example", "export", "forget", "gates_summary",
+    "holds_real_images", "ingest", "ingest_configured", "judge", "predict", "prepare", "promote", "quarantined", "register",
+    "release_quarantined", "retrain", "roll_back", "show_quarantined", "snapshot", "train", "training_now",
 ]  # fmt: skip

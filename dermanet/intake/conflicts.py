@@ -1,0 +1,58 @@
+"""Label conflicts: one image or one lesion of which two records say different things. `docs/decisions/0005` has the rule."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from dermanet.intake.screening import check_labels
+from dermanet.records import Labels, Refusal, Row
+from dermanet.taxonomy import Taxonomy
+
+REASON = "label conflict"
+
+
+def disagreement(one: Labels, other: Labels) -> str:
+    """What two labels of one lesion say differently, in one phrase; empty where they agree. What is missing disagrees with nothing."""
+    if one.diagnosis != other.diagnosis:
+        return f"diagnosis {one.diagnosis} and {other.diagnosis}"
+    if None not in (one.age, other.age) and one.age != other.age:
+        return f"age {one.age:g} and {other.age:g}"
+    if "unknown" not in (one.sex, other.sex) and one.sex != other.sex:
+        return f"sex {one.sex} and {other.sex}"
+    return ""
+
+
+@dataclass
+class Statement:
+    """What the rows of one ingest say: the names of the images, and the lesions on which they contradict one another."""
+
+    images: set[str] = field(default_factory=set)
+    contradictions: dict[str, str] = field(default_factory=dict)
+
+    def refusal(self, row: Row) -> Refusal | None:
+        """The refusal of a row on whose lesion the label file contradicts itself: nobody knows which row is right."""
+        found = self.contradictions.get(row.lesion_id)
+        if found is None:
+            return None
+        return Refusal(
+            row.image_id, REASON, f"the rows of lesion {row.lesion_id} say {found}; let all say the same", row
+        )
+
+
+def statement(rows: Iterable[Row | Refusal], taxonomy: Taxonomy) -> Statement:
+    """Reads the labels of all rows, and no image. Of rows with one name the first counts, as it does later."""
+    found = Statement()
+    said: dict[str, Labels] = {}
+    for row in rows:
+        if isinstance(row, Refusal) or row.image_id in found.images:
+            continue
+        found.images.add(row.image_id)
+        labels = check_labels(row, taxonomy)
+        if isinstance(labels, Refusal):
+            continue
+        before = said.setdefault(labels.lesion_id, labels)
+        difference = disagreement(before, labels)
+        if difference:
+            found.contradictions.setdefault(labels.lesion_id, difference)
+        age = labels.age if before.age is None else before.age
+        said[labels.lesion_id] = replace(before, age=age, sex=labels.sex if before.sex == "unknown" else before.sex)
+    return found

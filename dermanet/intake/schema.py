@@ -1,0 +1,62 @@
+"""The catalogue's tables as the code knows them. How a database gets there, and every change since, is in `migrations`."""
+
+import sqlalchemy as sa
+
+METADATA = sa.MetaData()
+
+IMAGES = sa.Table(
+    "images",
+    METADATA,
+    sa.Column("digest", sa.String(64), primary_key=True, comment="SHA-256 of the stored bytes, hexadecimal"),
+    sa.Column("format", sa.String(8), nullable=False),
+    sa.Column("width", sa.Integer, nullable=False),
+    sa.Column("height", sa.Integer, nullable=False),
+    sa.Column("source", sa.Text, nullable=False, comment="where it came from first"),
+)
+
+ORIGINALS = sa.Table(
+    "originals",
+    METADATA,
+    sa.Column("original", sa.String(64), primary_key=True, comment="SHA-256 of a file as it came"),
+    sa.Column("digest", sa.ForeignKey("images.digest"), nullable=False, index=True),
+)
+
+LABELS = sa.Table(
+    "labels",
+    METADATA,
+    sa.Column("digest", sa.ForeignKey("images.digest"), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True, comment="1, 2, …; the highest counts"),
+    sa.Column("image_id", sa.String(128), nullable=False),
+    sa.Column("lesion_id", sa.String(128), nullable=False, index=True),
+    sa.Column("diagnosis", sa.String(32), nullable=False),
+    sa.Column("age", sa.Float, comment="years; null where not recorded"),
+    sa.Column("sex", sa.String(8), nullable=False),
+    sa.Column("localization", sa.Text, nullable=False),
+    sa.Column("confirmation", sa.Text, nullable=False),
+    sa.Column("clinic", sa.Text, nullable=False),
+)
+
+REFUSALS = sa.Table(
+    "refusals",
+    METADATA,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False, index=True),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("id", sa.String(12), nullable=False, index=True),
+    sa.Column("record", sa.Text, comment="the row as its source wrote it, JSON; null where there is none"),
+    sa.Column("lesion_id", sa.Text, nullable=False, index=True, comment="as the row says it, or empty"),
+    sa.Column("file", sa.String(64), comment="SHA-256 of the file that quarantine keeps; null where it keeps none"),
+    sa.Column("ruling", sa.String(8), nullable=False, comment="empty while in quarantine, else released or dropped"),
+    sa.Column("fingerprint", sa.String(64), nullable=False, comment="of the row and the file that were ruled on"),
+)
+
+FORGOTTEN = sa.Table(
+    "forgotten",
+    METADATA,
+    sa.Column(
+        "digest", sa.String(64), primary_key=True, comment="of an image, of a file as it came, or of a lesion's id"
+    ),
+    sa.Column("lesion", sa.String(64), nullable=False, index=True, comment="SHA-256 of the lesion's id"),
+    sa.Column("image", sa.Boolean, nullable=False, comment="whether the object store held it under this digest"),
+)
