@@ -7,15 +7,24 @@ Heavy libraries are imported inside the functions: Airflow imports this package 
 """
 
 from dermanet.stages.answers import predict
+from dermanet.stages.cache import cache, check_cache, prune_cache
 from dermanet.stages.champions import champion, export, promote, register, roll_back
-from dermanet.stages.data import check_sources, ingest, ingest_configured, prepare, snapshot
+from dermanet.stages.data import (
+    check_sources,
+    ingest,
+    ingest_configured,
+    preparation_parts,
+    prepare,
+    prepare_part,
+    snapshot,
+)
 from dermanet.stages.state import catalogued, example, gates_summary, holds_real_images, training_now
 from dermanet.stages.training import train
 from dermanet.stages.verdicts import evaluate, judge
 from dermanet.stages.whole import retrain
 
 __all__ = [
-    "catalogued", "champion", "check_sources", "evaluate", "example", "export", "gates_summary", "holds_real_images",
-    "ingest", "ingest_configured", "judge", "predict", "prepare", "promote", "register", "retrain", "roll_back",
-    "snapshot", "train", "training_now",
+    "cache", "catalogued", "champion", "check_cache", "check_sources", "evaluate", "example", "export", "gates_summary",
+    "holds_real_images", "ingest", "ingest_configured", "judge", "predict", "preparation_parts", "prepare", "prepare_part",
+    "promote", "prune_cache", "register", "retrain", "roll_back", "snapshot", "train", "training_now",
 ]  # fmt: skip
