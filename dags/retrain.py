@@ -12,6 +12,8 @@ its training done and repeats only the judgement; the parameter *fresh* trains a
 learning curves and the confusion matrix.
 
 **If it fails:** the champion goes on serving.
+- *prepare_pixels* was killed or found the disk full: make room (`dermanet cache --prune`) and clear it; it goes on from its last
+  whole shard. A damaged shard is named in its result and has been made again.
 - *fit_network* was killed (a full memory, a machine that went away): it is retried and resumes from its last whole epoch, in
   the same MLflow run. Clear it if the retries are spent.
 - one line about the input (no images, an unknown experiment): mend it and clear the task; it is not retried by itself.
@@ -79,9 +81,14 @@ def retrain() -> None:
         return str(stages.snapshot()["snapshot"])
 
     @task
-    def prepare_pixels(snapshot: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Only what is new is computed."""
-        return stages.prepare(snapshot, (params or {})["experiment"])
+    def list_parts(snapshot: str, params: dict[str, Any] | None = None) -> list[dict[str, int]]:
+        """Parts of at least a shard of new images each, and never many; one where nothing or little is new."""
+        return stages.preparation_parts(snapshot, (params or {})["experiment"])
+
+    @task
+    def prepare_pixels(snapshot: str, part: dict[str, int], params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """One part; only what is new is computed."""
+        return stages.prepare_part(snapshot, (params or {})["experiment"], part)
 
     @task(execution_timeout=timedelta(hours=12))
     def fit_network(snapshot: str, params: dict[str, Any] | None = None, run_id: str | None = None) -> str:
@@ -123,7 +130,7 @@ def retrain() -> None:
 
     snapshot = freeze_snapshot()
     run = fit_network(snapshot)
-    prepare_pixels(snapshot) >> run
+    prepare_pixels.partial(snapshot=snapshot).expand(part=list_parts(snapshot)) >> run
     verdict = apply_gates(score_holdout(run))
     version = register_version(run)
     promote_version(version)

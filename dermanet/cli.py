@@ -135,6 +135,38 @@ def prepare(snapshot_id: SnapshotId, experiment: ExperimentName = "", as_json: J
     _print(done, as_json)
 
 
+@app.command(epilog="Example: dermanet cache   |   dermanet cache --check   |   dermanet cache --prune --yes")
+def cache(
+    check: Annotated[bool, typer.Option("--check", help="Read every shard; set the damaged ones aside.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove what no snapshot needs.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="With --prune: remove all of it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --prune: do it; without, it is only listed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the cache of prepared pixels, check it, or remove what is not needed: `prepare` makes anything again."""
+    if (check and prune) or ((everything or yes) and not prune):
+        raise BadInput("--check and --prune exclude each other; --all and --yes go with --prune")
+    if prune:
+        return _print_pruned(stages.prune_cache(everything, yes), as_json)
+    if check:
+        with _bar("check") as bar:
+            task = bar.add_task("shards", total=None)
+            found = stages.check_cache(lambda done, total: bar.update(task, completed=done, total=total))
+        if as_json:
+            return _print_json(found)
+        for line in found["damaged"]:
+            out.print(line, markup=False)
+        return err.print(f"{len(found['damaged'])} damaged; `dermanet prepare` makes them again", markup=False)
+    held = stages.cache()
+    if as_json:
+        return _print_json(held)
+    table = Table("recipe", "fingerprint", "images", "shards", "MB", "", title=held["folder"])
+    for one in held["recipes"]:
+        counts = (f"{one[name]:,}" for name in ("images", "shards"))
+        table.add_row(one["recipe"], one["fingerprint"], *counts, *_size_and_use(one))
+    out.print(table)
+
+
 @app.command(epilog="Example: dermanet train 3f0c9a7e1b2d4c55 --experiment plain128:epochs=10")
 def train(snapshot_id: SnapshotId, experiment: ExperimentName = "", as_json: Json = False) -> None:
     """Train on a snapshot and log the model; killed and called again, it resumes."""
@@ -306,6 +338,19 @@ def _print(record: dict[str, Any], as_json: bool) -> None:
         return _print_json(record)
     for name, value in record.items():
         out.print(f"{name}: {value}", markup=False)
+
+
+def _print_pruned(record: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        return _print_json(record)
+    for path in record["shards"]:
+        out.print(path, markup=False)
+    what = f"{len(record['shards'])} shards, {record['bytes'] / 1e6:,.1f} MB"
+    err.print(f"{what} removed" if record["removed"] else f"{what} would go; --yes removes them")
+
+
+def _size_and_use(one: dict[str, Any]) -> tuple[str, str]:
+    return f"{one['bytes'] / 1e6:,.1f}", "" if one["current"] else "of another version, never read"
 
 
 def _print_figures(record: dict[str, Any], candidate: dict[str, float]) -> None:

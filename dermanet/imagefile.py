@@ -19,6 +19,9 @@ MOST_PIXELS = 50_000_000
 MOST_BYTES = 64 * 1024 * 1024
 """Bytes in one file."""
 
+FACTORS = (8, 4, 2)
+"""How many times smaller an image may be decoded: the scales for which JPEG decoders have a fast inverse transform."""
+
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
@@ -59,8 +62,26 @@ def decode(data: bytes) -> "NDArray[np.uint8]":
 
     An EXIF orientation is not applied: a lesion has no upright, and stripping metadata must not change a pixel.
     """
+    return decode_reduced(data, 0)[0]
+
+
+def decode_reduced(data: bytes, least: int) -> "tuple[NDArray[np.uint8], int]":
+    """The pixels, decoded as many times smaller as leaves both sides at least `least` pixels; and that factor: 1, 2, 4 or 8.
+
+    0 decodes at full size. Every byte is read all the same, so what `decode` refuses is refused here too. Raises UnreadableImage.
+    """
     header = read_header(data)
-    return _decode_jpeg(data) if header.format == "jpeg" else _decode_png(data)
+    factor = next((factor for factor in FACTORS if min(_reduced(header, factor)) >= least > 0), 1)
+    width, height = _reduced(header, factor)
+    if header.format == "png":
+        return _decode_png(data, width, height), factor
+    # What the fast transform rounds otherwise is far less than what a reduced scale leaves out.
+    return _decode_jpeg(data, width, height, fast=factor > 1), factor
+
+
+def _reduced(header: Header, factor: int) -> tuple[int, int]:
+    # Rounded up, as JPEG decoders do.
+    return -(-header.width // factor), -(-header.height // factor)
 
 
 def _jpeg_header(data: bytes) -> Header:
@@ -80,19 +101,19 @@ def _png_header(data: bytes) -> Header:
     return Header("png", width, height)
 
 
-def _decode_jpeg(data: bytes) -> "NDArray[np.uint8]":
+def _decode_jpeg(data: bytes, width: int, height: int, fast: bool) -> "NDArray[np.uint8]":
     import simplejpeg
 
     try:
         # Strict, which is the default, turns the decoder's warnings (a missing end, broken entropy data) into errors.
-        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+        return simplejpeg.decode_jpeg(data, "RGB", min_width=width, min_height=height, fastdct=fast)
     except ValueError as error:
         if "premature end of jpeg" in str(error).lower():
             raise UnreadableImage("truncated", "the JPEG ends before its last line; copy the file again") from None
         raise UnreadableImage("undecodable", "the JPEG's data are damaged; copy the file again") from None
 
 
-def _decode_png(data: bytes) -> "NDArray[np.uint8]":
+def _decode_png(data: bytes, width: int, height: int) -> "NDArray[np.uint8]":
     import cv2
     import numpy as np
 
@@ -101,6 +122,8 @@ def _decode_png(data: bytes) -> "NDArray[np.uint8]":
     image = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise UnreadableImage("undecodable", "the PNG's data are damaged; copy the file again")
+    if image.shape[:2] != (height, width):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(image[..., ::-1], dtype=np.uint8)
 
 

@@ -12,7 +12,7 @@ from installation import Installation, photo
 
 COMMANDS = (
     "ingest", "snapshot", "prepare", "train", "evaluate", "judge", "register", "retrain",
-    "promote", "rollback", "predict", "export", "serve", "run", "doctor", "version", "quarantine", "forget",
+    "promote", "rollback", "predict", "export", "serve", "run", "cache", "doctor", "version", "quarantine", "forget",
 )  # fmt: skip
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -58,7 +58,11 @@ def test_the_same_stages_by_hand(empty: Command, tmp_path: Path) -> None:
     snapshot = json.loads(empty("snapshot", "--json").stdout)["snapshot"]
     prepared = json.loads(empty("prepare", snapshot, "-e", "smoke", "--json").stdout)
     assert (prepared["snapshot"], prepared["computed"], prepared["reused"]) == (snapshot, counts["accepted"], 0)
-    assert set(prepared) == {"snapshot", "images", "computed", "reused", "seconds"}
+    assert set(prepared) == {"snapshot", "images", "computed", "reused", "damaged", "seconds"}
+    (held,) = json.loads(empty("cache", "--json").stdout)["recipes"]
+    assert (held["recipe"], held["images"]) == ("dermanet@32", counts["accepted"])
+    assert json.loads(empty("cache", "--check", "--json").stdout) == {"damaged": []}
+    assert "0 shards" in empty("cache", "--prune").stderr and "would go" in empty("cache", "--prune", "--all").stderr
     run = json.loads(empty("train", snapshot, "-e", "smoke:epochs=1", "--json").stdout)["run_id"]
     assert json.loads(empty("evaluate", run, "--json").stdout)["candidate"]["age_mae"] > 0
     assert empty("judge", run).returncode == 0
@@ -118,6 +122,7 @@ def test_predict_answers_each_image_and_ends_with_2_for_a_bad_one(dermanet: Comm
         (["snapshot"], "ingest some first"),
         (["predict", "x.jpg"], "champion"),
         (["judge", "nothing"], "no run 'nothing'"),
+        (["cache", "--all"], "go with --prune"),
         (["rollback"], "no previous champion"),
         (["promote", "7"], "no version '7'"),
         (["nonsense"], "nonsense"),

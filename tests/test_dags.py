@@ -101,6 +101,18 @@ def test_a_retrain_is_started_by_the_clock_and_by_new_data(parsed: Any) -> None:
     assert "dermanet_catalogue" in parsed["dags"]["ingest"]["serialized"]
 
 
+def test_pixels_are_prepared_side_by_side_in_parts(parsed: Any) -> None:
+    tasks = {task["__var"]["task_id"]: task["__var"] for task in _dag(parsed, "retrain")["tasks"]}
+    assert tasks["prepare_pixels"]["_is_mapped"] and set(tasks["list_parts"]["downstream_task_ids"]) == {
+        "prepare_pixels"
+    }
+    assert tasks["prepare_pixels"]["downstream_task_ids"] == ["fit_network"]
+
+
+def _dag(parsed: Any, name: str) -> Any:
+    return json.loads(parsed["dags"][name]["serialized"])["dag"]
+
+
 def test_parsing_twice_gives_the_same_dag(parsed: Any, tmp_path: Path) -> None:
     again = _python(PARSE, env=_airflow(Installation(tmp_path), "/nowhere/at/all.db"))
     assert {name: dag["serialized"] for name, dag in again["dags"].items()} == {
@@ -124,6 +136,7 @@ def test_the_whole_way_through_airflow(tmp_path: Path) -> None:
     }
     assert second["tasks"]["announce"] == "skipped", "nothing new must not start a retrain"
     assert passed["state"] == "success"
+    assert passed["tasks"]["list_parts"] == passed["tasks"]["prepare_pixels"] == "success"
     assert passed["tasks"]["promote_version"] == "success"
     assert passed["tasks"]["kept_the_champion"] == "skipped"
     assert refused["state"] == "success", "a refusal is an answer, not a crash"

@@ -123,6 +123,14 @@ def test_what_a_killed_run_left_behind_is_ended_and_nobody_else(home: Path, port
         stranger.wait()
 
 
+def test_the_instances_of_a_mapped_task_are_told_apart() -> None:
+    task = {"task_id": "fit_network", "map_index": -1}
+    mapped = [{"task_id": "prepare_pixels", "map_index": index} for index in range(2)]
+    names = [name for name, _ in job._named([task, *mapped])]
+    assert names == ["fit_network", "prepare_pixels 1 of 2", "prepare_pixels 2 of 2"]
+    assert [name for name, _ in job._named([task, mapped[0]])] == ["fit_network", "prepare_pixels"]
+
+
 def test_without_a_source_it_is_a_demonstration_with_gates_of_its_own(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

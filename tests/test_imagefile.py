@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tracemalloc
 import zlib
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -87,6 +88,34 @@ def test_an_orientation_in_the_metadata_turns_nothing(orientation: int) -> None:
     turned_png = PNG[:33] + samples.png_chunk(b"eXIf", tiff) + PNG[33:]
     assert np.array_equal(decode(turned_jpeg), decode(JPEG))
     assert np.array_equal(decode(turned_png), PIXELS)
+
+
+@pytest.mark.parametrize("write", [samples.jpeg, lambda *size: samples.png(samples.pixels(*size))], ids=["jpeg", "png"])
+@pytest.mark.parametrize(
+    ("size", "least", "factor"),
+    [((600, 450), 224, 2), ((600, 450), 226, 1), ((600, 450), 112, 4), ((601, 451), 226, 2), ((613, 459), 28, 8),
+     ((600, 450), 0, 1), ((64, 48), 48, 1), ((64, 300), 30, 2)],
+)  # fmt: skip
+def test_an_image_is_reduced_as_far_as_both_sides_stay_large_enough(
+    write: Callable[..., bytes], size: tuple[int, int], least: int, factor: int
+) -> None:
+    data = write(3, *size)
+    found, by = imagefile.decode_reduced(data, least)
+    width, height = (-(-side // factor) for side in size)
+    assert (found.shape, by) == ((height, width, 3), factor) and found.flags["C_CONTIGUOUS"]
+    wanted = cv2.resize(decode(data), (width, height), interpolation=cv2.INTER_AREA)
+    assert cv2.absdiff(found, wanted).mean() < 4
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8, 0.99])
+def test_a_file_cut_short_is_found_at_a_reduced_scale_too(share: float) -> None:
+    data = samples.jpeg(3, 600, 450)
+    with pytest.raises(UnreadableImage) as caught:
+        imagefile.decode_reduced(data[: int(len(data) * share)], 28)
+    assert caught.value.reason == "truncated"
+    middle = len(data) // 2
+    with pytest.raises(UnreadableImage, match="undecodable"):
+        imagefile.decode_reduced(data[:middle] + bytes(2048) + data[middle + 2048 :], 28)
 
 
 @pytest.mark.parametrize("data", [JPEG, PNG], ids=["jpeg", "png"])

@@ -1,13 +1,16 @@
 """Prepared pixels: made once, shared by everyone, whole after any kill."""
 
+import errno
 import hashlib
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from dermanet.pixels import prepared
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import prepare, recipe
 
-SMALL = recipe("dermanet@32")
+SMALL = recipe("plain@32")
 FILES = [samples.jpeg(seed) for seed in range(16)]
 
 
@@ -61,7 +64,7 @@ def test_only_what_is_new_is_prepared(tmp_path: Path) -> None:
 
 
 def test_each_recipe_keeps_its_own(tmp_path: Path) -> None:
-    first, second = PreparedPixels(tmp_path, SMALL), PreparedPixels(tmp_path, recipe("plain@32"))
+    first, second = PreparedPixels(tmp_path, SMALL), PreparedPixels(tmp_path, recipe("grey@32"))
     first.fill(digests(4), read)
     assert digests(1)[0] in first and digests(1)[0] not in second
     assert second.fill(digests(4), read).computed == 4
@@ -109,27 +112,128 @@ def test_a_bad_image_ends_the_fill_and_leaves_no_half_shard(tmp_path: Path) -> N
     bad = digests(10)[6]
     with pytest.raises(UnreadableImage):
         pixels.fill(digests(10), lambda digest: b"junk" if digest == bad else read(digest))
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["recipe.json"]
     assert pixels.fill(digests(10), read).computed == 10
 
 
-@pytest.mark.parametrize("damage", ["shape", "cut", "empty", "gone"])
-def test_a_damaged_shard_is_named_and_the_remedy_works(tmp_path: Path, damage: str) -> None:
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut", "longer", "empty", "gone", "index cut", "index of another", "index without checks"]
+)
+def test_a_damaged_shard_is_named_and_made_again_by_the_next_fill(tmp_path: Path, damage: str) -> None:
     pixels = PreparedPixels(tmp_path, SMALL)
     pixels.fill(digests(6), read)
-    (shard,), (index,) = pixels.folder.glob("*.npy"), pixels.folder.glob("*.json")
-    if damage == "shape":
-        np.save(shard, np.zeros((5, 32, 32, 3), np.uint8))
+    (shard,), (index,) = pixels.folder.glob("*.npy"), prepared.indexes(pixels.folder)
+    record = json.loads(index.read_text())
+    if damage.startswith("index"):
+        changed = {
+            "index cut": index.read_text()[:100],
+            "index of another": json.dumps({**record, "digests": record["digests"][::-1]}),
+            "index without checks": json.dumps(record["digests"]),
+        }
+        index.write_text(changed[damage])
     elif damage == "gone":
         shard.unlink()
     else:
-        shard.write_bytes(shard.read_bytes()[: 1000 if damage == "cut" else 0])
+        shard.write_bytes({"cut": shard.read_bytes()[:1000], "longer": shard.read_bytes() + b"x", "empty": b""}[damage])
+    mended = PreparedPixels(tmp_path, SMALL)
+    assert digests(1)[0] not in mended
+    done = mended.fill(digests(6), read)
+    assert (done.computed, done.reused) == (6, 0) and right(mended, digests(6))
+    (named,) = done.damaged
+    assert named.startswith(str(shard)) and "\n" not in named
+    assert mended.fill(digests(6), read).damaged == ()
+
+
+@pytest.mark.parametrize("where", [128, 128 + 3 * 32 * 32 * 3, -1], ids=["first", "middle", "last"])
+def test_a_wrong_pixel_is_found_when_its_image_is_first_used(tmp_path: Path, where: int) -> None:
+    PreparedPixels(tmp_path, SMALL).fill(digests(6), read)
+    (shard,) = tmp_path.rglob("*.npy")
+    flip(shard, where)
+    pixels = PreparedPixels(tmp_path, SMALL)
     with pytest.raises(DermaNetError) as caught:
-        PreparedPixels(tmp_path, SMALL)
-    assert str(shard) in str(caught.value) and f"delete {index} and prepare again" in str(caught.value)
-    index.unlink()
+        pixels.batch(digests(6))
+    assert str(shard) in str(caught.value) and "run this again" in str(caught.value)
     mended = PreparedPixels(tmp_path, SMALL)
     assert mended.fill(digests(6), read).computed == 6 and right(mended, digests(6))
+
+
+def test_a_shard_that_was_made_again_meanwhile_is_not_set_aside(tmp_path: Path) -> None:
+    PreparedPixels(tmp_path, SMALL).fill(digests(3), read)
+    (shard,) = tmp_path.rglob("*.npy")
+    sound = shard.read_bytes()
+    flip(shard, 200)
+    late = PreparedPixels(tmp_path, SMALL)
+    late.image(digests(3)[2])
+    shard.unlink()
+    shard.write_bytes(sound)
+    with pytest.raises(DermaNetError, match="made again"):
+        late.image(digests(1)[0])
+    assert right(PreparedPixels(tmp_path, SMALL), digests(3))
+
+
+def test_what_killed_runs_left_goes_and_what_others_write_stays(tmp_path: Path) -> None:
+    pixels = PreparedPixels(tmp_path, SMALL)
+    pixels.fill(digests(2), read)
+    dead, old, young = pixels.folder / ".dead", pixels.folder / "old.npy", pixels.folder / "young.npy"
+    for path in (dead, old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    with prepared._Temporary(pixels.folder) as held:
+        pixels.fill(digests(4), read)
+        assert held.path.exists()
+    assert not dead.exists() and not old.exists() and young.exists()
+    assert right(PreparedPixels(tmp_path, SMALL), digests(4))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small tmpfs")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_one_line_and_what_was_whole_is_kept(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "SHARD", 100)
+    pixels = PreparedPixels(small_disk, SMALL)
+    with pytest.raises(DermaNetError, match="no space left") as caught:
+        pixels.fill(digests(400), read)
+    assert "\n" not in str(caught.value) and caught.value.exit_status == 1
+    kept = PreparedPixels(small_disk, SMALL)
+    there = [digest for digest in digests(400) if digest in kept]
+    assert there == digests(400)[: len(there)] and len(there) in {200, 300} and right(kept, there)
+    assert not [path for path in kept.folder.iterdir() if path.name.startswith(".")]
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    assert kept.fill(digests(400), read).computed == 400 - len(there) and right(kept, digests(400))
+
+
+@pytest.mark.parametrize("write", [1, 3, 5])
+def test_a_disk_that_fills_at_any_write_leaves_nothing_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int
+) -> None:
+    pixels, left, whole = PreparedPixels(tmp_path, SMALL), [write], prepared._Temporary.write
+
+    def full(self: prepared._Temporary, data: bytes) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        whole(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared._Temporary, "write", full)
+        with pytest.raises(DermaNetError, match="no space left"):
+            pixels.fill(digests(3), read)
+    assert {path.name for path in pixels.folder.iterdir()} <= {"recipe.json"}
+    assert pixels.fill(digests(3), read).computed == 3
 
 
 FILL = """
@@ -191,13 +295,13 @@ t.PreparedPixels(Path(sys.argv[1]), t.SMALL).fill(t.digests(12), t.read)
 """
 
 
-@pytest.mark.parametrize("rename", [1, 2, 3])
+@pytest.mark.parametrize("rename", [1, 2, 3, 4])
 def test_a_fill_that_is_killed_at_a_rename_leaves_whole_shards_alone(tmp_path: Path, rename: int) -> None:
     command = [sys.executable, "-c", KILLED_AT_A_RENAME, str(tmp_path), str(rename)]
     assert subprocess.run(command, cwd=Path(__file__).parent).returncode == -signal.SIGKILL
     pixels = PreparedPixels(tmp_path, SMALL)
     there = [digest for digest in digests(12) if digest in pixels]
-    assert len(there) == 4 * ((rename - 1) // 2) and right(pixels, there)
+    assert len(there) == 4 * max(0, (rename - 2) // 2) and right(pixels, there)
     assert pixels.fill(digests(12), read).computed == 12 - len(there) and right(pixels, digests(12))
 
 
@@ -211,5 +315,5 @@ def test_two_fills_at_once_both_end_and_agree(tmp_path: Path) -> None:
     assert pixels.fill(digests(900), read).computed == 0
     assert right(pixels, digests(900))
     assert not [path for path in pixels.folder.iterdir() if path.name.startswith(".")]
-    for index in pixels.folder.glob("*.json"):
-        assert len(np.load(index.with_suffix(".npy"), mmap_mode="r")) == len(json.loads(index.read_text()))
+    for index in prepared.indexes(pixels.folder):
+        assert len(np.load(index.with_suffix(".npy"), mmap_mode="r")) == len(json.loads(index.read_text())["digests"])

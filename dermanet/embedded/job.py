@@ -3,6 +3,8 @@
 import base64
 import signal
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
@@ -141,8 +143,8 @@ class Watch:
         epochs = ""
         while True:
             state = self.airflow.run(dag, run)["state"]
-            for task in self.airflow.tasks(dag, run):
-                name, now = task["task_id"], task["state"] or "waiting"
+            for name, task in _named(self.airflow.tasks(dag, run)):
+                now = task["state"] or "waiting"
                 if now in MARKS and shown.get(name) != now:
                     self.say(
                         f"  {name}: {MARKS[now]}"
@@ -193,6 +195,17 @@ class Watch:
             odds = row.get(f"{name}_probabilities")
             sure = f" ({odds[row[name]]:.0%})" if odds else ""
             self.say(f"    {name}: {row[name]}{sure}; labelled {image[name]}")
+
+
+def _named(tasks: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Task instances by a name of their own: those that one task was mapped to are numbered, unless it is only one."""
+    instances = Counter(task["task_id"] for task in tasks)
+
+    def name(task: dict[str, Any]) -> str:
+        count = instances[task["task_id"]]
+        return f"{task['task_id']} {task['map_index'] + 1} of {count}" if count > 1 else str(task["task_id"])
+
+    return [(name(task), task) for task in tasks]
 
 
 def _ask(verb: str, url: str, body: dict[str, Any] | None = None) -> Any:

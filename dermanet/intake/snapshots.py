@@ -55,6 +55,15 @@ def read(name: str, place: Place) -> Snapshot:
     return Snapshot(name, taxonomy, manifest["holdout"], frozen["train"], frozen["validation"], frozen["holdout"])
 
 
+def every(place: Place) -> list[Snapshot]:
+    """Every whole snapshot there is."""
+    try:
+        names = [name.removesuffix("/manifest.json") for name in place.listing() if name.endswith("/manifest.json")]
+    except BadInput:
+        return []
+    return [read(name, place) for name in names]
+
+
 def _csv(records: Sequence[Record]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")

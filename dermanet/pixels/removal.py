@@ -4,17 +4,27 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from dermanet.pixels.prepared import RECIPE
+
 
 def remove(root: Path, digests: Collection[str]) -> int:
     """Removes every shard that holds one of the images, and returns how many; the others of a shard are prepared again when needed.
 
-    The pixels go before the index that leads to them: killed in between, the next call finds the index and finishes.
+    The pixels go before the index that leads to them: killed in between, the next call finds the index and finishes. An index
+    that cannot be read goes too: what it leads to may be one of the images.
     """
     gone = set(digests)
     removed = 0
     for index in sorted(root.glob("*/*.json")):
-        if gone.intersection(json.loads(index.read_text())):
+        if index.name != RECIPE and _may_hold(index, gone):
             index.with_suffix(".npy").unlink(missing_ok=True)
             index.unlink(missing_ok=True)
             removed += 1
     return removed
+
+
+def _may_hold(index: Path, digests: set[str]) -> bool:
+    try:
+        return bool(digests.intersection(json.loads(index.read_bytes())["digests"]))
+    except (ValueError, LookupError, TypeError):
+        return True

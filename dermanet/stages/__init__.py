@@ -7,8 +7,17 @@ Heavy libraries are imported inside the functions: Airflow imports this package 
 """
 
 from dermanet.stages.answers import predict
+from dermanet.stages.cache import cache, check_cache, prune_cache
 from dermanet.stages.champions import champion, export, promote, register, roll_back
-from dermanet.stages.data import check_sources, ingest, ingest_configured, prepare, snapshot
+from dermanet.stages.data import (
+    check_sources,
+    ingest,
+    ingest_configured,
+    preparation_parts,
+    prepare,
+    prepare_part,
+    snapshot,
+)
 from dermanet.stages.forgetting import forget
 from dermanet.stages.quarantine import drop_quarantined, quarantined, release_quarantined, show_quarantined
 from dermanet.stages.state import catalogued, example, gates_summary, holds_real_images, training_now
@@ -17,7 +26,8 @@ from dermanet.stages.verdicts import evaluate, judge
 from dermanet.stages.whole import retrain
 
 __all__ = [
-    "catalogued", "champion", "check_sources", "drop_quarantined", "evaluate", "example", "export", "forget", "gates_summary",
-    "holds_real_images", "ingest", "ingest_configured", "judge", "predict", "prepare", "promote", "quarantined", "register",
+    "cache", "catalogued", "champion", "check_cache", "check_sources", "drop_quarantined", "evaluate", "example",
+    "export", "forget", "gates_summary", "holds_real_images", "ingest", "ingest_configured", "judge", "predict",
+    "preparation_parts", "prepare", "prepare_part", "promote", "prune_cache", "quarantined", "register",
     "release_quarantined", "retrain", "roll_back", "show_quarantined", "snapshot", "train", "training_now",
 ]  # fmt: skip

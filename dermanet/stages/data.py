@@ -2,17 +2,20 @@
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermanet import settings, taxonomy
 from dermanet.errors import BadInput
-from dermanet.stages.rooms import chosen_experiment, fill_pixels, frozen_snapshot, snapshot_place
+from dermanet.stages.rooms import chosen_experiment, fill_pixels, frozen_snapshot, prepared_root, snapshot_place
 from dermanet.storage import place
 
 if TYPE_CHECKING:
     from dermanet.intake.ingest import Outcome
+
+MOST_PARTS = 8
+"""Tasks that prepare one snapshot side by side: each pays seconds for its imports, and each uses every core of its machine."""
 
 
 def ingest(source: str, progress: "Callable[[Outcome], None] | None" = None) -> dict[str, Any]:
@@ -86,20 +89,41 @@ def snapshot() -> dict[str, Any]:
 def prepare(
     snapshot_id: str, experiment_text: str, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, Any]:
-    """Prepares the pixels of a snapshot for an experiment's recipe; only what is new is computed. Returns the counts."""
+    """Prepares the pixels of a snapshot for an experiment's recipe; only what is new is computed. Returns the counts.
+
+    `damaged` names the shards that were found so, with what was wrong; their images are among the computed.
+    """
+    return prepare_part(snapshot_id, experiment_text, {"part": 0, "parts": 1}, progress)
+
+
+def preparation_parts(snapshot_id: str, experiment_text: str) -> list[dict[str, int]]:
+    """The parts in which `prepare_part` prepares a snapshot side by side: at most MOST_PARTS, of a shard of new images or more."""
+    from dermanet.pixels.prepared import SHARD, PreparedPixels
+    from dermanet.pixels.preprocess import recipe
+
     here = settings.read()
-    frozen = frozen_snapshot(here, snapshot_id)
+    pixels = PreparedPixels(prepared_root(here), recipe(chosen_experiment(here, experiment_text).recipe))
+    new = sum(record.digest not in pixels for record in frozen_snapshot(here, snapshot_id).records)
+    parts = max(1, min(MOST_PARTS, new // SHARD))
+    return [{"part": part, "parts": parts} for part in range(parts)]
+
+
+def prepare_part(
+    snapshot_id: str, experiment_text: str, part: Mapping[str, int],
+    progress: Callable[[int, int], None] = lambda done, total: print(f"{done} of {total} images", flush=True),
+) -> dict[str, Any]:  # fmt: skip
+    """One of `preparation_parts`: an equal stretch of the snapshot's images, whatever has been prepared meanwhile."""
+    here = settings.read()
     chosen = chosen_experiment(here, experiment_text)
-    start, total = time.monotonic(), len(frozen.records)
-    done = fill_pixels(here, chosen.recipe, frozen, lambda count: progress(count, total))[1]
-    seconds = round(time.monotonic() - start, 2)
+    # In the order of their digests, so that what is new is spread evenly over the parts.
+    records = sorted(frozen_snapshot(here, snapshot_id).records, key=lambda record: record.digest)
+    first, last = (len(records) * (part["part"] + more) // part["parts"] for more in (0, 1))
+    start, total = time.monotonic(), last - first
+    done = fill_pixels(here, chosen.recipe, records[first:last], lambda count: progress(count, total))[1]
     return {
-        "snapshot": snapshot_id,
-        "images": total,
-        "computed": done.computed,
-        "reused": done.reused,
-        "seconds": seconds,
-    }
+        "snapshot": snapshot_id, "images": total, "computed": done.computed, "reused": done.reused,
+        "damaged": list(done.damaged), "seconds": round(time.monotonic() - start, 2),
+    }  # fmt: skip
 
 
 class _IngestReport:

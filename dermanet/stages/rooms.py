@@ -1,6 +1,6 @@
 """How the stages enter the rooms: each function opens one thing of an installation, by its settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from dermanet.storage import Folder, place
 
 if TYPE_CHECKING:
     from dermanet.pixels.prepared import Preparation, PreparedPixels
-    from dermanet.records import Answers, Snapshot
+    from dermanet.records import Answers, Record, Snapshot
     from dermanet.registry.tracking import Tracking
     from dermanet.registry.versions import Versions
     from dermanet.serving.network import Network
@@ -37,6 +37,11 @@ def snapshot_place(here: Settings) -> Folder:
     return Folder(here.home / "snapshots")
 
 
+def prepared_root(here: Settings) -> Path:
+    """Where prepared pixels are kept."""
+    return here.home / "prepared"
+
+
 def frozen_snapshot(here: Settings, snapshot_id: str) -> "Snapshot":
     """A snapshot by its id. Raises BadInput where there is none."""
     from dermanet.intake import snapshots
@@ -59,17 +64,17 @@ def versions_of(here: Settings, tracking: "Tracking") -> "Versions":
 
 
 def fill_pixels(
-    here: Settings, recipe_text: str, frozen: "Snapshot", progress: Callable[[int], None] = lambda done: None
+    here: Settings, recipe_text: str, records: "Sequence[Record]", progress: Callable[[int], None] = lambda done: None
 ) -> "tuple[PreparedPixels, Preparation]":
-    """The prepared pixels of a snapshot's images, and what had to be computed for it."""
+    """The prepared pixels of records, and what had to be computed for it."""
     from dermanet.intake.ingest import object_name
     from dermanet.pixels.prepared import PreparedPixels
     from dermanet.pixels.preprocess import recipe
 
     objects = place(here.objects)
-    pixels = PreparedPixels(here.home / "prepared", recipe(recipe_text))
+    pixels = PreparedPixels(prepared_root(here), recipe(recipe_text))
     done = pixels.fill(
-        [record.digest for record in frozen.records], lambda digest: objects.read(object_name(digest)), progress
+        [record.digest for record in records], lambda digest: objects.read(object_name(digest)), progress
     )
     return pixels, done
 
@@ -87,7 +92,7 @@ def network_in(files: Path) -> "Network":
 def holdout_answers(here: Settings, network: "Network", frozen: "Snapshot") -> "Answers":
     """A network's answers on the holdout, from pixels prepared by its own recipe."""
     text = f"{network.recipe.name}@{network.recipe.size}"
-    pixels = fill_pixels(here, text, frozen)[0]
+    pixels = fill_pixels(here, text, frozen.holdout)[0]
     digests = [record.digest for record in frozen.holdout]
     return network.answer_in_batches(
         [pixels.batch(digests[start : start + 32]) for start in range(0, len(digests), 32)]

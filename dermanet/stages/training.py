@@ -41,7 +41,7 @@ def train(
         return {"run_id": run_id, "trained": False}
     tracking.end(run_id, "RUNNING")
     tracking.log_params(run_id, {**chosen.as_dict(), "snapshot": frozen.id, "taxonomy": frozen.taxonomy.digest})
-    pixels = fill_pixels(here, chosen.recipe, frozen)[0]
+    pixels = fill_pixels(here, chosen.recipe, frozen.records)[0]
     report = _EpochReport(tracking, run_id, chosen.epochs, progress)
     try:
         trained = fit(
