@@ -117,6 +117,13 @@ def test_the_published_form_answers_as_the_network(tmp_path: Path) -> None:
     assert sex[0].tolist() == pytest.approx(direct.sex[0].tolist(), abs=1e-4)
 
 
+def test_a_snapshot_whose_image_is_gone_says_what_to_do(installation: Installation) -> None:
+    snapshot = stages.snapshot()["snapshot"]
+    next((installation.home / "objects").glob("[0-9a-f][0-9a-f]/*")).unlink()
+    with pytest.raises(BadInput, match="make a new snapshot"):
+        stages.prepare(snapshot, "plain")
+
+
 def test_an_export_in_an_unknown_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"\.pt"):
         stages.export("1", str(tmp_path / "model.pt"))

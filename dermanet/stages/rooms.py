@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dermanet import experiment
+from dermanet.errors import BadInput
 from dermanet.settings import Settings
 from dermanet.storage import Folder, place
 
@@ -66,17 +67,23 @@ def versions_of(here: Settings, tracking: "Tracking") -> "Versions":
 def fill_pixels(
     here: Settings, recipe_text: str, records: "Sequence[Record]", progress: Callable[[int], None] = lambda done: None
 ) -> "tuple[PreparedPixels, Preparation]":
-    """The prepared pixels of records, and what had to be computed for it."""
+    """The prepared pixels of records, and what had to be computed for it. Raises BadInput where an image is gone."""
     from dermanet.intake.ingest import object_name
     from dermanet.pixels.prepared import PreparedPixels
     from dermanet.pixels.preprocess import recipe
 
     objects = place(here.objects)
     pixels = PreparedPixels(prepared_root(here), recipe(recipe_text))
-    done = pixels.fill(
-        [record.digest for record in records], lambda digest: objects.read(object_name(digest)), progress
-    )
-    return pixels, done
+
+    def read(digest: str) -> bytes:
+        try:
+            return objects.read(object_name(digest))
+        except FileNotFoundError:
+            raise BadInput(
+                f"image {digest[:12]}… is no longer in {here.objects} (a forgotten lesion's?); make a new snapshot and use that"
+            ) from None
+
+    return pixels, pixels.fill([record.digest for record in records], read, progress)
 
 
 def network_in(files: Path) -> "Network":
