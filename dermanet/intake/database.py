@@ -58,7 +58,9 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "postgresql":
-        return sa.create_engine(url, pool_pre_ping=True)
+        # No pool: a stage opens a catalogue for a few batches, and what it kept open would count against the server's limit
+        # until the process ends.
+        return sa.create_engine(url, poolclass=sa.NullPool)
     if url.get_backend_name() != "sqlite":
         raise sa.exc.ArgumentError(f"{url.get_backend_name()} is neither sqlite nor postgresql")
     if url.database:
