@@ -1,5 +1,6 @@
 """What the tests share: a home of their own, a folder of drawn images, a real S3 server, a real PostgreSQL."""
 
+import fcntl
 import json
 import os
 import socket
@@ -119,11 +120,19 @@ def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """An installation whose version 1 is champion. Only looked at; whoever changes something takes `installation`."""
-    made = Installation(tmp_path_factory.mktemp("trained"))
-    with pytest.MonkeyPatch.context() as patch:
-        made.enter(patch)
-        stages.retrain([SOURCE], "smoke")
+    """An installation whose version 1 is champion. Only looked at; whoever changes something takes `installation`.
+
+    Made once for all the processes that run the tests side by side: the first makes it, the others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    made = Installation((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained")
+    made.root.mkdir(exist_ok=True)
+    with (made.root / "lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made.root / "whole").exists():
+            made.enter(patch)
+            stages.retrain([SOURCE], "smoke")
+            (made.root / "whole").touch()
     return made
 
 
