@@ -1,3 +1,5 @@
+"""Intervals: scikit-learn's figures where nothing is drawn, lesions drawn whole, and cover at their rate."""
+
 import numpy as np
 import pytest
 from samples import CODES, record
