@@ -164,5 +164,7 @@ def test_writers_take_turns_and_lose_no_revision(new_database: Callable[[], str]
 def test_opening_again_needs_no_alembic(new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
     url = new_database()
     open_database(url)
-    monkeypatch.setattr(database, "writing", lambda engine: pytest.fail("nothing is to be written"))
+    written: list[object] = []
+    monkeypatch.setattr(database, "writing", written.append)
     open_database(url)
+    assert written == []
