@@ -32,11 +32,15 @@ class Row:
     confirmation: str = ""
     clinic: str = ""
     image: str | None = None
+    patient_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What is known of one image, checked: age in years (None: not recorded), sex one of `SEXES`, a taxonomy code."""
+    """What is known of one image, checked: age in years (None: not recorded), sex one of `SEXES`, a taxonomy code.
+
+    `patient_id` is the source's pseudonym, empty where it gives none: all lesions of a patient are on one side of the split.
+    """
 
     lesion_id: str
     diagnosis: str
@@ -45,6 +49,7 @@ class Labels:
     localization: str = ""
     confirmation: str = ""
     clinic: str = ""
+    patient_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ def test_an_accepted_record_has_its_labels_and_its_very_bytes(here: Installation
     found = {record.image_id: record for record in here.catalogue.records()}["ISIC_0000010"]
     assert asdict(found.labels) == {
         "lesion_id": "HAM_0000010", "diagnosis": "df", "age": 50.0, "sex": "male", "localization": "back",
-        "confirmation": "histo", "clinic": "",
+        "confirmation": "histo", "clinic": "", "patient_id": "",
     }  # fmt: skip
     assert here.objects.read(object_name(found.digest)) == samples.jpeg(10)
     assert set(here.objects.listing()) >= {object_name(record.digest) for record in here.catalogue.records()}

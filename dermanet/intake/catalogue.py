@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -13,13 +13,14 @@ from dermanet.imagefile import Header
 from dermanet.intake.conflicts import REASON as CONFLICT
 from dermanet.intake.conflicts import disagreement
 from dermanet.intake.database import open_database, writing
+from dermanet.intake.look import Look
 from dermanet.intake.schema import FORGOTTEN, IMAGES, LABELS, ORIGINALS, REFUSALS
 from dermanet.records import Labels, Record, Refusal, Row, refusal_id
 
 SYNTHETIC = "synthetic:%"
 """What the names of synthetic sources are like, in SQL."""
 
-LABEL_FIELDS = ("lesion_id", "diagnosis", "age", "sex", "localization", "confirmation", "clinic")
+LABEL_FIELDS = tuple(field.name for field in fields(Labels))
 
 
 CELL = 4000
@@ -43,6 +44,8 @@ class Arrival:
     row: Row | None = None
     original: str = ""
     """SHA-256 of the file as it came; empty where the catalogue has it already."""
+    look: Look | None = None
+    """What it looks like; None where the catalogue has it already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +263,7 @@ class Catalogue:
     def _add(self, connection: sa.Connection, source: str, arrival: Arrival, revision: int) -> None:
         if revision == 1:
             self._upsert(connection, IMAGES, _image_row(arrival, source))
-        self._upsert(connection, LABELS, {**arrival.record.as_row(), "revision": revision})
+        self._upsert(connection, LABELS, {**arrival.record.as_row(), "revision": revision, "batch": ""})
 
     def _upsert(self, connection: sa.Connection, table: sa.Table, row: dict[str, object]) -> None:
         dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
@@ -343,7 +346,8 @@ def _refusal(row: sa.Row[tuple[object, ...]]) -> Refusal:
 
 
 def _image_row(arrival: Arrival, source: str) -> dict[str, object]:
-    return {"digest": arrival.record.digest, "source": source, **asdict(arrival.header)}
+    look = asdict(arrival.look) if arrival.look else {}
+    return {"digest": arrival.record.digest, "source": source, **asdict(arrival.header), **look}
 
 
 def _latest(among: sa.Select[tuple[str]] | None = None) -> sa.Select[tuple[object, ...]]:

@@ -18,6 +18,8 @@ def disagreement(one: Labels, other: Labels) -> str:
         return f"age {one.age:g} and {other.age:g}"
     if "unknown" not in (one.sex, other.sex) and one.sex != other.sex:
         return f"sex {one.sex} and {other.sex}"
+    if "" not in (one.patient_id, other.patient_id) and one.patient_id != other.patient_id:
+        return f"patient {one.patient_id} and {other.patient_id}"
     return ""
 
 
@@ -54,5 +56,6 @@ def statement(rows: Iterable[Row | Refusal], taxonomy: Taxonomy) -> Statement:
         if difference:
             found.contradictions.setdefault(labels.lesion_id, difference)
         age = labels.age if before.age is None else before.age
-        said[labels.lesion_id] = replace(before, age=age, sex=labels.sex if before.sex == "unknown" else before.sex)
+        sex = labels.sex if before.sex == "unknown" else before.sex
+        said[labels.lesion_id] = replace(before, age=age, sex=sex, patient_id=before.patient_id or labels.patient_id)
     return found

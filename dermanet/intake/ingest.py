@@ -157,12 +157,13 @@ class _Screening:
         known = self.catalogue.known(original)
         if known and self.objects.exists(object_name(known[0])):
             return Arrival(Record(known[0], row.image_id, labels), known[1], row)
-        header = check_image(data, row.image_id)
-        if isinstance(header, Refusal):
-            return self.keep(replace(header, row=row), data)
+        checked = check_image(data, row.image_id)
+        if isinstance(checked, Refusal):
+            return self.keep(replace(checked, row=row), data)
+        header, look = checked
         if bare_digest(data, header.format) in self.forgotten:
             return forgotten(row.image_id)
-        return store(Arrival(Record("", row.image_id, labels), header, row), data, self.objects)
+        return store(Arrival(Record("", row.image_id, labels), header, row, look=look), data, self.objects)
 
     def read(self, image: str) -> bytes | str:
         """A file of the source, or in one line why it cannot be read."""

@@ -47,7 +47,7 @@ class Challenge:
                 image_id=image, lesion_id=lesion.get("lesion_id", ""), diagnosis=_hot(row),
                 age=person.get("age_approx", person.get("age", "")), sex=person.get("sex", ""),
                 localization=person.get("anatom_site_general", ""), confirmation=lesion.get("diagnosis_confirm_type", ""),
-                image=self.files.get(image),
+                image=self.files.get(image), patient_id=person.get("patient_id", ""),
             )  # fmt: skip
         for stem, file in self.files.items():
             if stem not in named:

@@ -17,7 +17,7 @@ from dermanet.taxonomy import Taxonomy
 
 CELLS = {
     "image_id": "image_id", "lesion_id": "lesion_id", "dx": "diagnosis", "age": "age", "sex": "sex",
-    "localization": "localization", "dx_type": "confirmation", "dataset": "clinic",
+    "localization": "localization", "dx_type": "confirmation", "dataset": "clinic", "patient_id": "patient_id",
 }  # fmt: skip
 """What a release may set, by the column's name in HAM10000's label file."""
 
@@ -60,11 +60,12 @@ def screened(
         raise BadInput(
             f"{held.name} is refused again, {labels.reason}: {labels.detail}; --set COLUMN=VALUE corrects it"
         )
-    header = check_image(objects.read(file_name(refusal, held.file)), held.name, judge=not force)
-    if isinstance(header, Refusal):
-        insists = "; --force insists" if header.reason in MATTERS_OF_JUDGEMENT else ""
-        raise BadInput(f"{held.name} is refused again, {header.reason}: {header.detail}{insists}")
-    return Arrival(Record("", row.image_id, labels), header, row)
+    checked = check_image(objects.read(file_name(refusal, held.file)), held.name, judge=not force)
+    if isinstance(checked, Refusal):
+        insists = "; --force insists" if checked.reason in MATTERS_OF_JUDGEMENT else ""
+        raise BadInput(f"{held.name} is refused again, {checked.reason}: {checked.detail}{insists}")
+    header, look = checked
+    return Arrival(Record("", row.image_id, labels), header, row, look=look)
 
 
 def drop(refusal: str, catalogue: Catalogue, objects: Place) -> Refusal:

@@ -12,6 +12,10 @@ IMAGES = sa.Table(
     sa.Column("width", sa.Integer, nullable=False),
     sa.Column("height", sa.Integer, nullable=False),
     sa.Column("source", sa.Text, nullable=False, comment="where it came from first"),
+    sa.Column("brightness", sa.Float, comment="mean luma, 0 to 255; null where never measured, as the next two"),
+    sa.Column("contrast", sa.Float, comment="grey levels from the 1st to the 99th percentile"),
+    sa.Column("detail", sa.Float, comment="variance of the Laplacian, longer side at 256 pixels"),
+    sa.Column("phash", sa.String(64), index=True, comment="perceptual hash of 256 bits, hexadecimal"),
 )
 
 ORIGINALS = sa.Table(
@@ -34,6 +38,8 @@ LABELS = sa.Table(
     sa.Column("localization", sa.Text, nullable=False),
     sa.Column("confirmation", sa.Text, nullable=False),
     sa.Column("clinic", sa.Text, nullable=False),
+    sa.Column("patient_id", sa.String(128), nullable=False, index=True, comment="a pseudonym, or empty"),
+    sa.Column("batch", sa.String(16), nullable=False, comment="of an inbox, that brought this revision; or empty"),
 )
 
 REFUSALS = sa.Table(
@@ -59,4 +65,41 @@ FORGOTTEN = sa.Table(
     ),
     sa.Column("lesion", sa.String(64), nullable=False, index=True, comment="SHA-256 of the lesion's id"),
     sa.Column("image", sa.Boolean, nullable=False, comment="whether the object store held it under this digest"),
+)
+
+SIDES = sa.Table(
+    "sides",
+    METADATA,
+    sa.Column("lesion_id", sa.String(128), primary_key=True),
+    sa.Column(
+        "side", sa.String(10), nullable=False, comment="train, validation or holdout: for ever, from its first snapshot"
+    ),
+    sa.Column("because", sa.Text, nullable=False, comment="what decided: the id that was hashed, or a person's word"),
+)
+
+PARTED = sa.Table(
+    "parted",
+    METADATA,
+    sa.Column("one", sa.String(64), primary_key=True, comment="digest of an image, the smaller of the two"),
+    sa.Column("other", sa.String(64), primary_key=True, comment="digest of an image that only looks like it"),
+)
+
+BATCHES = sa.Table(
+    "batches",
+    METADATA,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("digest", sa.String(16), primary_key=True, comment="of its label file and its listing"),
+    sa.Column("receipt", sa.Text, nullable=False, comment="JSON, as it was written beside the label file"),
+)
+
+SNAPSHOTS = sa.Table(
+    "snapshots",
+    METADATA,
+    sa.Column("id", sa.String(16), primary_key=True),
+    sa.Column(
+        "number", sa.Integer, nullable=False, unique=True, comment="1, 2, …, in the order of their first freezing"
+    ),
+    sa.Column("statistics", sa.Text, comment="JSON; null while it has not been validated"),
+    sa.Column("verdict", sa.String(16), nullable=False, comment="empty, passed, anomalous, or accepted by a person"),
+    sa.Column("because", sa.Text, nullable=False, comment="the anomalies, or why a person accepted them"),
 )

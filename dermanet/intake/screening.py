@@ -5,24 +5,16 @@ wrong labels enter a hospital's model. The refusal says what is allowed, so that
 """
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from dermanet import imagefile
 from dermanet.errors import UnreadableImage
+from dermanet.intake.look import Look, look
 from dermanet.intake.metadata import strip
 from dermanet.records import OLDEST, SEXES, Labels, Refusal, Row
 from dermanet.taxonomy import Taxonomy
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
-LOOK = 256
-"""Pixels of the longer side at which an image is judged."""
-
 BLANK = 10.0
 """Grey levels. The flattest of 1,413 public dermoscopic images spans 35, of 10,015 thumbnails of 28 pixels 19 (docs/results.md)."""
 
@@ -38,7 +30,10 @@ MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "unknown"})
 
 def check_labels(row: Row, taxonomy: Taxonomy) -> Labels | Refusal:
     """The row's labels, checked; or the first thing that is wrong with them."""
-    for value, what in ((row.image_id, "image id"), (row.lesion_id, "lesion id")):
+    names = {"image id": row.image_id, "lesion id": row.lesion_id, "patient id": row.patient_id}
+    for what, value in names.items():
+        if not value and what == "patient id":
+            continue
         if not value:
             return Refusal(row.image_id, f"missing {what}", f"the {what} is empty; give one")
         if not NAME.fullmatch(value) or ".." in value:
@@ -64,7 +59,7 @@ def check_labels(row: Row, taxonomy: Taxonomy) -> Labels | Refusal:
         return Refusal(
             row.image_id, "impossible age", f"age {row.age!r} {age}; allowed are 0 to {OLDEST:g} years, or nothing"
         )
-    return Labels(row.lesion_id, diagnosis, age, sex, row.localization, row.confirmation, row.clinic)
+    return Labels(row.lesion_id, diagnosis, age, sex, row.localization, row.confirmation, row.clinic, row.patient_id)
 
 
 def parse_age(text: str) -> float | None | str:
@@ -78,15 +73,15 @@ def parse_age(text: str) -> float | None | str:
     return float(text) if 0 <= float(text) <= OLDEST else "is out of range"
 
 
-def check_image(data: bytes, name: str, judge: bool = True) -> imagefile.Header | Refusal:
-    """The header of an image that decodes to its last line and, if that is judged, shows something; or why it is refused."""
+def check_image(data: bytes, name: str, judge: bool = True) -> tuple[imagefile.Header, Look] | Refusal:
+    """Header and look of an image that decodes to its last line and, if that is judged, shows something; or why it is refused."""
     try:
         header = imagefile.read_header(data)
         pixels = imagefile.decode(data)
         strip(data, header.format)  # So that storing it cannot fail.
     except UnreadableImage as error:
         return Refusal(name, error.reason, error.detail)
-    seen = sight(pixels)
+    seen = look(pixels)
     if judge and seen.contrast < BLANK:
         detail = f"its grey levels span {seen.contrast:.0f} of 255; at least {BLANK:g} are needed to see a lesion"
         return Refusal(name, "blank", detail)
@@ -94,27 +89,4 @@ def check_image(data: bytes, name: str, judge: bool = True) -> imagefile.Header 
         return Refusal(
             name, "blurred", f"its detail is {seen.detail:.1f}; at least {BLURRED:g} is needed, take it again"
         )
-    return header
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """How much there is to see. `contrast`: grey levels from the 1st to the 99th percentile. `detail`: variance of the Laplacian."""
-
-    contrast: float
-    detail: float
-
-
-def sight(pixels: "NDArray[np.uint8]") -> Sight:
-    """Measures RGB pixels, seen with their longer side at 256 pixels, so that the limits hold for every camera."""
-    import cv2
-    import numpy as np
-
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    scale = LOOK / max(grey.shape)
-    if scale < 1:
-        # A very long strip keeps two lines.
-        size = [max(2, round(side * scale)) for side in grey.shape[::-1]]
-        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    low, high = np.percentile(grey, (1, 99))
-    return Sight(float(high - low), float(cv2.Laplacian(grey, cv2.CV_32F).var()))
+    return header, seen

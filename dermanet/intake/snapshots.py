@@ -74,7 +74,8 @@ def _csv(records: Sequence[Record]) -> str:
 
 
 def _record(row: dict[str, str]) -> Record:
-    labels: dict[str, Any] = {field.name: row[field.name] for field in fields(Labels)}
+    # A column that an older snapshot has not is empty.
+    labels: dict[str, Any] = {field.name: row.get(field.name, "") for field in fields(Labels)}
     labels["age"] = float(row["age"]) if row["age"] else None
     return Record(row["digest"], row["image_id"], Labels(**labels))
 

@@ -1,6 +1,6 @@
 """The layouts with one CSV row an image: HAM10000 (metadata and image folders, found by image_id) and a plain CSV (paths).
 
-HAM10000   lesion_id, image_id, dx, dx_type, age, sex, localization[, dataset]   the file is <image_id>.jpg in any folder
+HAM10000   lesion_id, image_id, dx, dx_type, age, sex, localization[, dataset, patient_id]   the file is <image_id>.jpg in any folder
 plain      image (a path from the CSV's folder), lesion_id, age, sex, dx[, …]    the image_id is the file's name
 """
 
@@ -42,7 +42,7 @@ class Table:
                 image_id=self._image_id(row[self.column]),
                 lesion_id=row["lesion_id"], age=row["age"], sex=row["sex"], diagnosis=row["dx"],
                 localization=row.get("localization", ""), confirmation=row.get("dx_type", ""), clinic=row.get("dataset", ""),
-                image=self.files.get(row[self.column]),
+                image=self.files.get(row[self.column]), patient_id=row.get("patient_id", ""),
             )  # fmt: skip
         for called, file in self.files.items():
             if called not in wanted:
