@@ -16,8 +16,9 @@ from dermanet.errors import BadInput
 from dermanet.imagefile import Header
 from dermanet.intake import ingest as room
 from dermanet.intake import snapshots
-from dermanet.intake.ingest import Outcome, ingest, object_name
+from dermanet.intake.ingest import Outcome, ingest
 from dermanet.intake.sources import open_source
+from dermanet.intake.stored import object_name
 from dermanet.storage import Folder, place
 
 BAD_ROWS = {

@@ -14,8 +14,9 @@ from storeroom import Installation, dump
 
 from dermanet import taxonomy
 from dermanet.intake import ingest as room
-from dermanet.intake.ingest import Outcome, ingest, object_name
+from dermanet.intake.ingest import Outcome, ingest
 from dermanet.intake.sources import open_source
+from dermanet.intake.stored import object_name
 from dermanet.records import Refusal, Row
 
 
@@ -63,6 +64,7 @@ from dermanet import taxonomy
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.ingest import ingest
 from dermanet.intake.sources import open_source
+from dermanet.intake.stored import object_name
 from dermanet.storage import Folder
 print("ready", flush=True)
 sys.stdin.readline()

@@ -23,8 +23,15 @@ SYNTHETIC = "synthetic:%"
 LABEL_FIELDS = tuple(field.name for field in fields(Labels))
 
 
+DAMAGED, MISSING = "damaged in the store", "missing from the store"
+"""Reasons of notes in quarantine that refuse nothing: images of the catalogue whose stored copy cannot be used. An ingest that stores
+one anew takes its note out again."""
+
 CELL = 4000
 """Characters of one cell that a refusal keeps: a label is a few, and a broken cell may hold half a file."""
+
+MOST_NAMED = 5000
+"""Values in one statement: SQLite takes 32,766."""
 
 Discard = Callable[[str, str], None]
 """Removes a refusal's file from quarantine, by the refusal's id and the file's digest. Called before the refusal is gone from the
@@ -143,7 +150,7 @@ class Catalogue:
         ours = REFUSALS.c.source == _legible(source)
         with writing(self.engine) as connection:
             held = connection.execute(sa.select(REFUSALS).where(ours)).all()
-            mended = [row for row in held if row.name not in kept]
+            mended = [row for row in held if row.name not in kept and row.reason not in (DAMAGED, MISSING)]
             for row in mended:
                 if row.file:
                     discard(row.id, row.file)
@@ -151,9 +158,18 @@ class Catalogue:
                 which = sa.delete(REFUSALS).where(ours, REFUSALS.c.name == sa.bindparam("mended"))
                 connection.execute(which, [{"mended": row.name} for row in mended])
 
-    def refusals(self) -> list[tuple[str, Refusal]]:
-        """Every refusal in quarantine with its source."""
-        query = sa.select(REFUSALS).where(REFUSALS.c.ruling == "").order_by(REFUSALS.c.source, REFUSALS.c.name)
+    def unrefuse(self, source: str, refusal: Refusal, discard: Discard = keep_all) -> None:
+        """Forgets one refusal and its file."""
+        with writing(self.engine) as connection:
+            if refusal.file:
+                discard(refusal_id(source, refusal.name), refusal.file)
+            ours = sa.and_(REFUSALS.c.source == _legible(source), REFUSALS.c.name == _legible(refusal.name))
+            connection.execute(sa.delete(REFUSALS).where(ours))
+
+    def refusals(self, reasons: Collection[str] = ()) -> list[tuple[str, Refusal]]:
+        """Every refusal in quarantine with its source, or those of some reasons."""
+        chosen = REFUSALS.c.reason.in_(reasons) if reasons else sa.true()
+        query = sa.select(REFUSALS).where(REFUSALS.c.ruling == "", chosen).order_by(REFUSALS.c.source, REFUSALS.c.name)
         with self.engine.connect() as connection:
             return [(row.source, _refusal(row)) for row in connection.execute(query)]
 
@@ -207,6 +223,26 @@ class Catalogue:
             empty = {"record": None, "lesion_id": "", "file": None, "detail": ""}
             connection.execute(sa.update(REFUSALS).where(REFUSALS.c.id == refusal).values(**empty))
 
+    def digests(self) -> set[str]:
+        """The digests of all images, synthetic ones included."""
+        with self.engine.connect() as connection:
+            return set(connection.scalars(sa.select(IMAGES.c.digest)))
+
+    def quarantined_files(self) -> set[tuple[str, str]]:
+        """Every file that quarantine keeps: id of the refusal, digest of the file."""
+        query = sa.select(REFUSALS.c.id, REFUSALS.c.file).where(REFUSALS.c.file.is_not(None))
+        with self.engine.connect() as connection:
+            return {(row.id, row.file) for row in connection.execute(query)}
+
+    def held(self, digests: Sequence[str]) -> dict[str, Held]:
+        """What the catalogue says of images, by digest; of one that it has not, nothing."""
+        found: dict[str, Held] = {}
+        with self.engine.connect() as connection:
+            for start in range(0, len(digests), MOST_NAMED):
+                some = sa.select(IMAGES.c.digest).where(IMAGES.c.digest.in_(digests[start : start + MOST_NAMED]))
+                found |= _held_images(connection, some)
+        return found
+
     def records(self) -> list[Record]:
         """Every image with its current labels, in the order of the digests.
 
@@ -257,8 +293,7 @@ class Catalogue:
         touched = sa.select(LABELS.c.digest).where(
             sa.or_(LABELS.c.digest.in_(digests), LABELS.c.lesion_id.in_(lesions))
         )
-        query = _latest(touched).join(IMAGES, IMAGES.c.digest == LABELS.c.digest).add_columns(IMAGES.c.source)
-        return {row.digest: Held(_record(row), row.source, row.revision) for row in connection.execute(query)}
+        return _held_images(connection, touched)
 
     def _add(self, connection: sa.Connection, source: str, arrival: Arrival, revision: int) -> None:
         if revision == 1:
@@ -348,6 +383,12 @@ def _refusal(row: sa.Row[tuple[object, ...]]) -> Refusal:
 def _image_row(arrival: Arrival, source: str) -> dict[str, object]:
     look = asdict(arrival.look) if arrival.look else {}
     return {"digest": arrival.record.digest, "source": source, **asdict(arrival.header), **look}
+
+
+def _held_images(connection: sa.Connection, among: sa.Select[tuple[str]]) -> dict[str, Held]:
+    """The images whose digests `among` selects."""
+    query = _latest(among).join(IMAGES, IMAGES.c.digest == LABELS.c.digest).add_columns(IMAGES.c.source)
+    return {row.digest: Held(_record(row), row.source, row.revision) for row in connection.execute(query)}
 
 
 def _latest(among: sa.Select[tuple[str]] | None = None) -> sa.Select[tuple[object, ...]]:

@@ -15,9 +15,9 @@ from dermanet.intake import quarantine
 from dermanet.intake.catalogue import Arrival, Catalogue, fingerprint, forgotten, lesion_digest
 from dermanet.intake.conflicts import REASON as CONFLICT
 from dermanet.intake.conflicts import statement
-from dermanet.intake.metadata import strip
 from dermanet.intake.screening import check_image, check_labels
 from dermanet.intake.sources import Source
+from dermanet.intake.stored import bare_digest, object_name, restored, store
 from dermanet.records import Labels, Record, Refusal, Row, refusal_id
 from dermanet.storage import Place
 from dermanet.taxonomy import Taxonomy
@@ -39,26 +39,6 @@ class Outcome:
     def total(self) -> int:
         """All records seen."""
         return self.accepted + self.known + self.corrected + self.quarantined.total()
-
-
-def object_name(digest: str) -> str:
-    """Where the object store keeps the image of a digest."""
-    return f"{digest[:2]}/{digest}"
-
-
-def bare_digest(data: bytes, kind: str) -> str:
-    """What a file is called once it is in: the digest of its bytes without metadata."""
-    return hashlib.sha256(strip(data, kind)).hexdigest()
-
-
-def store(arrival: Arrival, data: bytes, objects: Place) -> Arrival:
-    """The arrival with its image in the object store: without metadata, under the digest of what is stored."""
-    bare = strip(data, arrival.header.format)
-    digest = hashlib.sha256(bare).hexdigest()
-    if not objects.exists(object_name(digest)):
-        objects.write(object_name(digest), bare)
-    original = hashlib.sha256(data).hexdigest()
-    return replace(arrival, record=replace(arrival.record, digest=digest), original=original)
 
 
 def ingest(
@@ -93,6 +73,7 @@ def ingest(
     if not outcome.total:
         raise BadInput(f"{source.name} has no rows; a label file needs at least one")
     catalogue.forget_refusals(source.name, refused, discard)
+    restored(catalogue, objects)
     return outcome
 
 
