@@ -106,8 +106,8 @@ def postgres() -> Iterator[Path]:
     programs = postgresql.server()
     if programs is None:
         pytest.skip("needs PostgreSQL's programs initdb and postgres, which are not on this machine")
-    with postgresql.running(programs) as folder:
-        yield folder
+    with postgresql.running(programs) as running:
+        yield running.folder
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

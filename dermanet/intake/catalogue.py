@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from dermanet.errors import BadInput
 from dermanet.imagefile import Header
+from dermanet.intake import patience
 from dermanet.intake.conflicts import REASON as CONFLICT
 from dermanet.intake.conflicts import disagreement
 from dermanet.intake.database import open_database, writing
@@ -76,7 +77,8 @@ class Catalogue:
         `stated`: the names of all images of this ingest. What the catalogue says of them is about to be replaced, and contradicts
         nothing.
         """
-        with writing(self.engine) as connection:
+
+        def taken(connection: sa.Connection) -> list[str | Refusal]:
             held = self._held(connection, arrivals)
             gone = set(connection.scalars(sa.select(FORGOTTEN.c.digest)))
             return [
@@ -85,6 +87,8 @@ class Catalogue:
                 else self._take_one(connection, source, arrival, held, stated)
                 for arrival in arrivals
             ]
+
+        return patience.write(self.engine, taken)
 
     def forgotten(self) -> frozenset[str]:
         """The digests of the images, files and lesion ids that were forgotten."""
@@ -130,13 +134,17 @@ class Catalogue:
     def known(self, original: str) -> tuple[str, Header] | None:
         """The digest and the header of the image that came as the file `original`, if it is here; called from several threads."""
         query = sa.select(IMAGES).join(ORIGINALS, ORIGINALS.c.digest == IMAGES.c.digest)
-        with self.engine.connect() as connection:
-            row = connection.execute(query.where(ORIGINALS.c.original == original)).first()
+        found = query.where(ORIGINALS.c.original == original)
+        row = patience.read(self.engine, lambda connection: connection.execute(found).first())
         return (row.digest, Header(row.format, row.width, row.height)) if row else None
 
     def refuse(self, source: str, refusals: Sequence[Refusal], discard: Discard = keep_all) -> None:
         """Keeps refusals; one record of a source has one, the latest. A file that it no longer has is discarded."""
-        with writing(self.engine) as connection:
+
+        if not refusals:
+            return
+
+        def refused(connection: sa.Connection) -> None:
             for refusal in refusals:
                 row = _refusal_row(source, refusal)
                 before = connection.execute(sa.select(REFUSALS.c.file).where(_primary(row))).scalar()
@@ -144,11 +152,14 @@ class Catalogue:
                     discard(str(row["id"]), before)
                 self._upsert(connection, REFUSALS, row)
 
+        patience.write(self.engine, refused)
+
     def forget_refusals(self, source: str, but: Collection[str], discard: Discard = keep_all) -> None:
         """Forgets a source's refusals except those of the records named: at an ingest's end, the rest has been mended."""
         kept = {_legible(name) for name in but}
         ours = REFUSALS.c.source == _legible(source)
-        with writing(self.engine) as connection:
+
+        def mend(connection: sa.Connection) -> None:
             held = connection.execute(sa.select(REFUSALS).where(ours)).all()
             mended = [row for row in held if row.name not in kept and row.reason not in (DAMAGED, MISSING)]
             for row in mended:
@@ -157,6 +168,8 @@ class Catalogue:
             if mended:
                 which = sa.delete(REFUSALS).where(ours, REFUSALS.c.name == sa.bindparam("mended"))
                 connection.execute(which, [{"mended": row.name} for row in mended])
+
+        patience.write(self.engine, mend)
 
     def unrefuse(self, source: str, refusal: Refusal, discard: Discard = keep_all) -> None:
         """Forgets one refusal and its file."""
@@ -170,8 +183,7 @@ class Catalogue:
         """Every refusal in quarantine with its source, or those of some reasons."""
         chosen = REFUSALS.c.reason.in_(reasons) if reasons else sa.true()
         query = sa.select(REFUSALS).where(REFUSALS.c.ruling == "", chosen).order_by(REFUSALS.c.source, REFUSALS.c.name)
-        with self.engine.connect() as connection:
-            return [(row.source, _refusal(row)) for row in connection.execute(query)]
+        return patience.read(self.engine, lambda c: [(row.source, _refusal(row)) for row in c.execute(query)])
 
     def refusal(self, refusal: str) -> tuple[str, Refusal]:
         """A refusal by its id, with its source, whatever was decided about it. Raises BadInput where there is none."""

@@ -180,16 +180,21 @@ def _ahead(screen: _Screening, rows: Iterable[Row | Refusal]) -> Iterator[Arriva
     threads = (os.cpu_count() or 1) * 2
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Arrival | Refusal] | Future[Refusal]] = deque()
-        for row in rows:
-            checked = row if isinstance(row, Refusal) else screen.labels(row)
-            if isinstance(checked, Refusal):
-                waiting.append(pool.submit(screen.keep, checked))
-            elif isinstance(row, Row):
-                waiting.append(pool.submit(screen.image, row, checked))
-            if len(waiting) > 4 * threads:
+        try:
+            for row in rows:
+                checked = row if isinstance(row, Refusal) else screen.labels(row)
+                if isinstance(checked, Refusal):
+                    waiting.append(pool.submit(screen.keep, checked))
+                elif isinstance(row, Row):
+                    waiting.append(pool.submit(screen.image, row, checked))
+                if len(waiting) > 4 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        except BaseException:
+            # Where one fails for want of the database the others would, one after another, each after a minute.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _batches(items: Iterator[Arrival | Refusal], size: int) -> Iterator[list[Arrival | Refusal]]:
