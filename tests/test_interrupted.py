@@ -1,10 +1,8 @@
 """Ingests that are killed, doubled or watched: the end is that of one that nobody disturbed."""
 
 import os
-import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +14,6 @@ from dermanet import taxonomy
 from dermanet.intake import ingest as room
 from dermanet.intake.ingest import Outcome, ingest
 from dermanet.intake.sources import open_source
-from dermanet.intake.stored import object_name
 from dermanet.records import Refusal, Row
 
 
@@ -89,27 +86,6 @@ def many(ham10000: Callable[..., Path]) -> Path:
     """Five hundred rows in three batches, a bad one in every fifty."""
     rows = {number: {"age": "-3"} for number in range(0, 500, 100)}
     return ham10000(500, rows=rows, files={f"ISIC_{number:07d}.jpg": b"" for number in range(50, 500, 100)})
-
-
-def test_an_ingest_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
-    new_installation: Callable[[str], Installation], many: Path
-) -> None:
-    undisturbed, killed = new_installation("undisturbed"), new_installation("killed")
-    clock = time.monotonic()
-    undisturbed.ingest(many)
-    takes = time.monotonic() - clock
-    chance = random.Random(2)
-    for process in [ingester(killed, many) for _ in range(4)]:
-        start(process)
-        time.sleep(takes * chance.uniform(0.2, 0.9))
-        process.kill()
-        process.communicate()
-        # Whatever moment it was: an image that is catalogued is stored.
-        assert all(killed.objects.exists(object_name(record.digest)) for record in killed.catalogue.records())
-    outcome = killed.ingest(many)
-    assert outcome.accepted + outcome.known == 500 - 10
-    assert dump(killed) == dump(undisturbed)
-    assert killed.objects.listing() == undisturbed.objects.listing()
 
 
 def test_two_ingests_at_once_end_in_the_catalogue_of_one(
