@@ -50,11 +50,12 @@ def test_an_ingest_outlives_restarts_of_the_database(
     expected = undisturbed.ingest(folder)
     takes = time.monotonic() - clock
     assert expected == Outcome(accepted=290, quarantined=Counter({"impossible age": 10}))
+    catalogue = here.catalogue
     ends: list[Outcome | BaseException] = []
 
     def take_in() -> None:
         try:
-            ends.append(here.ingest(folder))
+            ends.append(room.ingest(open_source(str(folder)), catalogue, here.objects, taxonomy.load()))
         except BaseException as error:
             ends.append(error)
 

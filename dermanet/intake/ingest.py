@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 
+import numpy as np
+
 from dermanet.errors import BadInput
 from dermanet.imagefile import MOST_BYTES
 from dermanet.intake import quarantine
@@ -87,6 +89,7 @@ class _Screening:
         self.catalogue = catalogue
         self.rulings = catalogue.rulings(source.name)
         self.forgotten = catalogue.forgotten()
+        self.originals = catalogue.originals()
         self.stated = statement(source.rows(), taxonomy)
         self.seen: Counter[str] = Counter()
         self.first: dict[str, Record] = {}
@@ -135,7 +138,7 @@ class _Screening:
         original = hashlib.sha256(data).hexdigest()
         if original in self.forgotten:
             return forgotten(row.image_id)
-        known = self.catalogue.known(original)
+        known = self.catalogue.known(original) if self.may_be_known(original) else None
         if known and self.objects.exists(object_name(known[0])):
             return Arrival(Record(known[0], row.image_id, labels), known[1], row)
         checked = check_image(data, row.image_id)
@@ -145,6 +148,12 @@ class _Screening:
         if bare_digest(data, header.format) in self.forgotten:
             return forgotten(row.image_id)
         return store(Arrival(Record("", row.image_id, labels), header, row, look=look), data, self.objects)
+
+    def may_be_known(self, original: str) -> bool:
+        """Whether it is worth asking the catalogue for a file that was there, or looked so, when this ingest began."""
+        start = int(original[:16], 16)
+        place = int(self.originals.searchsorted(np.uint64(start)))
+        return place < len(self.originals) and int(self.originals[place]) == start
 
     def read(self, image: str) -> bytes | str:
         """A file of the source, or in one line why it cannot be read."""
