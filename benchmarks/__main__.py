@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("synthetic", "pixels")
+BENCHMARKS = ("synthetic", "pixels", "ingest")
 
 
 def main() -> None:

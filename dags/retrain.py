@@ -14,6 +14,7 @@ learning curves and the confusion matrix.
 **If it fails:** the champion goes on serving.
 - *prepare_pixels* was killed or found the disk full: make room (`dermanet cache --prune`) and clear it; it goes on from its last
   whole shard. A damaged shard is named in its result and has been made again.
+- *prepare_pixels* names stored images that are damaged or missing: start **ingest** on the sources that it names, then clear it.
 - *fit_network* was killed (a full memory, a machine that went away): it is retried and resumes from its last whole epoch, in
   the same MLflow run. Clear it if the retries are spent.
 - one line about the input (no images, an unknown experiment): mend it and clear the task; it is not retried by itself.
@@ -40,7 +41,9 @@ from dermanet import stages
 
 CATALOGUE, CHAMPION = Asset("dermanet_catalogue"), Asset("dermanet_champion")
 MONDAYS = CronTriggerTimetable("0 4 * * 1", timezone="UTC", run_immediately=timedelta(0))
-WRONG: list[type[BaseException] | str] = ["dermanet.errors.BadInput", "dermanet.errors.GateRefused"]
+WRONG: list[type[BaseException] | str] = [
+    "dermanet.errors.BadInput", "dermanet.errors.GateRefused", "dermanet.errors.StoreFault",
+]  # fmt: skip
 PATIENCE = ExceptionRetryPolicy([RetryRule(WRONG, RetryAction.FAIL, reason="it would say the same again")])
 
 

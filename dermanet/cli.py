@@ -147,7 +147,7 @@ def cache(
     if (check and prune) or ((everything or yes) and not prune):
         raise BadInput("--check and --prune exclude each other; --all and --yes go with --prune")
     if prune:
-        return _print_pruned(stages.prune_cache(everything, yes), as_json)
+        return _print_pruned(stages.prune_cache(everything, yes), "shards", as_json)
     if check:
         with _bar("check") as bar:
             task = bar.add_task("shards", total=None)
@@ -165,6 +165,33 @@ def cache(
         counts = (f"{one[name]:,}" for name in ("images", "shards"))
         table.add_row(one["recipe"], one["fingerprint"], *counts, *_size_and_use(one))
     out.print(table)
+
+
+@app.command(epilog="Example: dermanet objects   |   dermanet objects --check   |   dermanet objects --prune --yes")
+def objects(
+    check: Annotated[bool, typer.Option("--check", help="Read every image; set the damaged ones aside.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove what neither catalogue nor quarantine names.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --prune: do it; without, it is only listed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the store of images, check it (ends with 1 where an image is damaged or missing), or remove orphans."""
+    if (check and prune) or (yes and not prune):
+        raise BadInput("--check and --prune exclude each other; --yes goes with --prune")
+    if prune:
+        return _print_pruned(stages.prune_objects(yes), "files", as_json)
+    if not check:
+        return _print_objects(stages.objects(), as_json)
+    with _bar("check") as bar:
+        task = bar.add_task("images", total=None)
+        found = stages.check_objects(lambda done, total: bar.update(task, completed=done, total=total))
+    if as_json:
+        _print_json(found)
+    else:
+        for line in found["faults"] + [f"orphan: {name}" for name in found["orphans"]]:
+            out.print(line, markup=False)
+        remedy = "".join(f"; `dermanet ingest {source}`" for source in found["sources"])
+        err.print(f"{len(found['faults'])} of {found['images']} images damaged or missing{remedy}", markup=False)
+    raise typer.Exit(1 if found["faults"] else 0)
 
 
 @app.command(epilog="Example: dermanet train 3f0c9a7e1b2d4c55 --experiment plain128:epochs=10")
@@ -340,13 +367,24 @@ def _print(record: dict[str, Any], as_json: bool) -> None:
         out.print(f"{name}: {value}", markup=False)
 
 
-def _print_pruned(record: dict[str, Any], as_json: bool) -> None:
+def _print_objects(record: dict[str, Any], as_json: bool) -> None:
     if as_json:
         return _print_json(record)
-    for path in record["shards"]:
+    table = Table("", "files", "MB", title=record["store"])
+    for word in ("images", "quarantined", "orphans"):
+        table.add_row(word, f"{record[word]['files']:,}", f"{record[word]['bytes'] / 1e6:,.1f}")
+    out.print(table)
+    if record["missing"]:
+        err.print(f"{record['missing']} images are missing; `dermanet objects --check` names them", markup=False)
+
+
+def _print_pruned(record: dict[str, Any], what: str, as_json: bool) -> None:
+    if as_json:
+        return _print_json(record)
+    for path in record[what]:
         out.print(path, markup=False)
-    what = f"{len(record['shards'])} shards, {record['bytes'] / 1e6:,.1f} MB"
-    err.print(f"{what} removed" if record["removed"] else f"{what} would go; --yes removes them")
+    size = f"{len(record[what])} {what}, {record['bytes'] / 1e6:,.1f} MB"
+    err.print(f"{size} removed" if record["removed"] else f"{size} would go; --yes removes them")
 
 
 def _size_and_use(one: dict[str, Any]) -> tuple[str, str]:

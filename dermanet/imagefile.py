@@ -4,6 +4,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dermanet import imagekind
 from dermanet.errors import UnreadableImage
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ def read_header(data: bytes) -> Header:
     elif data.startswith(_PNG):
         header = _png_header(data)
     else:
-        raise UnreadableImage(
-            "not an image", "the first bytes are neither a JPEG's nor a PNG's; convert it to one of them"
-        )
+        seen = imagekind.seen_as(data)
+        looks = f"it looks like {seen}" if seen else "the first bytes are neither a JPEG's nor a PNG's"
+        raise UnreadableImage("not an image", f"{looks}; convert it to a JPEG or a PNG")
     size = f"{header.width}x{header.height} pixels"
     if min(header.width, header.height) < SMALLEST_SIDE:
         raise UnreadableImage("too small", f"{size}; each side needs at least {SMALLEST_SIDE}")
@@ -87,10 +88,11 @@ def _reduced(header: Header, factor: int) -> tuple[int, int]:
 def _jpeg_header(data: bytes) -> Header:
     import simplejpeg
 
+    imagekind.check_jpeg(data)
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        raise UnreadableImage("undecodable", "a JPEG whose header cannot be read") from None
+    except ValueError as error:
+        raise imagekind.unread_header(data, str(error)) from None
     return Header("jpeg", width, height)
 
 
@@ -118,13 +120,28 @@ def _decode_png(data: bytes, width: int, height: int) -> "NDArray[np.uint8]":
     import numpy as np
 
     whole = memoryview(data)[: _png_end(data)]
-    # Decoded with its depth reduced to 8 bits and its alpha dropped, as every photograph of a lesion is opaque.
+    if imagekind.may_be_transparent(data):
+        _check_opaque(whole, imagekind.grey_key(data))
+    # Decoded with its depth reduced to 8 bits and its alpha dropped, which hides nothing.
     image = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise UnreadableImage("undecodable", "the PNG's data are damaged; copy the file again")
     if image.shape[:2] != (height, width):
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(image[..., ::-1], dtype=np.uint8)
+
+
+def _check_opaque(whole: memoryview, grey_key: int | None) -> None:
+    import cv2
+    import numpy as np
+
+    image = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        return  # Damaged: said where its colours are decoded.
+    if image.ndim == 3 and image.shape[2] == 4:
+        imagekind.check_opaque(float(np.mean(image[..., 3] < np.iinfo(image.dtype).max)))
+    elif grey_key is not None:
+        imagekind.check_opaque(float(np.mean(image == grey_key)))
 
 
 def _png_end(data: bytes) -> int:

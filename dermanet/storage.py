@@ -1,6 +1,7 @@
 """Places that hold files: a local folder, or a bucket with a prefix. Names are relative, with `/`, and never leave the place."""
 
 import os
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,9 @@ from uuid import uuid4
 from dermanet.errors import BadInput
 
 _MAKING = Lock()
+
+HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{32}")
+"""The names that files have while they are written."""
 
 
 class Place(Protocol):
@@ -38,6 +42,14 @@ class Place(Protocol):
 
     def remove(self, name: str) -> None:
         """Removes the file for good; one that is not there is no fault."""
+        ...
+
+    def written(self, name: str) -> float:
+        """When the file was written, in seconds since 1970. Raises FileNotFoundError."""
+        ...
+
+    def unfinished(self, before: float) -> Mapping[str, int]:
+        """Files that a killed writer left half-written before a moment, in seconds since 1970, with their sizes."""
         ...
 
 
@@ -81,7 +93,7 @@ class Folder:
         """Creates or replaces the file by a rename."""
         path = self.root / inside(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+        temporary = path.with_name(f".{path.name}.{uuid4().hex}")  # As HALF_WRITTEN has it.
         try:
             temporary.write_bytes(data)
             os.replace(temporary, path)
@@ -95,6 +107,15 @@ class Folder:
     def remove(self, name: str) -> None:
         """Removes the file; one that is not there is no fault."""
         (self.root / inside(name)).unlink(missing_ok=True)
+
+    def written(self, name: str) -> float:
+        """When the file was written, in seconds since 1970. Raises FileNotFoundError."""
+        return (self.root / inside(name)).stat().st_mtime
+
+    def unfinished(self, before: float) -> dict[str, int]:
+        """Files that a killed writer left half-written before a moment, in seconds since 1970, with their sizes."""
+        found = ((path, path.stat()) for path in self.root.rglob(".*") if HALF_WRITTEN.fullmatch(path.name))
+        return {path.relative_to(self.root).as_posix(): stat.st_size for path, stat in found if stat.st_mtime < before}
 
 
 class Bucket:
@@ -176,6 +197,22 @@ class Bucket:
     def remove(self, name: str) -> None:
         """Removes the object; one that is not there is no fault."""
         self._client.delete_object(Bucket=self.bucket, Key=self.prefix + inside(name))
+
+    def written(self, name: str) -> float:
+        """When the object was written, in seconds since 1970. Raises FileNotFoundError."""
+        from botocore.exceptions import ClientError
+
+        try:
+            found = self._client.head_object(Bucket=self.bucket, Key=self.prefix + inside(name))
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                raise FileNotFoundError(f"{self.url}/{name}") from None
+            raise
+        return float(found["LastModified"].timestamp())
+
+    def unfinished(self, before: float) -> dict[str, int]:
+        """Nothing: a bucket shows an object whole or not at all."""
+        return {}
 
 
 def inside(name: str) -> str:

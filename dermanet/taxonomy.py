@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dermanet import yamlfile
 from dermanet.errors import BadInput
 
 DEFAULT = Path(__file__).with_name("taxonomy.yaml")
@@ -55,14 +56,7 @@ class Taxonomy:
 
 def load(path: Path = DEFAULT) -> Taxonomy:
     """Reads a `taxonomy.yaml`. Raises BadInput with the entry that is wrong."""
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"taxonomy {path}: {error.strerror}; set DERMANET_TAXONOMY to a readable file") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise BadInput(f"taxonomy {path}: not YAML ({' '.join(str(error).split())})") from None
+    data = yamlfile.load(path, "taxonomy", "DERMANET_TAXONOMY")
     entries = data.get("diagnoses") if isinstance(data, dict) else None
     if not isinstance(entries, list) or len(entries) < 2:
         raise BadInput(f"taxonomy {path}: needs a list `diagnoses` of at least two entries")

@@ -17,6 +17,7 @@ import hypothesis
 import postgres as postgresql
 import pytest
 import samples
+import storeroom
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from installation import SOURCE, Installation
@@ -105,8 +106,8 @@ def postgres() -> Iterator[Path]:
     programs = postgresql.server()
     if programs is None:
         pytest.skip("needs PostgreSQL's programs initdb and postgres, which are not on this machine")
-    with postgresql.running(programs) as folder:
-        yield folder
+    with postgresql.running(programs) as running:
+        yield running.folder
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -116,6 +117,18 @@ def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         return lambda: f"sqlite:///{tmp_path_factory.mktemp('database')}/catalogue.db"
     server = request.getfixturevalue("postgres")
     return lambda: postgresql.make_database(server)
+
+
+@pytest.fixture
+def new_installation(tmp_path: Path, new_database: Callable[[], str]) -> Callable[[str], storeroom.Installation]:
+    """Makes an empty installation by a name of its own."""
+    return lambda name: storeroom.Installation(tmp_path / name, new_database())
+
+
+@pytest.fixture
+def here(new_installation: Callable[[str], storeroom.Installation]) -> storeroom.Installation:
+    """An empty installation, on SQLite and on PostgreSQL."""
+    return new_installation("here")
 
 
 @pytest.fixture(scope="session")

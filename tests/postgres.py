@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 OWNER = "tests"
 NO_COMFORT = (
-    "-c", "listen_addresses=", "-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off",
+    "-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off",
     "-c", "shared_buffers=16MB", "-c", "max_connections=60",
 )  # fmt: skip
 
@@ -30,40 +30,51 @@ def server() -> Path | None:
     return found.parent if found and found.with_name("postgres").exists() else None
 
 
-@contextmanager
-def running(programs: Path) -> Iterator[Path]:
-    """A server that is up, as the folder of its socket."""
-    # Not below pytest's folders: PostgreSQL refuses to run as root, and who it runs as instead may not enter them.
-    folder = Path(tempfile.mkdtemp(prefix="dermanet-postgres-"))
-    someone = _someone()
-    if someone:
-        shutil.chown(folder, someone)
-    data, log = folder / "data", folder / "log"
-    try:
-        initdb = [
-            str(programs / "initdb"),
-            "-D",
-            str(data),
-            "-U",
-            OWNER,
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--no-locale",
-            "-N",
-        ]
-        subprocess.run(initdb, user=someone, cwd=folder, check=True, capture_output=True)
-        command = [str(programs / "postgres"), "-D", str(data), "-k", str(folder), *NO_COMFORT]
-        with log.open("w") as out:
-            process = subprocess.Popen(command, user=someone, cwd=folder, stdout=out, stderr=subprocess.STDOUT)
+class Server:
+    """A server in a folder of its own; `folder` is that of its socket."""
+
+    def __init__(self, programs: Path, keeps: bool) -> None:
+        # Not below pytest's folders: PostgreSQL refuses to run as root, and who it runs as instead may not enter them.
+        self.folder = Path(tempfile.mkdtemp(prefix="dermanet-postgres-"))
+        self._programs, self._keeps, self._someone = programs, keeps, _someone()
+        if self._someone:
+            shutil.chown(self.folder, self._someone)
+        made = [str(programs / "initdb"), "-D", str(self.folder / "data"), "-U", OWNER]
+        options = ["-A", "trust", "-E", "UTF8", "--no-locale", "-N"]
+        subprocess.run([*made, *options], user=self._someone, cwd=self.folder, check=True, capture_output=True)
+
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
+        data, lossy = self.folder / "data", () if self._keeps else ("-c", "synchronous_commit=off")
+        command = [str(self._programs / "postgres"), "-D", str(data), "-k", str(self.folder), *NO_COMFORT, *lossy]
+        log = self.folder / "log"
+        with log.open("a") as out:
+            self._process = subprocess.Popen(
+                command, user=self._someone, cwd=self.folder, stdout=out, stderr=subprocess.STDOUT
+            )
+        _wait(self.folder, self._process, log)
+
+    def stop(self) -> None:
+        """Ends it at once, as `pg_ctl stop -m immediate` does: every connection breaks off, and the next start recovers."""
+        # SIGTERM would wait for connections that tests have left open.
+        self._process.send_signal(signal.SIGQUIT)
         try:
-            _wait(folder, process, log)
-            yield folder
-        finally:
-            _end(process)
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def running(programs: Path, keeps: bool = False) -> Iterator[Server]:
+    """A server that is up, and gone with all that it held at the end. `keeps`: what was committed outlives a `stop`."""
+    server = Server(programs, keeps)
+    try:
+        server.start()
+        yield server
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        server.stop()
+        shutil.rmtree(server.folder, ignore_errors=True)
 
 
 def make_database(folder: Path) -> str:
@@ -100,13 +111,3 @@ def _wait(folder: Path, process: subprocess.Popen[bytes], log: Path) -> None:
         else:
             return engine.dispose()
     pytest.fail(f"PostgreSQL did not come up:\n{log.read_text()[-2000:]}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    # SIGTERM waits for connections that tests have left open; SIGQUIT does not, and nothing is kept.
-    process.send_signal(signal.SIGQUIT)
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

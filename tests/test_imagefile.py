@@ -54,8 +54,8 @@ def test_grey_images_become_three_equal_channels() -> None:
     assert found.shape == (48, 64, 3) and np.ptp(found, axis=2).max() == 0
 
 
-def test_alpha_is_dropped() -> None:
-    alpha = np.random.default_rng(1).integers(0, 256, (48, 64, 1), dtype=np.uint8)
+def test_an_alpha_that_hides_nothing_is_dropped() -> None:
+    alpha = np.full((48, 64, 1), 255, np.uint8)
     assert np.array_equal(decode(samples.png(np.concatenate([PIXELS, alpha], axis=2))), PIXELS)
 
 
@@ -153,7 +153,9 @@ def test_whatever_bytes_are_overwritten_the_answer_is_whole_pixels_or_a_refusal(
     try:
         found = decode(data[:start] + junk + data[start + len(junk) :])
     except UnreadableImage as error:
-        assert error.reason in {"undecodable", "truncated", "not an image", "too large", "too small"}
+        assert error.reason in {
+            "undecodable", "truncated", "not an image", "too large", "too small", "not RGB-convertible",
+        }  # fmt: skip
     else:
         assert found.ndim == 3 and found.shape[2] == 3 and min(found.shape[:2]) >= imagefile.SMALLEST_SIDE
 

@@ -1,31 +1,25 @@
-"""Ingest: bad records are refused with their reasons and the good go on; killed, repeated or doubled, the end is the same."""
+"""Ingest: bad records are refused with their reasons and the good go on; repeated, it changes nothing."""
 
 import hashlib
 import os
-import random
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import samples
-import sqlalchemy as sa
+from storeroom import Installation, dump
 
 from dermanet import taxonomy
 from dermanet.errors import BadInput
 from dermanet.imagefile import Header
 from dermanet.intake import ingest as room
 from dermanet.intake import snapshots
-from dermanet.intake.catalogue import Catalogue
-from dermanet.intake.ingest import Outcome, ingest, object_name
-from dermanet.intake.schema import METADATA
+from dermanet.intake.ingest import Outcome, ingest
 from dermanet.intake.sources import open_source
-from dermanet.records import Refusal, Row
-from dermanet.storage import Folder, Place, place
+from dermanet.intake.stored import object_name
+from dermanet.storage import Folder, place
 
 BAD_ROWS = {
     "ISIC_0000001": ({"dx": "scc"}, "unknown diagnosis"),
@@ -57,39 +51,6 @@ COUNT = 20
 GOOD = COUNT - len(BAD_ROWS) - len(BAD_FILES)
 
 
-@dataclass(frozen=True)
-class Installation:
-    """A catalogue and an object store of a test's own."""
-
-    folder: Path
-    url: str
-
-    @property
-    def catalogue(self) -> Catalogue:
-        return Catalogue(self.url)
-
-    @property
-    def objects(self) -> Place:
-        return Folder(self.folder / "objects")
-
-    def ingest(self, source: Path) -> Outcome:
-        return ingest(open_source(str(source)), self.catalogue, self.objects, taxonomy.load())
-
-    def refused(self) -> dict[str, str]:
-        return {refusal.name: refusal.reason for _, refusal in self.catalogue.refusals()}
-
-
-@pytest.fixture
-def new_installation(tmp_path: Path, new_database: Callable[[], str]) -> Callable[[str], Installation]:
-    """Makes an installation by a name of its own."""
-    return lambda name: Installation(tmp_path / name, new_database())
-
-
-@pytest.fixture
-def here(new_installation: Callable[[str], Installation]) -> Installation:
-    return new_installation("here")
-
-
 @pytest.fixture
 def mixed(ham10000: Callable[..., Path]) -> Path:
     """Twenty rows of which five are good, and a file without a row."""
@@ -101,15 +62,6 @@ def mixed(ham10000: Callable[..., Path]) -> Path:
     )
     (folder / STRAY).write_bytes(samples.jpeg(99))
     return folder
-
-
-def dump(here: Installation) -> dict[str, list[tuple[object, ...]]]:
-    """Every row of every table of a catalogue."""
-    with here.catalogue.engine.connect() as connection:
-        return {
-            table.name: sorted((tuple(row) for row in connection.execute(sa.select(table))), key=repr)
-            for table in METADATA.sorted_tables
-        }
 
 
 def test_every_bad_record_is_refused_with_its_reason_while_the_good_go_on(here: Installation, mixed: Path) -> None:
@@ -264,73 +216,6 @@ def test_of_files_that_are_the_same_the_first_row_s_is_taken_in(
     }
 
 
-def test_the_same_image_with_another_diagnosis_is_a_conflict(here: Installation, ham10000: Callable[..., Path]) -> None:
-    outcome = here.ingest(ham10000(6, files={"ISIC_0000004.jpg": samples.jpeg(0)}))
-    assert (outcome.accepted, outcome.quarantined) == (5, Counter({"label conflict": 1}))
-    assert here.refused() == {"ISIC_0000004": "label conflict"}
-
-
-def lesion_of(number: int, **more: str) -> dict[str, str]:
-    return {"lesion_id": f"HAM_{number:07d}", "dx": "nv", "age": "40", "sex": "male", **more}
-
-
-@pytest.mark.parametrize("other", [{"dx": "mel"}, {"age": "45"}, {"sex": "female"}])
-def test_rows_of_one_lesion_that_disagree_are_all_refused(
-    here: Installation, ham10000: Callable[..., Path], other: dict[str, str]
-) -> None:
-    rows = {1: lesion_of(1), 2: lesion_of(1, age="", sex="unknown"), 3: lesion_of(1, **other)}
-    outcome = here.ingest(ham10000(6, rows=rows))
-    assert (outcome.accepted, outcome.quarantined) == (3, Counter({"label conflict": 3}))
-    assert here.ingest(ham10000(6, rows={**rows, 3: lesion_of(1)})).accepted == 3
-
-
-def test_what_is_missing_disagrees_with_nothing(here: Installation, ham10000: Callable[..., Path]) -> None:
-    rows = {1: lesion_of(1, age=""), 2: lesion_of(1, sex=""), 3: lesion_of(1, age="nan", sex="unknown")}
-    assert here.ingest(ham10000(6, rows=rows)).accepted == 6
-
-
-def test_a_corrected_lesion_of_two_images_is_a_correction_and_no_conflict(
-    here: Installation, ham10000: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(room, "BATCH", 1)
-    here.ingest(ham10000(6, rows={1: lesion_of(1), 4: lesion_of(1)}))
-    outcome = here.ingest(ham10000(6, rows={1: lesion_of(1, dx="mel"), 4: lesion_of(1, dx="mel")}))
-    assert (outcome.corrected, outcome.quarantined) == (2, Counter())
-    only_one = here.ingest(ham10000(6, rows={1: lesion_of(1, dx="mel"), 4: lesion_of(1)}))
-    assert (only_one.corrected, only_one.quarantined) == (0, Counter({"label conflict": 2}))
-    assert {r.labels.diagnosis for r in here.catalogue.records() if r.labels.lesion_id == "HAM_0000001"} == {"mel"}
-
-
-def test_another_source_contradicts_agrees_or_adds(here: Installation, tmp_path: Path) -> None:
-    here.ingest(samples.ham10000(tmp_path / "first", 3, rows={1: lesion_of(1), 2: lesion_of(2)}))
-    before = here.catalogue.records()
-    names = {
-        "ISIC_0000000.jpg": samples.jpeg(0),
-        "ISIC_0000001.jpg": samples.jpeg(1),
-        "ISIC_0000002.jpg": samples.jpeg(50),
-    }
-    rows = {0: {"sex": "unknown", "localization": "foot"}, 1: lesion_of(1, dx="mel"), 2: lesion_of(2, age="50")}
-    second = samples.ham10000(tmp_path / "second", 3, rows=rows, files=names)
-    outcome = here.ingest(second)
-    assert (outcome.known, outcome.corrected, outcome.quarantined) == (1, 0, Counter({"label conflict": 2}))
-    assert here.catalogue.records() == before
-    details = {refusal.name: refusal.detail for _, refusal in here.catalogue.refusals()}
-    assert "diagnosis nv and mel" in details["ISIC_0000001"] and "age 40 and 50" in details["ISIC_0000002"]
-    assert str(tmp_path / "first") in details["ISIC_0000002"]
-
-
-def test_an_image_that_another_source_gives_another_lesion_is_a_conflict(here: Installation, tmp_path: Path) -> None:
-    here.ingest(samples.ham10000(tmp_path / "first", 1))
-    outcome = here.ingest(samples.ham10000(tmp_path / "second", 1, rows={0: {"lesion_id": "OTHER"}}))
-    assert outcome.quarantined == {"label conflict": 1}
-
-
-def test_worlds_of_synthetic_images_do_not_contradict_one_another(here: Installation) -> None:
-    for seed in (3, 4):
-        source = open_source(f"synthetic:lesions=12,seed={seed},size=64x64")
-        assert not ingest(source, here.catalogue, here.objects, taxonomy.load()).quarantined
-
-
 def test_an_image_is_stored_without_its_metadata_and_its_original_is_known(
     here: Installation, ham10000: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,43 +237,6 @@ def test_an_image_is_stored_without_its_metadata_and_its_original_is_known(
     assert here.objects.read(object_name(found)) == plain
 
 
-def test_progress_is_told_batch_by_batch(
-    here: Installation, ham10000: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(room, "BATCH", 4)
-    told: list[int] = []
-    source = open_source(str(ham10000(10)))
-    ingest(source, here.catalogue, here.objects, taxonomy.load(), lambda outcome: told.append(outcome.total))
-    assert told == [4, 8, 10]
-
-
-def test_images_are_not_read_far_ahead_of_what_is_written(here: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "BATCH", 4)
-    drawn: list[int] = []
-
-    class Long:
-        name = "long"
-
-        def rows(self) -> Iterator[Row | Refusal]:
-            for number in range(1000):
-                yield Row(f"I{number}", f"L{number}", "50", "male", "nv", image=str(number))
-
-        def read(self, image: str) -> bytes:
-            drawn.append(int(image))
-            return samples.jpeg(int(image))
-
-    class Enough(Exception):
-        pass
-
-    def stop(outcome: Outcome) -> None:
-        raise Enough
-
-    with pytest.raises(Enough):
-        ingest(Long(), here.catalogue, here.objects, taxonomy.load(), stop)
-    assert len(drawn) < 40 * (os.cpu_count() or 1)
-    assert len(here.catalogue.records()) == 4
-
-
 def test_images_in_a_bucket_are_kept_in_a_bucket(
     here: Installation, ham10000: Callable[..., Path], bucket: str
 ) -> None:
@@ -400,71 +248,3 @@ def test_images_in_a_bucket_are_kept_in_a_bucket(
     outcome = ingest(open_source(f"{bucket}/incoming"), here.catalogue, store, taxonomy.load())
     assert outcome == Outcome(accepted=4)
     assert list(store.listing()) == [object_name(record.digest) for record in here.catalogue.records()]
-
-
-INGEST = """
-import sys
-from pathlib import Path
-from dermanet import taxonomy
-from dermanet.intake.catalogue import Catalogue
-from dermanet.intake.ingest import ingest
-from dermanet.intake.sources import open_source
-from dermanet.storage import Folder
-print("ready", flush=True)
-sys.stdin.readline()
-objects, url, source = Path(sys.argv[1]) / "objects", sys.argv[2], open_source(sys.argv[3])
-ingest(source, Catalogue(url), Folder(objects), taxonomy.load())
-"""
-
-
-def ingester(here: Installation, source: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", INGEST, str(here.folder), here.url, str(source)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def start(process: subprocess.Popen[str]) -> None:
-    assert process.stdout and process.stdin and process.stdout.readline() == "ready\n"
-    process.stdin.write("go\n")
-    process.stdin.flush()
-
-
-@pytest.fixture
-def many(ham10000: Callable[..., Path]) -> Path:
-    """Five hundred rows in three batches, a bad one in every fifty."""
-    rows = {number: {"age": "-3"} for number in range(0, 500, 100)}
-    return ham10000(500, rows=rows, files={f"ISIC_{number:07d}.jpg": b"" for number in range(50, 500, 100)})
-
-
-def test_an_ingest_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
-    new_installation: Callable[[str], Installation], many: Path
-) -> None:
-    undisturbed, killed = new_installation("undisturbed"), new_installation("killed")
-    clock = time.monotonic()
-    undisturbed.ingest(many)
-    takes = time.monotonic() - clock
-    chance = random.Random(2)
-    for process in [ingester(killed, many) for _ in range(4)]:
-        start(process)
-        time.sleep(takes * chance.uniform(0.2, 0.9))
-        process.kill()
-        process.communicate()
-        # Whatever moment it was: an image that is catalogued is stored.
-        assert all(killed.objects.exists(object_name(record.digest)) for record in killed.catalogue.records())
-    outcome = killed.ingest(many)
-    assert outcome.accepted + outcome.known == 500 - 10
-    assert dump(killed) == dump(undisturbed)
-    assert killed.objects.listing() == undisturbed.objects.listing()
-
-
-def test_two_ingests_at_once_end_in_the_catalogue_of_one(
-    new_installation: Callable[[str], Installation], many: Path
-) -> None:
-    alone, together = new_installation("alone"), new_installation("together")
-    alone.ingest(many)
-    processes = [ingester(together, many) for _ in range(3)]
-    for process in processes:
-        start(process)
-    outputs = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], outputs
-    assert dump(together) == dump(alone)
-    assert together.objects.listing() == alone.objects.listing()

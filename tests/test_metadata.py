@@ -98,7 +98,7 @@ def test_a_png_keeps_its_gamma_and_its_profile() -> None:
 EVERY_KIND = {
     "colour": samples.pixels(4),
     "grey": samples.pixels(4)[..., 0],
-    "transparent": np.dstack([samples.pixels(4), samples.pixels(5)[..., 0]]),
+    "opaque": np.dstack([samples.pixels(4), np.full((48, 64), 255, np.uint8)]),
     "deep": samples.pixels(4).astype(np.uint16) * 257,
 }
 

@@ -12,8 +12,9 @@ from dermanet import taxonomy
 from dermanet.errors import BadInput
 from dermanet.intake import quarantine
 from dermanet.intake.catalogue import Catalogue
-from dermanet.intake.ingest import Outcome, ingest, object_name, release
+from dermanet.intake.ingest import Outcome, ingest, release
 from dermanet.intake.sources import open_source
+from dermanet.intake.stored import object_name
 from dermanet.records import Record, Refusal, refusal_id
 from dermanet.storage import Folder
 

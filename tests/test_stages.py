@@ -15,7 +15,7 @@ import pytest
 from installation import SOURCE, Installation, photo
 
 from dermanet import settings, stages
-from dermanet.errors import BadInput, GateRefused
+from dermanet.errors import BadInput, GateRefused, StoreFault
 from dermanet.intake.synthetic import SyntheticSource
 
 pytestmark = pytest.mark.usefixtures("installation")
@@ -120,7 +120,7 @@ def test_the_published_form_answers_as_the_network(tmp_path: Path) -> None:
 def test_a_snapshot_whose_image_is_gone_says_what_to_do(installation: Installation) -> None:
     snapshot = stages.snapshot()["snapshot"]
     next((installation.home / "objects").glob("[0-9a-f][0-9a-f]/*")).unlink()
-    with pytest.raises(BadInput, match="make a new snapshot"):
+    with pytest.raises(StoreFault, match=f"dermanet ingest {SOURCE}"):
         stages.prepare(snapshot, "plain")
 
 

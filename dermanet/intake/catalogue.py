@@ -4,12 +4,14 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dermanet.errors import BadInput
 from dermanet.imagefile import Header
+from dermanet.intake import patience
 from dermanet.intake.conflicts import REASON as CONFLICT
 from dermanet.intake.conflicts import disagreement
 from dermanet.intake.database import open_database, writing
@@ -17,14 +19,28 @@ from dermanet.intake.look import Look
 from dermanet.intake.schema import FORGOTTEN, IMAGES, LABELS, ORIGINALS, REFUSALS
 from dermanet.records import Labels, Record, Refusal, Row, refusal_id
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 SYNTHETIC = "synthetic:%"
 """What the names of synthetic sources are like, in SQL."""
 
 LABEL_FIELDS = tuple(field.name for field in fields(Labels))
 
 
+DAMAGED, MISSING = "damaged in the store", "missing from the store"
+"""Reasons of notes in quarantine that refuse nothing: images of the catalogue whose stored copy cannot be used. An ingest that stores
+one anew takes its note out again."""
+
 CELL = 4000
 """Characters of one cell that a refusal keeps: a label is a few, and a broken cell may hold half a file."""
+
+MOST_NAMED = 5000
+"""Values in one statement: SQLite takes 32,766."""
+
+Rows = dict[sa.Table, list[dict[str, object]]]
+"""Rows to be written, table by table, in the order of the tables: an image before what refers to it."""
 
 Discard = Callable[[str, str], None]
 """Removes a refusal's file from quarantine, by the refusal's id and the file's digest. Called before the refusal is gone from the
@@ -69,20 +85,25 @@ class Catalogue:
         `stated`: the names of all images of this ingest. What the catalogue says of them is about to be replaced, and contradicts
         nothing.
         """
-        with writing(self.engine) as connection:
+
+        def taken(connection: sa.Connection) -> list[str | Refusal]:
             held = self._held(connection, arrivals)
             gone = set(connection.scalars(sa.select(FORGOTTEN.c.digest)))
-            return [
+            rows: Rows = {IMAGES: [], LABELS: [], ORIGINALS: []}
+            words = [
                 forgotten(arrival.record.image_id)
                 if gone & {arrival.record.digest, arrival.original, lesion_digest(arrival.record.labels.lesion_id)}
-                else self._take_one(connection, source, arrival, held, stated)
+                else _take_one(rows, source, arrival, held, stated)
                 for arrival in arrivals
             ]
+            self._write(connection, rows)
+            return words
+
+        return patience.write(self.engine, taken)
 
     def forgotten(self) -> frozenset[str]:
         """The digests of the images, files and lesion ids that were forgotten."""
-        with self.engine.connect() as connection:
-            return frozenset(connection.scalars(sa.select(FORGOTTEN.c.digest)))
+        return patience.read(self.engine, lambda c: frozenset(c.scalars(sa.select(FORGOTTEN.c.digest))))
 
     def refused_files(self, lesion_id: str) -> list[tuple[str, str]]:
         """The files in quarantine of a lesion's refused records: id of the refusal, digest of the file."""
@@ -110,8 +131,8 @@ class Catalogue:
             images = {*ours, *(set(refused) - kept)}
             images |= {row.digest for row in before if row.image}
             marks = {lesion, *images, *files, *(row.file for row in held if row.file)}
-            for mark in sorted(marks):
-                self._upsert(connection, FORGOTTEN, {"digest": mark, "lesion": lesion, "image": mark in images})
+            marked = [{"digest": mark, "lesion": lesion, "image": mark in images} for mark in sorted(marks)]
+            self._upsert(connection, FORGOTTEN, marked)
             for table in (ORIGINALS, LABELS, IMAGES):
                 connection.execute(sa.delete(table).where(table.c.digest.in_(ours)))
             for row in held:
@@ -120,30 +141,48 @@ class Catalogue:
             connection.execute(sa.delete(REFUSALS).where(of_lesion))
         return sorted(images)
 
+    def originals(self) -> "NDArray[np.uint64]":
+        """The first 64 bits of the digest of every file that came, sorted: what is not among them is surely not known."""
+        import numpy as np
+
+        starts = sa.select(sa.func.substr(ORIGINALS.c.original, 1, 16))
+
+        def fetched(connection: sa.Connection) -> "NDArray[np.uint64]":
+            return np.fromiter((int(start, 16) for start in connection.scalars(starts)), np.uint64)
+
+        return np.sort(patience.read(self.engine, fetched))
+
     def known(self, original: str) -> tuple[str, Header] | None:
         """The digest and the header of the image that came as the file `original`, if it is here; called from several threads."""
         query = sa.select(IMAGES).join(ORIGINALS, ORIGINALS.c.digest == IMAGES.c.digest)
-        with self.engine.connect() as connection:
-            row = connection.execute(query.where(ORIGINALS.c.original == original)).first()
+        found = query.where(ORIGINALS.c.original == original)
+        row = patience.read(self.engine, lambda connection: connection.execute(found).first())
         return (row.digest, Header(row.format, row.width, row.height)) if row else None
 
     def refuse(self, source: str, refusals: Sequence[Refusal], discard: Discard = keep_all) -> None:
         """Keeps refusals; one record of a source has one, the latest. A file that it no longer has is discarded."""
-        with writing(self.engine) as connection:
+
+        if not refusals:
+            return
+
+        def refused(connection: sa.Connection) -> None:
             for refusal in refusals:
                 row = _refusal_row(source, refusal)
                 before = connection.execute(sa.select(REFUSALS.c.file).where(_primary(row))).scalar()
                 if before and before != refusal.file:
                     discard(str(row["id"]), before)
-                self._upsert(connection, REFUSALS, row)
+                self._upsert(connection, REFUSALS, [row])
+
+        patience.write(self.engine, refused)
 
     def forget_refusals(self, source: str, but: Collection[str], discard: Discard = keep_all) -> None:
         """Forgets a source's refusals except those of the records named: at an ingest's end, the rest has been mended."""
         kept = {_legible(name) for name in but}
         ours = REFUSALS.c.source == _legible(source)
-        with writing(self.engine) as connection:
+
+        def mend(connection: sa.Connection) -> None:
             held = connection.execute(sa.select(REFUSALS).where(ours)).all()
-            mended = [row for row in held if row.name not in kept]
+            mended = [row for row in held if row.name not in kept and row.reason not in (DAMAGED, MISSING)]
             for row in mended:
                 if row.file:
                     discard(row.id, row.file)
@@ -151,11 +190,24 @@ class Catalogue:
                 which = sa.delete(REFUSALS).where(ours, REFUSALS.c.name == sa.bindparam("mended"))
                 connection.execute(which, [{"mended": row.name} for row in mended])
 
-    def refusals(self) -> list[tuple[str, Refusal]]:
-        """Every refusal in quarantine with its source."""
-        query = sa.select(REFUSALS).where(REFUSALS.c.ruling == "").order_by(REFUSALS.c.source, REFUSALS.c.name)
-        with self.engine.connect() as connection:
-            return [(row.source, _refusal(row)) for row in connection.execute(query)]
+        patience.write(self.engine, mend)
+
+    def unrefuse(self, source: str, refusal: Refusal, discard: Discard = keep_all) -> None:
+        """Forgets one refusal and its file."""
+        ours = sa.and_(REFUSALS.c.source == _legible(source), REFUSALS.c.name == _legible(refusal.name))
+
+        def forget(connection: sa.Connection) -> None:
+            if refusal.file:
+                discard(refusal_id(source, refusal.name), refusal.file)
+            connection.execute(sa.delete(REFUSALS).where(ours))
+
+        patience.write(self.engine, forget)
+
+    def refusals(self, reasons: Collection[str] = ()) -> list[tuple[str, Refusal]]:
+        """Every refusal in quarantine with its source, or those of some reasons."""
+        chosen = REFUSALS.c.reason.in_(reasons) if reasons else sa.true()
+        query = sa.select(REFUSALS).where(REFUSALS.c.ruling == "", chosen).order_by(REFUSALS.c.source, REFUSALS.c.name)
+        return patience.read(self.engine, lambda c: [(row.source, _refusal(row)) for row in c.execute(query)])
 
     def refusal(self, refusal: str) -> tuple[str, Refusal]:
         """A refusal by its id, with its source, whatever was decided about it. Raises BadInput where there is none."""
@@ -168,8 +220,7 @@ class Catalogue:
     def rulings(self, source: str) -> dict[str, tuple[str, str]]:
         """What was decided about a source's refusals: id to ruling and the fingerprint of what was ruled on."""
         query = sa.select(REFUSALS).where(REFUSALS.c.source == _legible(source), REFUSALS.c.ruling != "")
-        with self.engine.connect() as connection:
-            return {row.id: (row.ruling, row.fingerprint) for row in connection.execute(query)}
+        return patience.read(self.engine, lambda c: {row.id: (row.ruling, row.fingerprint) for row in c.execute(query)})
 
     def drop(self, refusal: str, discard: Discard) -> None:
         """Removes a refusal's row and file; what is left says that this very record is not to be kept again."""
@@ -194,11 +245,13 @@ class Catalogue:
                     f"its image is in the catalogue already, as {before.record.image_id}; "
                     "drop this one, or correct that one in its source"
                 )
-            taken = self._take_one(connection, source, arrival, {} if force else held, ())
+            rows: Rows = {IMAGES: [], LABELS: [], ORIGINALS: []}
+            taken = _take_one(rows, source, arrival, {} if force else held, ())
             if isinstance(taken, Refusal):
                 raise BadInput(
                     f"it is refused again, {taken.reason}: {taken.detail}; --set corrects it, --force insists"
                 )
+            self._write(connection, rows)
             connection.execute(sa.update(REFUSALS).where(REFUSALS.c.id == refusal).values(ruling="released"))
 
     def emptied(self, refusal: str) -> None:
@@ -206,6 +259,26 @@ class Catalogue:
         with writing(self.engine) as connection:
             empty = {"record": None, "lesion_id": "", "file": None, "detail": ""}
             connection.execute(sa.update(REFUSALS).where(REFUSALS.c.id == refusal).values(**empty))
+
+    def digests(self) -> set[str]:
+        """The digests of all images, synthetic ones included."""
+        with self.engine.connect() as connection:
+            return set(connection.scalars(sa.select(IMAGES.c.digest)))
+
+    def quarantined_files(self) -> set[tuple[str, str]]:
+        """Every file that quarantine keeps: id of the refusal, digest of the file."""
+        query = sa.select(REFUSALS.c.id, REFUSALS.c.file).where(REFUSALS.c.file.is_not(None))
+        with self.engine.connect() as connection:
+            return {(row.id, row.file) for row in connection.execute(query)}
+
+    def held(self, digests: Sequence[str]) -> dict[str, Held]:
+        """What the catalogue says of images, by digest; of one that it has not, nothing."""
+        found: dict[str, Held] = {}
+        with self.engine.connect() as connection:
+            for start in range(0, len(digests), MOST_NAMED):
+                some = sa.select(IMAGES.c.digest).where(IMAGES.c.digest.in_(digests[start : start + MOST_NAMED]))
+                found |= _held_images(connection, some)
+        return found
 
     def records(self) -> list[Record]:
         """Every image with its current labels, in the order of the digests.
@@ -227,29 +300,6 @@ class Catalogue:
                 is not None
             )
 
-    def _take_one(
-        self, connection: sa.Connection, source: str, arrival: Arrival, held: dict[str, Held], stated: Collection[str]
-    ) -> str | Refusal:
-        record = arrival.record
-        before = held.get(record.digest)
-        if before and before.source != source:
-            against = before if _differs(before.record.labels, record.labels) else None
-        elif before and before.record.labels == record.labels:
-            against = None
-        else:
-            against = _contradicted(source, record, held.values(), stated)
-        if against:
-            return _conflict(arrival, against)
-        word = "known"
-        if before is None or (before.source == source and before.record.labels != record.labels):
-            revision = before.revision + 1 if before else 1
-            self._add(connection, source, arrival, revision)
-            held[record.digest] = Held(record, source, revision)
-            word = "corrected" if before else "accepted"
-        if arrival.original:
-            self._upsert(connection, ORIGINALS, {"original": arrival.original, "digest": record.digest})
-        return word
-
     def _held(self, connection: sa.Connection, arrivals: Sequence[Arrival]) -> dict[str, Held]:
         """What the catalogue says of the arrivals' images and of all images of their lesions, by digest."""
         digests = [arrival.record.digest for arrival in arrivals]
@@ -257,19 +307,47 @@ class Catalogue:
         touched = sa.select(LABELS.c.digest).where(
             sa.or_(LABELS.c.digest.in_(digests), LABELS.c.lesion_id.in_(lesions))
         )
-        query = _latest(touched).join(IMAGES, IMAGES.c.digest == LABELS.c.digest).add_columns(IMAGES.c.source)
-        return {row.digest: Held(_record(row), row.source, row.revision) for row in connection.execute(query)}
+        return _held_images(connection, touched)
 
-    def _add(self, connection: sa.Connection, source: str, arrival: Arrival, revision: int) -> None:
-        if revision == 1:
-            self._upsert(connection, IMAGES, _image_row(arrival, source))
-        self._upsert(connection, LABELS, {**arrival.record.as_row(), "revision": revision, "batch": ""})
+    def _write(self, connection: sa.Connection, rows: Rows) -> None:
+        for table, these in rows.items():
+            self._upsert(connection, table, these)
 
-    def _upsert(self, connection: sa.Connection, table: sa.Table, row: dict[str, object]) -> None:
+    def _upsert(self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]]) -> None:
+        if not rows:
+            return
         dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
-        statement = dialect.insert(table).values(row)
+        statement = dialect.insert(table)
         rest = {column.name: statement.excluded[column.name] for column in table.columns if not column.primary_key}
-        connection.execute(statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=rest))
+        insist = statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=rest)
+        connection.execute(insist, [{**dict.fromkeys(table.columns.keys()), **row} for row in rows])
+
+
+def _take_one(
+    rows: Rows, source: str, arrival: Arrival, held: dict[str, Held], stated: Collection[str]
+) -> str | Refusal:
+    """What an arrival is, against what is held; what it brings is added to the rows to write, and to what is held."""
+    record = arrival.record
+    before = held.get(record.digest)
+    if before and before.source != source:
+        against = before if _differs(before.record.labels, record.labels) else None
+    elif before and before.record.labels == record.labels:
+        against = None
+    else:
+        against = _contradicted(source, record, held.values(), stated)
+    if against:
+        return _conflict(arrival, against)
+    word = "known"
+    if before is None or (before.source == source and before.record.labels != record.labels):
+        revision = before.revision + 1 if before else 1
+        if revision == 1:
+            rows[IMAGES].append(_image_row(arrival, source))
+        rows[LABELS].append({**record.as_row(), "revision": revision, "batch": ""})
+        held[record.digest] = Held(record, source, revision)
+        word = "corrected" if before else "accepted"
+    if arrival.original:
+        rows[ORIGINALS].append({"original": arrival.original, "digest": record.digest})
+    return word
 
 
 def _legible(text: str) -> str:
@@ -348,6 +426,12 @@ def _refusal(row: sa.Row[tuple[object, ...]]) -> Refusal:
 def _image_row(arrival: Arrival, source: str) -> dict[str, object]:
     look = asdict(arrival.look) if arrival.look else {}
     return {"digest": arrival.record.digest, "source": source, **asdict(arrival.header), **look}
+
+
+def _held_images(connection: sa.Connection, among: sa.Select[tuple[str]]) -> dict[str, Held]:
+    """The images whose digests `among` selects."""
+    query = _latest(among).join(IMAGES, IMAGES.c.digest == LABELS.c.digest).add_columns(IMAGES.c.source)
+    return {row.digest: Held(_record(row), row.source, row.revision) for row in connection.execute(query)}
 
 
 def _latest(among: sa.Select[tuple[str]] | None = None) -> sa.Select[tuple[object, ...]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dermanet.errors import BadInput
+from dermanet.errors import BadInput, DermaNetError
 
 HEAD = "0005"
 """The migration that this code works with: the last in `migrations/versions`."""
@@ -35,7 +35,10 @@ _MIGRATING = Lock()
 
 
 def open_database(url: str) -> sa.Engine:
-    """The database at a SQLAlchemy URL, its tables made or migrated. Raises BadInput for a URL that names none."""
+    """The database at a SQLAlchemy URL, its tables made or migrated.
+
+    Raises BadInput for a URL that names none, DermaNetError for one that does not answer.
+    """
     try:
         parsed = sa.make_url(url)
         engine = _engine(parsed)
@@ -43,7 +46,11 @@ def open_database(url: str) -> sa.Engine:
         raise BadInput(
             f"DERMANET_CATALOGUE: {error}; write sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
         ) from None
-    _migrate(engine)
+    try:
+        _migrate(engine)
+    except sa.exc.OperationalError as error:
+        said = " ".join(str(error.orig).split())
+        raise DermaNetError(f"the catalogue's database cannot be opened: {said}; see DERMANET_CATALOGUE") from error
     return engine
 
 

@@ -6,7 +6,7 @@ from dermanet.errors import BadInput, UnreadableImage
 from dermanet.imagefile import read_header
 from dermanet.intake import quarantine
 from dermanet.intake.catalogue import Catalogue
-from dermanet.intake.ingest import bare_digest, object_name
+from dermanet.intake.stored import bare_digest, object_name
 from dermanet.storage import Place
 
 

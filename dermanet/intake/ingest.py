@@ -9,15 +9,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 
+import numpy as np
+
 from dermanet.errors import BadInput
 from dermanet.imagefile import MOST_BYTES
 from dermanet.intake import quarantine
 from dermanet.intake.catalogue import Arrival, Catalogue, fingerprint, forgotten, lesion_digest
 from dermanet.intake.conflicts import REASON as CONFLICT
 from dermanet.intake.conflicts import statement
-from dermanet.intake.metadata import strip
 from dermanet.intake.screening import check_image, check_labels
 from dermanet.intake.sources import Source
+from dermanet.intake.stored import bare_digest, object_name, restored, store
 from dermanet.records import Labels, Record, Refusal, Row, refusal_id
 from dermanet.storage import Place
 from dermanet.taxonomy import Taxonomy
@@ -39,26 +41,6 @@ class Outcome:
     def total(self) -> int:
         """All records seen."""
         return self.accepted + self.known + self.corrected + self.quarantined.total()
-
-
-def object_name(digest: str) -> str:
-    """Where the object store keeps the image of a digest."""
-    return f"{digest[:2]}/{digest}"
-
-
-def bare_digest(data: bytes, kind: str) -> str:
-    """What a file is called once it is in: the digest of its bytes without metadata."""
-    return hashlib.sha256(strip(data, kind)).hexdigest()
-
-
-def store(arrival: Arrival, data: bytes, objects: Place) -> Arrival:
-    """The arrival with its image in the object store: without metadata, under the digest of what is stored."""
-    bare = strip(data, arrival.header.format)
-    digest = hashlib.sha256(bare).hexdigest()
-    if not objects.exists(object_name(digest)):
-        objects.write(object_name(digest), bare)
-    original = hashlib.sha256(data).hexdigest()
-    return replace(arrival, record=replace(arrival.record, digest=digest), original=original)
 
 
 def ingest(
@@ -93,6 +75,7 @@ def ingest(
     if not outcome.total:
         raise BadInput(f"{source.name} has no rows; a label file needs at least one")
     catalogue.forget_refusals(source.name, refused, discard)
+    restored(catalogue, objects)
     return outcome
 
 
@@ -106,6 +89,7 @@ class _Screening:
         self.catalogue = catalogue
         self.rulings = catalogue.rulings(source.name)
         self.forgotten = catalogue.forgotten()
+        self.originals = catalogue.originals()
         self.stated = statement(source.rows(), taxonomy)
         self.seen: Counter[str] = Counter()
         self.first: dict[str, Record] = {}
@@ -154,7 +138,7 @@ class _Screening:
         original = hashlib.sha256(data).hexdigest()
         if original in self.forgotten:
             return forgotten(row.image_id)
-        known = self.catalogue.known(original)
+        known = self.catalogue.known(original) if self.may_be_known(original) else None
         if known and self.objects.exists(object_name(known[0])):
             return Arrival(Record(known[0], row.image_id, labels), known[1], row)
         checked = check_image(data, row.image_id)
@@ -164,6 +148,12 @@ class _Screening:
         if bare_digest(data, header.format) in self.forgotten:
             return forgotten(row.image_id)
         return store(Arrival(Record("", row.image_id, labels), header, row, look=look), data, self.objects)
+
+    def may_be_known(self, original: str) -> bool:
+        """Whether it is worth asking the catalogue for a file that was there, or looked so, when this ingest began."""
+        start = int(original[:16], 16)
+        place = int(self.originals.searchsorted(np.uint64(start)))
+        return place < len(self.originals) and int(self.originals[place]) == start
 
     def read(self, image: str) -> bytes | str:
         """A file of the source, or in one line why it cannot be read."""
@@ -199,16 +189,21 @@ def _ahead(screen: _Screening, rows: Iterable[Row | Refusal]) -> Iterator[Arriva
     threads = (os.cpu_count() or 1) * 2
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Arrival | Refusal] | Future[Refusal]] = deque()
-        for row in rows:
-            checked = row if isinstance(row, Refusal) else screen.labels(row)
-            if isinstance(checked, Refusal):
-                waiting.append(pool.submit(screen.keep, checked))
-            elif isinstance(row, Row):
-                waiting.append(pool.submit(screen.image, row, checked))
-            if len(waiting) > 4 * threads:
+        try:
+            for row in rows:
+                checked = row if isinstance(row, Refusal) else screen.labels(row)
+                if isinstance(checked, Refusal):
+                    waiting.append(pool.submit(screen.keep, checked))
+                elif isinstance(row, Row):
+                    waiting.append(pool.submit(screen.image, row, checked))
+                if len(waiting) > 4 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        except BaseException:
+            # Where one fails for want of the database the others would, one after another, each after a minute.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _batches(items: Iterator[Arrival | Refusal], size: int) -> Iterator[list[Arrival | Refusal]]:

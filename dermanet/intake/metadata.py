@@ -10,6 +10,7 @@ import re
 import struct
 
 from dermanet.errors import UnreadableImage
+from dermanet.imagekind import after_fill
 
 PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"tRNS"})
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -33,10 +34,9 @@ def strip(data: bytes, kind: str) -> bytes:
 def _strip_jpeg(data: bytes) -> bytes:
     kept, at = [data[:2]], 2
     while True:
-        while data[at : at + 2] == b"\xff\xff":
-            at += 1
         if data[at] != 0xFF:
             raise IndexError
+        at = after_fill(data, at) - 2
         marker = data[at + 1]
         if marker == END_OF_IMAGE:
             return b"".join([*kept, data[at : at + 2]])

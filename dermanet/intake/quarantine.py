@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dermanet.errors import BadInput
-from dermanet.intake.catalogue import Arrival, Catalogue
+from dermanet.intake.catalogue import DAMAGED, Arrival, Catalogue
 from dermanet.intake.screening import MATTERS_OF_JUDGEMENT, check_image, check_labels
 from dermanet.records import Record, Refusal, Row
 from dermanet.storage import Place
@@ -54,6 +54,10 @@ def screened(
     if not held.row or not held.file:
         lacking = "the row that it came with" if held.file else "its file"
         raise BadInput(f"{held.name} ({held.reason}) cannot be released: quarantine has not {lacking}; mend the source")
+    if held.reason == DAMAGED:
+        raise BadInput(
+            f"{held.name} cannot be released: it is {DAMAGED}; ingest its source again, which has the right bytes"
+        )
     row = corrected(held.row, changes)
     labels = check_labels(row, taxonomy)
     if isinstance(labels, Refusal):

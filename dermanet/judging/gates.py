@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dermanet import yamlfile
 from dermanet.errors import BadInput
 
 Word = Literal["pass", "fail", "insufficient"]
@@ -106,14 +107,7 @@ def _check(
 
 def load(path: Path) -> Gates:
     """Reads a gates file. Raises BadInput with the entry that is wrong and what is allowed there."""
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"gates {path}: {error.strerror}; set DERMANET_GATES to a readable file") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise BadInput(f"gates {path}: not YAML ({' '.join(str(error).split())})") from None
+    data = yamlfile.load(path, "gates", "DERMANET_GATES")
     if not isinstance(data, dict) or not isinstance(data.get("checks"), dict) or not data["checks"]:
         raise BadInput(f"gates {path}: needs `checks`, metric by metric; see docs/gates.md")
     strange = set(data) - {"minimum_support", "checks"}

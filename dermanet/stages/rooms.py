@@ -1,11 +1,12 @@
 """How the stages enter the rooms: each function opens one thing of an installation, by its settings."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dermanet import experiment
-from dermanet.errors import BadInput
+from dermanet.errors import StoreFault
 from dermanet.settings import Settings
 from dermanet.storage import Folder, place
 
@@ -67,23 +68,24 @@ def versions_of(here: Settings, tracking: "Tracking") -> "Versions":
 def fill_pixels(
     here: Settings, recipe_text: str, records: "Sequence[Record]", progress: Callable[[int], None] = lambda done: None
 ) -> "tuple[PreparedPixels, Preparation]":
-    """The prepared pixels of records, and what had to be computed for it. Raises BadInput where an image is gone."""
-    from dermanet.intake.ingest import object_name
+    """The prepared pixels of records, and what had to be computed for it.
+
+    Raises StoreFault where stored images are damaged or missing, and BadInput where the catalogue knows them no more.
+    """
+    from dermanet.intake import stored
+    from dermanet.intake.catalogue import Catalogue
     from dermanet.pixels.prepared import PreparedPixels
     from dermanet.pixels.preprocess import recipe
 
     objects = place(here.objects)
     pixels = PreparedPixels(prepared_root(here), recipe(recipe_text))
-
-    def read(digest: str) -> bytes:
-        try:
-            return objects.read(object_name(digest))
-        except FileNotFoundError:
-            raise BadInput(
-                f"image {digest[:12]}… is no longer in {here.objects} (a forgotten lesion's?); make a new snapshot and use that"
-            ) from None
-
-    return pixels, pixels.fill([record.digest for record in records], read, progress)
+    digests = [record.digest for record in records]
+    try:
+        return pixels, pixels.fill(digests, partial(stored.read, objects), progress)
+    except StoreFault:
+        # All that are left are looked at, so that one run names every one that is wrong.
+        left = [digest for digest in digests if digest not in pixels]
+        raise stored.trouble(stored.faults(left, Catalogue(here.catalogue), objects)) from None
 
 
 def network_in(files: Path) -> "Network":

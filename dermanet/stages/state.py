@@ -31,15 +31,18 @@ def gates_summary(here: Settings) -> str:
 
 
 def example(here: Settings) -> dict[str, Any]:
-    """One image of the holdout, for a demonstration: its bytes, its image_id and its labels. Raises BadInput without one."""
+    """One image of the holdout, for a demonstration: its bytes, its image_id and its labels.
+
+    Raises BadInput without one, and StoreFault where it is damaged or missing.
+    """
+    from dermanet.intake import stored
     from dermanet.intake.catalogue import Catalogue
-    from dermanet.intake.ingest import object_name
     from dermanet.intake.split import side
 
     for record in Catalogue(here.catalogue).records():
         if side(record.labels.lesion_id) == "holdout":
             labels = record.labels
-            data = place(here.objects).read(object_name(record.digest))
+            data = stored.read(place(here.objects), record.digest)
             return {
                 "data": data,
                 "image_id": record.image_id,
