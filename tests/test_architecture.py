@@ -12,11 +12,12 @@ import dermanet
 PACKAGE = Path(dermanet.__file__).parent
 ROOT = PACKAGE.parent
 WORDS = {"taxonomy", "errors", "records", "settings", "experiment", "storage", "imagefile", "contactsheet"}
-ROOMS = {"intake", "pixels", "judging", "registry", "learning", "serving"}
+ROOMS = {"intake", "validating", "pixels", "judging", "registry", "learning", "serving"}
 MAY = {
     **dict.fromkeys(WORDS, WORDS),
     "intake": WORDS,
     "pixels": WORDS,
+    "validating": WORDS,
     "judging": WORDS,
     "registry": WORDS,
     "learning": WORDS | {"pixels"},
@@ -33,7 +34,7 @@ LAZILY = {"cli": {"serving.app", "doctor"}}
 
 HEAVY = {
     "tensorflow", "keras", "mlflow", "cv2", "pandas", "sklearn", "boto3", "sqlalchemy", "numpy", "onnxruntime", "matplotlib",
-    "airflow",
+    "airflow", "pandera", "scipy", "jinja2",
 }  # fmt: skip
 DAGS = sorted((ROOT / "dags").rglob("*.py"))
 
