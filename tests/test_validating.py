@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
 from dermanet import settings, taxonomy
+from dermanet.contactsheet import Tile
 from dermanet.errors import BadInput
 from dermanet.records import Snapshot
-from dermanet.validating import distances, drift, limits, plots, sheets
+from dermanet.validating import distances, drift, limits, plots, report, sheets
 from dermanet.validating.schema import Breach, breaches
 from dermanet.validating.statistics import OTHERS, Statistics, from_dict, quantile, statistics
 from dermanet.validating.table import LOOKS, newcomers, table
@@ -89,6 +90,8 @@ def test_every_way_to_spoil_what_comes_anew_is_an_anomaly(name: str) -> None:
     assert found.word == "anomalous"
     assert figure in {f"{check.scope} {check.figure}" for check in found.anomalies}
     assert all(math.isfinite(check.value) for check in found.checks)
+    subjects = [(check.scope, check.figure, check.measure) for check in found.checks if check.outcome != "pass"]
+    assert len(subjects) == len(set(subjects)), "an anomaly is not told again as a warning"
 
 
 @pytest.mark.parametrize("seed", range(1, 9))
@@ -264,6 +267,18 @@ def test_a_plot_takes_its_colours_from_the_page_and_is_the_same_every_time() -> 
         assert "var(--now)" in drawn and "var(--ink)" in drawn and "http-equiv" not in drawn
         assert not set(plots.VARIABLES) & set(drawn.split('"'))
     assert plots.mix(groups, "clinic") == ""
+
+
+@pytest.mark.parametrize("word", ["<script>alert(1)</script>", "$\\frac{1$", "&amp; _x_ ^", "back " * 40, "背中"])
+def test_whatever_a_label_file_says_is_text_on_the_page(word: str) -> None:
+    stated = people(60).assign(localization=word, clinic=word)
+    now = counted(stated)
+    verdict = drift.judge(RULES, {"whole": now}, None, [Breach("a lesion on two sides", (word,))])
+    tile = Tile(f"{word}\nnv", "data:image/jpeg;base64,AAAA")
+    page = report.html(
+        report.Page("s", 1, "", "accepted", f"accepted by Eve: {word}", verdict, {"now": now}, [("nv", [tile])])
+    )
+    assert "<script" not in page and page.count("<svg") == 10
 
 
 def _written(folder: Path, text: str) -> Path:

@@ -70,15 +70,21 @@ def judge(
     """Judges a snapshot. `scopes`: the statistics of the `whole`, and of the `new` where there are any.
 
     `before` None: there is nothing to compare with, and only what stands by itself is checked. `accepted`: the breaches, as rule
-    and case, that a snapshot before had and a person let pass: of those a reminder is enough.
+    and case, that a snapshot before had and a person let pass: of those a reminder is enough. What is an anomaly is not told again
+    as a warning.
     """
     checks = [_breach(breach, accepted) for breach in breaches]
     for limit in limits.limits:
         if limit.scope in scopes:
             found = read(limit.figure, limit.measure, before, scopes[limit.scope])
             checks += [_check(limit, found, limits)] if found else []
-    anomalous = any(check.outcome == "anomaly" for check in checks)
-    return Verdict("anomalous" if anomalous else "passed", tuple(checks))
+    beyond = {_subject(check) for check in checks if check.outcome == "anomaly"}
+    told = [check for check in checks if check.outcome != "warning" or _subject(check) not in beyond]
+    return Verdict("anomalous" if beyond else "passed", tuple(told))
+
+
+def _subject(check: Check) -> tuple[str, str, str]:
+    return check.scope, check.figure, check.measure
 
 
 def read(figure: str, measure: str, before: Statistics | None, now: Statistics) -> Reading | None:

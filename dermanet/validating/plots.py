@@ -1,6 +1,7 @@
 """Plots of statistics as SVG that stands inside a page and takes its colours from it, so that dark and light and paper all work."""
 
 import io
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,8 +22,12 @@ STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "dermanet", "font.family": "sans-serif", "font.size": 9, "text.color": INK,
     "axes.edgecolor": FAINT, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
     "axes.spines.right": False,
+    # A word of a label file may hold dollars, and is no formula.
+    "text.parse_math": False,
 }  # fmt: skip
-MOST_BARS = 12
+MOST_BARS, LONGEST = 12, 24
+"""Words of one mix that are drawn, and characters of each."""
+
 BINS = 30
 WIDE = 100
 """How many times the least the largest value may be before the axis counts in ratios."""
@@ -45,10 +50,10 @@ def mix(groups: Groups, name: str) -> str:
             where = np.arange(len(words)) + (place - (len(mixes) - 1) / 2) * 0.8 / len(mixes)
             shares = [100 * found.get(word, 0) / total for word in words]
             axes.barh(where, shares, 0.8 / len(mixes), color=COLOURS[group], label=f"{NAMES[group]} ({total:,})")
-        axes.set_yticks(range(len(words)), words)
+        axes.set_yticks(range(len(words)), [_short(word) for word in words])
         axes.invert_yaxis()
         axes.set_xlabel("per cent of images")
-        return _svg(figure, axes)
+        return _svg(figure)
 
 
 def spread(groups: Groups, name: str, unit: str) -> str:
@@ -71,14 +76,18 @@ def spread(groups: Groups, name: str, unit: str) -> str:
             axes.set_xscale("log")
         axes.set_xlabel(unit)
         axes.set_ylabel("per cent of images")
-        return _svg(figure, axes)
+        return _svg(figure)
+
+
+def _short(word: str) -> str:
+    return word if len(word) <= LONGEST else f"{word[: LONGEST - 1]}…"
 
 
 def _edges(low: float, high: float, wide: bool) -> NDArray[np.float64]:
     """The bounds of the bars: even steps, or, over a `wide` range, even ratios."""
     if wide:
         return np.asarray(np.geomspace(low, high * 1.001, BINS + 1))
-    room = (high - low) or 0.2 * abs(high) or 1.0
+    room = max(high - low, 0.2 * abs(high)) or 1.0
     middle = (low + high) / 2
     return np.asarray(np.linspace(middle - 0.51 * room, middle + 0.51 * room, BINS + 1))
 
@@ -96,12 +105,18 @@ def _panel(height: float) -> tuple[Figure, Any]:
     return figure, figure.subplots()
 
 
-def _svg(figure: Figure, axes: Any) -> str:
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, fontsize=8)
+def _svg(figure: Figure) -> str:
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=7.5, handlelength=1.2, columnspacing=1)
     drawn = io.StringIO()
-    figure.savefig(
-        drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-    )
+    with warnings.catch_warnings():
+        # Words that the font at hand lacks are drawn by the reader's own: the text stays text.
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        figure.savefig(
+            drawn,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     text = drawn.getvalue()
     text = text[text.index("<svg") :]
     for stand_in, variable in VARIABLES.items():

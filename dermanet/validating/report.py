@@ -20,6 +20,9 @@ PANELS = (
     ("Resolution", "megapixels", "megapixels"), ("Shape", "aspect", "longer side by shorter side"),
 )  # fmt: skip
 SCOPES = {"schema": "rows", "new": "new images", "whole": "snapshot"}
+CALLED = {"detail": "sharpness (detail)", "megapixels": "resolution (megapixels)", "aspect": "shape (aspect)"}
+"""What figures are called on the page, where their name in the limits says little."""
+
 FIGURES = {
     "age": "age", "sex": "sex", "localization": "localization", "confirmation": "confirmation", "clinic": "clinic",
     "patient_id": "patient", "look": "what it looks like",
@@ -50,7 +53,7 @@ def html(page: Page) -> str:
     checks = sorted(page.verdict.checks, key=lambda check: (order[check.outcome], check.scope, check.figure))
     drawn = [(title, _plot(page.groups, name, unit)) for title, name, unit in PANELS]
     return environment.get_template(TEMPLATE).render(
-        page=page, checks=checks, scopes=SCOPES, figures=FIGURES, now=page.groups["now"],
+        page=page, checks=checks, scopes=SCOPES, called=CALLED, figures=FIGURES, now=page.groups["now"],
         names=plots.NAMES, panels=[(title, svg) for title, svg in drawn if svg],
     )  # fmt: skip
 
