@@ -1,17 +1,23 @@
 """
 ## Retrain, judge, and promote what passes
 
-Freezes the catalogue as a snapshot, prepares what is new of its pixels, trains, scores the candidate, the champion and the
-trivial baseline on the same holdout of lesions, and applies the gates. A pass is registered in MLflow and becomes the
-`champion`, which the scorer follows. Anything else ends in *kept_the_champion*: a green run, nothing registered.
+Freezes the catalogue as a snapshot, validates its data against the snapshot before, prepares what is new of its pixels,
+trains, scores the candidate, the champion and the trivial baseline on the same holdout of lesions, and applies the gates. A
+pass is registered in MLflow and becomes the `champion`, which the scorer follows. Anything else ends in *kept_the_champion*:
+a green run, nothing registered.
 
 **When it runs:** Mondays at 04:00 UTC, and whenever the DAG **ingest** took something new in. A run on an unchanged catalogue finds
 its training done and repeats only the judgement; the parameter *fresh* trains anew.
 
-**Where to look:** the task *apply_gates* returns every check with value, limit and reason; the MLflow run has `verdict.md`, the
-learning curves and the confusion matrix.
+**Where to look:** the task *validate_snapshot* returns every warning about the data and names the MLflow run with its report; the
+task *apply_gates* returns every check with value, limit and reason; the MLflow run has `verdict.md`, the learning curves and the
+confusion matrix.
 
 **If it fails:** the champion goes on serving.
+- *validate_snapshot* failed with *the data … are anomalous*: a figure is beyond its limit, and the line says which, before and
+  now. Look at `report.html` in the MLflow run that it names (experiment *dermanet-snapshots*). Mend the source and ingest again;
+  or, having looked, start a run with the parameter *accept_data* saying why: that is kept with your name, and later snapshots are
+  compared with this one. It is not retried by itself.
 - *prepare_pixels* was killed or found the disk full: make room (`dermanet cache --prune`) and clear it; it goes on from its last
   whole shard. A damaged shard is named in its result and has been made again.
 - *prepare_pixels* names stored images that are damaged or missing: start **ingest** on the sources that it names, then clear it.
@@ -42,7 +48,7 @@ from dermanet import stages
 CATALOGUE, CHAMPION = Asset("dermanet_catalogue"), Asset("dermanet_champion")
 MONDAYS = CronTriggerTimetable("0 4 * * 1", timezone="UTC", run_immediately=timedelta(0))
 WRONG: list[type[BaseException] | str] = [
-    "dermanet.errors.BadInput", "dermanet.errors.GateRefused", "dermanet.errors.StoreFault",
+    "dermanet.errors.BadInput", "dermanet.errors.GateRefused", "dermanet.errors.DataRefused", "dermanet.errors.StoreFault",
 ]  # fmt: skip
 PATIENCE = ExceptionRetryPolicy([RetryRule(WRONG, RetryAction.FAIL, reason="it would say the same again")])
 
@@ -73,6 +79,12 @@ PATIENCE = ExceptionRetryPolicy([RetryRule(WRONG, RetryAction.FAIL, reason="it w
             title="Train anew",
             description="Train even if this very snapshot and experiment were trained before.",
         ),
+        "accept_data": Param(
+            "",
+            type="string",
+            title="Accept the data",
+            description="Why anomalous data are let pass after a person has looked at the report. Empty: an anomaly stops the run.",
+        ),
     },
 )
 def retrain() -> None:
@@ -82,6 +94,12 @@ def retrain() -> None:
     def freeze_snapshot() -> str:
         """The catalogue as it stands, named by its content."""
         return str(stages.snapshot()["snapshot"])
+
+    @task
+    def validate_snapshot(snapshot: str, params: dict[str, Any] | None = None, dag_run: Any = None) -> dict[str, Any]:
+        """The verdict on the data, with every line; an anomaly ends the run here."""
+        person = getattr(dag_run, "triggering_user_name", None) or "a person in Airflow"
+        return stages.validate(snapshot, (params or {})["accept_data"], person)
 
     @task
     def list_parts(snapshot: str, params: dict[str, Any] | None = None) -> list[dict[str, int]]:
@@ -133,7 +151,9 @@ def retrain() -> None:
 
     snapshot = freeze_snapshot()
     run = fit_network(snapshot)
-    prepare_pixels.partial(snapshot=snapshot).expand(part=list_parts(snapshot)) >> run
+    parts = list_parts(snapshot)
+    validate_snapshot(snapshot) >> [parts, run]
+    prepare_pixels.partial(snapshot=snapshot).expand(part=parts) >> run
     verdict = apply_gates(score_holdout(run))
     version = register_version(run)
     promote_version(version)

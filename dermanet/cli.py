@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dermanet import __version__, stages
-from dermanet.errors import BadInput, DermaNetError
+from dermanet.errors import BadInput, DataRefused, DermaNetError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="DermaNet: dermoscopic images in, a judged and served model out. For research use; not a medical device.\n\n"
-    "Exit status: 0 done; 2 wrong use or bad input; 3 the gate said no; 1 a fault.",
+    "Exit status: 0 done; 2 wrong use or bad input; 3 the gate, or the validation of the data, said no; 1 a fault.",
 )
 quarantine = typer.Typer(no_args_is_help=True, help="Records that were refused, each with its reason and its file.")
 app.add_typer(quarantine, name="quarantine")
@@ -122,6 +122,31 @@ def forget(
 def snapshot(as_json: Json = False) -> None:
     """Freeze the catalogue as it stands and print the snapshot's id."""
     _print(stages.snapshot(), as_json)
+
+
+@app.command(
+    epilog='Example: dermanet validate 3f0c9a7e1b2d4c55   |   … --accept "the new clinic sends melanomas only"'
+)
+def validate(
+    snapshot_id: SnapshotId,
+    accept: Annotated[str, typer.Option("--accept", help="Let anomalous data pass: why, kept with your name.")] = "",
+    show: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Judge a snapshot's data against their limits and the snapshot before; ends with 3 where they are anomalous."""
+    refused = None
+    try:
+        found = stages.validate(snapshot_id, accept)
+    except DataRefused as error:
+        found, refused = error.record, error
+    if show and "run_id" in found:
+        typer.launch(stages.report_file(found["run_id"]))
+    if as_json:
+        _print_json(found)
+    else:
+        _print_data(found)
+    if refused:
+        raise refused
 
 
 @app.command(epilog="Example: dermanet prepare 3f0c9a7e1b2d4c55 --experiment plain128")
@@ -238,10 +263,13 @@ def retrain(
             "--fresh", help="A word of your own: train anew even if this snapshot and experiment were trained."
         ),
     ] = "",
+    accept_data: Annotated[
+        str, typer.Option("--accept-data", help="Let anomalous data pass: why, kept with your name.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Every stage up to the verdict and, if it passes, the registered and promoted version."""
-    record = stages.retrain(sources or (), experiment, fresh, lambda line: err.print(line, markup=False))
+    record = stages.retrain(sources or (), experiment, fresh, lambda line: err.print(line, markup=False), accept_data)
     if as_json:
         _print_json(record)
     else:
@@ -407,6 +435,18 @@ def _print_checks(word: str, checks: list[dict[str, Any]]) -> None:
     for check in checks:
         mark = "ok " if check["outcome"] == "pass" else "NO "
         err.print(f"  {mark} {check['metric']} ({check['kind']}): {check['reason']}", markup=False)
+
+
+def _print_data(found: dict[str, Any]) -> None:
+    against = f"compared with {found['previous']}" if found.get("previous") else "nothing to compare with"
+    out.print(f"data {found['verdict']}, {against}", markup=False)
+    for level in ("anomalies", "warnings"):
+        for line in found[level]:
+            out.print(f"  {'ANOMALY' if level == 'anomalies' else 'warning'} {line}", markup=False)
+    if found.get("because") and found["verdict"] == "accepted":
+        out.print(f"  {found['because']}", markup=False)
+    if "run_id" in found:
+        out.print(f"  {found['report']} in MLflow run {found['run_id']}", markup=False)
 
 
 def _answer_line(row: dict[str, Any]) -> str:

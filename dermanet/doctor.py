@@ -32,6 +32,7 @@ def examine(environ: Mapping[str, str]) -> dict[str, Any]:
         _try("packages", _packages),
         _try("taxonomy", lambda: f"{len(taxonomy.load(here.taxonomy).codes)} diagnoses in {here.taxonomy}"),
         _try("gates", lambda: stages.gates_summary(here)),
+        _try("validation", lambda: stages.limits_summary(here)),
         _try("object store", lambda: f"{_stored(here)} images in {here.objects}"),
         _try("catalogue", lambda: f"{stages.catalogued(here)} images in {_hidden(here.catalogue)}"),
         _try("MLflow", lambda: _champion(environ, here)),

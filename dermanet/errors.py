@@ -4,10 +4,13 @@
     ├── BadInput             2  wrong use or bad input: one clear line says what was seen, what is allowed, what to do
     │   └── UnreadableImage  2  bytes that are not a whole JPEG or PNG of an allowed size (`reason` is the quarantine word)
     ├── StoreFault           1  stored images that are damaged or missing; an ingest of their source stores them anew
-    └── GateRefused          3  the gate said no; the verdict says why
+    ├── GateRefused          3  the gate said no; the verdict says why
+    └── DataRefused          3  the validation of the data said no; its report says why
 
 A single bad record never raises out of an ingest: it becomes a `records.Refusal`. A source that is wrong as a whole does.
 """
+
+from typing import Any
 
 
 class DermaNetError(Exception):
@@ -39,3 +42,13 @@ class GateRefused(DermaNetError):
     """The verdict was not a pass."""
 
     exit_status = 3
+
+
+class DataRefused(DermaNetError):
+    """A snapshot's data are beyond their limits, and nobody has accepted them. `record` is the whole answer of the stage."""
+
+    exit_status = 3
+
+    def __init__(self, line: str, record: dict[str, Any] | None = None) -> None:
+        super().__init__(line)
+        self.record = record or {}

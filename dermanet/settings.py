@@ -8,6 +8,7 @@ from pathlib import Path
 from dermanet import taxonomy
 
 GATES = Path(__file__).with_name("gates.yaml")
+VALIDATION = Path(__file__).with_name("validation.yaml")
 DEMO_GATES = Path(__file__).with_name("gates-demo.yaml")
 EXPERIMENT = "plain128"
 
@@ -20,6 +21,8 @@ class Settings:
     """`DERMANET_HOME`: the root of all that a local installation keeps. Default `.dermanet` in the current folder."""
     gates: Path
     """`DERMANET_GATES`: the gates file. Default: the reviewed `gates.yaml` of the package."""
+    validation: Path
+    """`DERMANET_VALIDATION`: the limits that data keep to. Default: the reviewed `validation.yaml` of the package."""
     taxonomy: Path
     """`DERMANET_TAXONOMY`: the list of diagnoses. Default: HAM10000's seven, `taxonomy.yaml` of the package."""
     source: str
@@ -48,6 +51,7 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         home=home,
         gates=Path(environ.get("DERMANET_GATES") or GATES).absolute(),
+        validation=Path(environ.get("DERMANET_VALIDATION") or VALIDATION).absolute(),
         taxonomy=Path(environ.get("DERMANET_TAXONOMY") or taxonomy.DEFAULT).absolute(),
         source=environ.get("DERMANET_SOURCE", ""),
         experiment=environ.get("DERMANET_EXPERIMENT") or EXPERIMENT,

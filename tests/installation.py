@@ -55,7 +55,7 @@ class Installation:
         patch.setenv("DERMANET_GATES", str(self.gates(gates)))
 
     def copy(self, root: Path) -> "Installation":
-        """The same with databases of its own; what MLflow keeps as files is only ever added to."""
+        """The same with databases of its own; what MLflow keeps as files is shared, and only ever added to or drawn anew."""
         shutil.copytree(self.root, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("mlartifacts"))
         return Installation(root)
 

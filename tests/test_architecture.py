@@ -11,12 +11,15 @@ import dermanet
 
 PACKAGE = Path(dermanet.__file__).parent
 ROOT = PACKAGE.parent
-WORDS = {"taxonomy", "errors", "records", "settings", "experiment", "storage", "imagefile", "imagekind", "yamlfile"}
-ROOMS = {"intake", "pixels", "judging", "registry", "learning", "serving"}
+WORDS = {
+    "taxonomy", "errors", "records", "settings", "experiment", "storage", "imagefile", "imagekind", "yamlfile", "contactsheet",
+}  # fmt: skip
+ROOMS = {"intake", "validating", "pixels", "judging", "registry", "learning", "serving"}
 MAY = {
     **dict.fromkeys(WORDS, WORDS),
     "intake": WORDS,
     "pixels": WORDS,
+    "validating": WORDS,
     "judging": WORDS,
     "registry": WORDS,
     "learning": WORDS | {"pixels"},
@@ -33,7 +36,7 @@ LAZILY = {"cli": {"serving.app", "doctor"}}
 
 HEAVY = {
     "tensorflow", "keras", "mlflow", "cv2", "pandas", "sklearn", "boto3", "sqlalchemy", "numpy", "onnxruntime", "matplotlib",
-    "airflow",
+    "airflow", "pandera", "scipy", "jinja2",
 }  # fmt: skip
 DAGS = sorted((ROOT / "dags").rglob("*.py"))
 

@@ -11,7 +11,7 @@ import samples
 from installation import Installation, photo
 
 COMMANDS = (
-    "ingest", "snapshot", "prepare", "train", "evaluate", "judge", "register", "retrain",
+    "ingest", "snapshot", "validate", "prepare", "train", "evaluate", "judge", "register", "retrain",
     "promote", "rollback", "predict", "export", "serve", "run", "cache", "doctor", "version", "quarantine", "forget",
 )  # fmt: skip
 
@@ -121,6 +121,7 @@ def test_predict_answers_each_image_and_ends_with_2_for_a_bad_one(dermanet: Comm
         (["retrain", "-e", "grand"], "experiment 'grand'"),
         (["snapshot"], "ingest some first"),
         (["predict", "x.jpg"], "champion"),
+        (["validate", "0000"], "no snapshot '0000'"),
         (["judge", "nothing"], "no run 'nothing'"),
         (["cache", "--all"], "go with --prune"),
         (["rollback"], "no previous champion"),

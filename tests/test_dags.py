@@ -10,7 +10,7 @@ import pytest
 from installation import Installation
 
 DAGS = Path(__file__).parents[1] / "dags"
-HEAVY = ("tensorflow", "keras", "mlflow", "cv2", "sklearn", "boto3", "onnxruntime", "matplotlib")
+HEAVY = ("tensorflow", "keras", "mlflow", "cv2", "sklearn", "boto3", "onnxruntime", "matplotlib", "pandera", "scipy")
 
 PARSE = """
 import json, sys
@@ -21,6 +21,8 @@ BaseHook.get_connection = Connection.get = Variable.get = refuse
 before = set(sys.modules)
 from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.serialized_objects import DagSerialization
+from airflow.sdk import RetryAction
+from dermanet.errors import DataRefused
 bag = DagBag(sys.argv[1])
 loaded = sorted(set(sys.modules))
 print("RESULT" + json.dumps({
@@ -28,6 +30,10 @@ print("RESULT" + json.dumps({
     "dags": {name: {
         "doc": dag.doc_md, "tags": sorted(dag.tags), "catchup": dag.catchup, "file": dag.fileloc,
         "owners": sorted({task.owner for task in dag.tasks}), "retries": [task.retries for task in dag.tasks],
+        "given_up": [
+            task.task_id for task in dag.tasks for rule in task.retry_policy.rules
+            if rule.action == RetryAction.FAIL and rule.matches(DataRefused("x"))
+        ],
         "undocumented": [name for name, param in dag.params.items() if not dag.params.get_param(name).description],
         "untyped": [name for name in dag.params if "type" not in dag.params.get_param(name).schema],
         "tasks": sorted(dag.task_dict), "timetable": type(dag.timetable).__name__,
@@ -109,6 +115,14 @@ def test_pixels_are_prepared_side_by_side_in_parts(parsed: Any) -> None:
     assert tasks["prepare_pixels"]["downstream_task_ids"] == ["fit_network"]
 
 
+def test_nothing_is_prepared_or_trained_before_the_data_are_validated(parsed: Any) -> None:
+    tasks = {task["__var"]["task_id"]: task["__var"] for task in _dag(parsed, "retrain")["tasks"]}
+    assert "validate_snapshot" in tasks["freeze_snapshot"]["downstream_task_ids"]
+    assert set(tasks["validate_snapshot"]["downstream_task_ids"]) == {"list_parts", "fit_network"}
+    assert "validate_snapshot" in parsed["dags"]["retrain"]["given_up"], "a person must look; again would say the same"
+    assert "accept_data" in parsed["dags"]["retrain"]["serialized"]
+
+
 def _dag(parsed: Any, name: str) -> Any:
     return json.loads(parsed["dags"][name]["serialized"])["dag"]
 
@@ -136,6 +150,7 @@ def test_the_whole_way_through_airflow(tmp_path: Path) -> None:
     }
     assert second["tasks"]["announce"] == "skipped", "nothing new must not start a retrain"
     assert passed["state"] == "success"
+    assert passed["tasks"]["validate_snapshot"] == "success"
     assert passed["tasks"]["list_parts"] == passed["tasks"]["prepare_pixels"] == "success"
     assert passed["tasks"]["promote_version"] == "success"
     assert passed["tasks"]["kept_the_champion"] == "skipped"

@@ -10,6 +10,7 @@ import typer
 from dermanet import cli, experiment, settings
 from dermanet.judging import gates
 from dermanet.pixels.preprocess import RECIPES
+from dermanet.validating import limits
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]
@@ -46,6 +47,14 @@ def test_every_gate_file_loads_and_names_known_metrics() -> None:
     for path in (settings.GATES, settings.DEMO_GATES):
         for limit in gates.load(path).limits:
             assert f"`{limit.metric}`" in page
+
+
+def test_every_figure_and_measure_that_data_are_limited_by_is_explained() -> None:
+    page = _text("docs/validation.md")
+    for figure, measures in limits.MEASURES.items():
+        assert all(f"`{word}`" in page for word in (figure, *measures)), figure
+    assert all(f"`{mode}`" in page for mode in limits.MODES)
+    assert limits.load(settings.VALIDATION).mode == "enforce"
 
 
 def test_the_demonstration_is_gated_below_the_ideal_reader() -> None:
@@ -98,6 +107,7 @@ def test_research_use_is_stated_where_people_see_it() -> None:
         "dermanet/serving/app.py",
         "dermanet/serving/scorer.py",
         "dermanet/judging/report.py",
+        "dermanet/validating/report.html",
     ):
         assert "not a medical device" in _text(name)
 

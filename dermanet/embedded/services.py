@@ -133,6 +133,7 @@ def environment(here: Settings, ports: Ports) -> dict[str, str]:
     own = {
         "DERMANET_HOME": str(here.home),
         "DERMANET_GATES": str(here.gates),
+        "DERMANET_VALIDATION": str(here.validation),
         "DERMANET_TAXONOMY": str(here.taxonomy),
         "DERMANET_SOURCE": here.source,
         "DERMANET_EXPERIMENT": here.experiment,

@@ -47,13 +47,13 @@ SIGNATURE = ModelSignature(
 class Tracking:
     """The runs of one MLflow server or database."""
 
-    def __init__(self, uri: str, artifacts: Path) -> None:
-        """`artifacts`: where a new experiment keeps its files if no server decides that."""
+    def __init__(self, uri: str, artifacts: Path, experiment: str = EXPERIMENT) -> None:
+        """`artifacts`: where a new experiment keeps its files if no server decides that. `experiment`: MLflow's, by name."""
         mlflow.set_tracking_uri(uri)
         self.client = MlflowClient(uri)
         if uri.startswith("sqlite:///"):
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        self.experiment = self._experiment(None if uri.startswith("http") else artifacts.as_uri())
+        self.experiment = self._experiment(experiment, None if uri.startswith("http") else artifacts.as_uri())
 
     def run_for(self, work: str, name: str, tags: Mapping[str, str]) -> Run:
         """The run that works on `work`; made at the first call, set running again at later ones."""
@@ -75,6 +75,18 @@ class Tracking:
         """Sets tags `dermanet.<name>`."""
         for name, value in tags.items():
             self.client.set_tag(run_id, f"dermanet.{name}", value)
+
+    def describe(self, run_id: str, text: str) -> None:
+        """Sets what MLflow's page of a run shows first, in Markdown."""
+        self.client.set_tag(run_id, "mlflow.note.content", text)
+
+    def fetch(self, run_id: str, name: str) -> Path:
+        """The path of an artifact on this machine, fetched if it is elsewhere. Raises BadInput where there is none."""
+        self.run(run_id)
+        try:
+            return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name))
+        except (MlflowException, OSError):
+            raise BadInput(f"run {run_id} has no {name}; run the stage that writes it first") from None
 
     def end(self, run_id: str, status: str) -> None:
         """Sets a run's status: RUNNING, FINISHED or FAILED."""
@@ -147,15 +159,15 @@ class Tracking:
         self.client.set_tag(run_id, MODEL, logged.model_uri)
         return str(logged.model_uri)
 
-    def _experiment(self, artifacts: str | None) -> str:
-        found = self.client.get_experiment_by_name(EXPERIMENT)
+    def _experiment(self, name: str, artifacts: str | None) -> str:
+        found = self.client.get_experiment_by_name(name)
         if found:
             return str(found.experiment_id)
         try:
-            return str(self.client.create_experiment(EXPERIMENT, artifacts))
+            return str(self.client.create_experiment(name, artifacts))
         except MlflowException:
             # Another process made it between the two calls.
-            return str(self.client.get_experiment_by_name(EXPERIMENT).experiment_id)
+            return str(self.client.get_experiment_by_name(name).experiment_id)
 
 
 def model_files(uri: str) -> Path:

@@ -1,6 +1,6 @@
 """The stages: one function a task, ids and small JSON in and out. Airflow, the command line and the tests call the same ones.
 
-    ingest -> snapshot -> prepare -> train -> evaluate -> judge -> register -> promote
+    ingest -> snapshot -> validate -> prepare -> train -> evaluate -> judge -> register -> promote
 
 Every stage may be killed and run again, and run twice: outputs are named by content or found by what they work on.
 Heavy libraries are imported inside the functions: Airflow imports this package each time it parses a DAG file.
@@ -23,12 +23,14 @@ from dermanet.stages.objects import check_objects, objects, prune_objects
 from dermanet.stages.quarantine import drop_quarantined, quarantined, release_quarantined, show_quarantined
 from dermanet.stages.state import catalogued, example, gates_summary, holds_real_images, training_now
 from dermanet.stages.training import train
+from dermanet.stages.validation import limits_summary, report_file, validate
 from dermanet.stages.verdicts import evaluate, judge
 from dermanet.stages.whole import retrain
 
 __all__ = [
-    "cache", "catalogued", "champion", "check_cache", "check_objects", "check_sources", "drop_quarantined", "evaluate", "example",
-    "export", "forget", "gates_summary", "holds_real_images", "ingest", "ingest_configured", "judge", "objects", "predict",
-    "preparation_parts", "prepare", "prepare_part", "promote", "prune_cache", "prune_objects", "quarantined", "register",
-    "release_quarantined", "retrain", "roll_back", "show_quarantined", "snapshot", "train", "training_now",
+    "cache", "catalogued", "champion", "check_cache", "check_objects", "check_sources", "drop_quarantined", "evaluate",
+    "example", "export", "forget", "gates_summary", "holds_real_images", "ingest", "ingest_configured", "judge",
+    "limits_summary", "objects", "predict", "preparation_parts", "prepare", "prepare_part", "promote", "prune_cache",
+    "prune_objects", "quarantined", "register", "release_quarantined", "report_file", "retrain", "roll_back",
+    "show_quarantined", "snapshot", "train", "training_now", "validate",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from dermanet import settings
 from dermanet.errors import BadInput
 from dermanet.settings import Settings
 from dermanet.stages.rooms import frozen_snapshot, tracking_of, versions_of
+from dermanet.stages.validation import redraw_reports
 from dermanet.storage import place
 
 
@@ -22,6 +23,7 @@ def forget(lesion_id: str) -> dict[str, Any]:
     here = settings.read()
     digests = forgetting.forget(lesion_id, Catalogue(here.catalogue), place(here.objects))
     removal.remove(here.home / "prepared", digests)
+    redraw_reports(here, lesion_id)
     return {"lesion": lesion_id, "images": len(digests), "versions": _versions_with(here, lesion_id)}
 
 

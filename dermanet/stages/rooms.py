@@ -58,6 +58,13 @@ def tracking_of(here: Settings) -> "Tracking":
     return Tracking(here.tracking_uri, here.artifacts)
 
 
+def snapshot_tracking(here: Settings) -> "Tracking":
+    """MLflow's runs of snapshots: one each, with the report on its data, in an experiment of their own."""
+    from dermanet.registry.tracking import Tracking
+
+    return Tracking(here.tracking_uri, here.artifacts, f"{here.model}-snapshots")
+
+
 def versions_of(here: Settings, tracking: "Tracking") -> "Versions":
     """The versions of the registered model."""
     from dermanet.registry.versions import Versions

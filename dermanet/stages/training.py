@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dermanet import __version__, experiment, settings
 from dermanet.stages.rooms import Progress, chosen_experiment, fill_pixels, frozen_snapshot, say_nothing, tracking_of
+from dermanet.stages.validation import data_tags
 
 if TYPE_CHECKING:
     from dermanet.records import Snapshot
@@ -35,6 +36,7 @@ def train(
     tracking = tracking_of(here)
     work = hashlib.sha256(f"{frozen.id}\n{chosen.digest}\n{attempt}".encode()).hexdigest()[:24]
     tags = {"dermanet.snapshot": frozen.id, "dermanet.holdout": frozen.holdout_digest, "dermanet.version": __version__}
+    tags |= data_tags(here, frozen.id)
     run_id = tracking.run_for(work, f"{chosen.name}-{frozen.id[:8]}", tags).info.run_id
     if "dermanet.model" in tracking.run(run_id).data.tags:
         progress(f"run {run_id} has trained this already")

@@ -9,23 +9,34 @@ from dermanet.stages.data import ingest, prepare, snapshot
 from dermanet.stages.rooms import Progress, chosen_experiment, say_nothing
 from dermanet.stages.state import gates_summary
 from dermanet.stages.training import train
+from dermanet.stages.validation import limits_summary, validate
 from dermanet.stages.verdicts import evaluate, judge
 
 
 def retrain(
-    sources: Sequence[str], experiment_text: str, attempt: str = "", progress: Progress = say_nothing
+    sources: Sequence[str],
+    experiment_text: str,
+    attempt: str = "",
+    progress: Progress = say_nothing,
+    accept_data: str = "",
 ) -> dict[str, Any]:
-    """Every stage in order, by hand. Returns run, snapshot, verdict, version (None if refused) and the holdout figures."""
+    """Every stage in order, by hand. Returns run, snapshot, verdict, version (None if refused) and the holdout figures.
+
+    `accept_data`: why anomalous data are let pass, as in `validate`. Raises DataRefused where they are not.
+    """
     # What is wrong is said now, not after an hour of training.
     here = settings.read()
     chosen_experiment(here, experiment_text)
     gates_summary(here)
+    limits_summary(here)
     for source in sources:
         progress(f"ingest {source}")
         progress(f"  {ingest(source)}")
     frozen = snapshot()
     sides = ", ".join(f"{frozen[side]} {side}" for side in ("train", "validation", "holdout"))
     progress(f"snapshot {frozen['snapshot']}: {sides} images")
+    data = validate(frozen["snapshot"], accept_data)
+    progress(f"data {data['verdict']}; {len(data['warnings'])} warnings")
     prepared = prepare(frozen["snapshot"], experiment_text)
     progress(f"prepared {prepared['computed']} images, reused {prepared['reused']}")
     run_id = train(frozen["snapshot"], experiment_text, attempt, progress)["run_id"]
@@ -38,5 +49,5 @@ def retrain(
     return {
         "run_id": run_id, "snapshot": frozen["snapshot"], "verdict": verdict["verdict"], "version": version,
         "metrics": evaluation["candidate"], "intervals": evaluation["intervals"], "baseline": evaluation["baseline"],
-        "checks": verdict["checks"],
+        "checks": verdict["checks"], "data": data,
     }  # fmt: skip

@@ -1,0 +1,245 @@
+"""The stage between a snapshot and its training: are its data fit, and is it the same kind of data as before?"""
+
+import getpass
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dermanet import settings
+from dermanet.errors import BadInput, DataRefused
+from dermanet.settings import Settings
+from dermanet.stages.rooms import frozen_snapshot, snapshot_place, snapshot_tracking
+from dermanet.storage import place
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dermanet.contactsheet import Tile
+    from dermanet.intake.catalogue import Catalogue
+    from dermanet.intake.history import Entry
+    from dermanet.records import Snapshot
+    from dermanet.validating.limits import Limits
+
+REPORT, STATISTICS, MANIFEST = "report.html", "statistics.json", "manifest.json"
+
+
+def validate(snapshot_id: str, accept: str = "", who: str = "") -> dict[str, Any]:
+    """Judges a snapshot's data against its limits and the last sound snapshot before it; the report goes to MLflow.
+
+    `accept`: why `who` (by default the user of this process) lets an anomalous one pass; kept with it, for ever. Returns the
+    verdict with its lines and the MLflow run. Raises DataRefused for an anomaly where the limits are enforced, and BadInput.
+    """
+    from dermanet.intake import history
+    from dermanet.intake.catalogue import Catalogue
+    from dermanet.validating import limits
+
+    here = settings.read()
+    rules = limits.load(here.validation)
+    frozen = frozen_snapshot(here, snapshot_id)
+    if rules.mode == "off":
+        return {"snapshot": snapshot_id, "verdict": "off", "anomalies": [], "warnings": []}
+    catalogue = Catalogue(here.catalogue)
+    entry = history.enter(catalogue, snapshot_id)
+    record = _judged(here, catalogue, entry, frozen, rules)
+    verdict, because = record["verdict"], "; ".join(_lines(record, "anomaly"))
+    if verdict == "anomalous" and accept:
+        verdict, because = "accepted", f"accepted by {who or _user()}: {accept} ({because})"
+    entry = history.conclude(catalogue, snapshot_id, record, verdict, because)
+    told = _told(entry, _publish(here, catalogue, entry, frozen))
+    if entry.verdict == "anomalous" and rules.mode == "enforce":
+        raise DataRefused(_refusal(told), told)
+    return told
+
+
+def data_tags(here: Settings, snapshot_id: str) -> dict[str, str]:
+    """What a training run says of its data: the verdict and the run with the report; nothing where it was not validated."""
+    from dermanet.intake import history
+    from dermanet.intake.catalogue import Catalogue
+
+    entry = history.entry(Catalogue(here.catalogue), snapshot_id)
+    if entry is None or not entry.verdict:
+        return {}
+    tracking = snapshot_tracking(here)
+    run_id = tracking.run_for(snapshot_id, f"snapshot {entry.number}", {}).info.run_id
+    address = f"#/experiments/{tracking.experiment}/runs/{run_id}/artifacts/{REPORT}"
+    note = f"Data: snapshot {entry.number}, {entry.verdict}. [Report on the data]({address})"
+    return {"dermanet.data": entry.verdict, "dermanet.data_run": run_id, "mlflow.note.content": note}
+
+
+def redraw_reports(here: Settings, lesion_id: str) -> int:
+    """Draws the reports anew of every snapshot that holds a lesion, without the images that are gone. Returns how many."""
+    from dermanet.intake import history, snapshots
+    from dermanet.intake.catalogue import Catalogue
+
+    catalogue, drawn = Catalogue(here.catalogue), 0
+    for frozen in snapshots.every(snapshot_place(here)):
+        entry = history.entry(catalogue, frozen.id)
+        if entry and entry.verdict and any(record.labels.lesion_id == lesion_id for record in frozen.records):
+            _publish(here, catalogue, entry, frozen)
+            drawn += 1
+    return drawn
+
+
+def report_file(run_id: str) -> str:
+    """The path of a run's report on this machine, fetched if it is not here. Raises BadInput where there is none."""
+    return str(snapshot_tracking(settings.read()).fetch(run_id, REPORT))
+
+
+def limits_summary(here: Settings) -> str:
+    """One line on the file of limits. Raises BadInput where it is wrong."""
+    from dermanet.validating import limits
+
+    rules = limits.load(here.validation)
+    return f"{rules.mode}, {len(rules.limits)} limits in {here.validation}"
+
+
+def _judged(
+    here: Settings, catalogue: "Catalogue", entry: "Entry", frozen: "Snapshot", rules: "Limits"
+) -> dict[str, Any]:
+    """What is kept of a validation: statistics of the whole and of what is new, breaches, checks, and what it was compared with."""
+    from dermanet.intake.history import measured
+    from dermanet.validating import drift, schema, statistics
+    from dermanet.validating.table import table
+
+    codes, digest = frozen.taxonomy.codes, frozen.taxonomy.digest
+    frame = table(frozen, measured(catalogue))
+    before = _before(catalogue, entry)
+    new, note = _new(here, frame, before)
+    scopes = {"whole": statistics.statistics(frame, codes, digest)}
+    if len(new):
+        scopes["new"] = statistics.statistics(new, codes, digest)
+    kept = before.statistics if before and before.statistics and not note else None
+    earlier = statistics.from_dict(kept["whole"]) if kept else None
+    breaches = schema.breaches(frame, codes)
+    passed = {(rule, case) for rule, cases in kept["breaches"].items() for case in cases} if kept else set()
+    verdict = drift.judge(rules, scopes, earlier, breaches, passed)
+    return {
+        **verdict.as_dict(), "before": before.id if before else "", "previous": before.id if before and kept else "",
+        "note": note,
+        **{scope: found.as_dict() for scope, found in scopes.items()},
+        "breaches": {breach.rule: list(breach.cases) for breach in breaches},
+        "readings": drift.readings(earlier, scopes),
+    }  # fmt: skip
+
+
+def _before(catalogue: "Catalogue", entry: "Entry") -> "Entry | None":
+    """The snapshot to compare with. One that is sound already keeps its own, so that it is judged as it was."""
+    from dermanet.intake import history
+
+    if entry.sound and entry.statistics:
+        return history.entry(catalogue, entry.statistics["before"])
+    return history.before(catalogue, entry.number)
+
+
+def _new(here: Settings, frame: "pd.DataFrame", before: "Entry | None") -> "tuple[pd.DataFrame, str]":
+    """The rows that the snapshot before has not; and why there is no comparison, if there is none though there was a snapshot."""
+    from dermanet.validating.table import newcomers
+
+    if before is None:
+        return frame[:0], ""
+    try:
+        earlier = frozen_snapshot(here, before.id)
+    except BadInput:
+        # Its statistics are in the catalogue, but which images it held is not: another home froze it.
+        return frame[:0], ""
+    if not set(frame["digest"]) & {record.digest for record in earlier.records}:
+        return frame[:0], f"It shares no image with snapshot {before.number} before it, and is not compared with that."
+    return newcomers(frame, earlier), ""
+
+
+def _publish(here: Settings, catalogue: "Catalogue", entry: "Entry", frozen: "Snapshot") -> str:
+    """Puts an entry's figures, files and report into its one MLflow run, and returns that run's id."""
+    record = entry.statistics or {}
+    tracking = snapshot_tracking(here)
+    run_id = tracking.run_for(entry.id, f"snapshot {entry.number}", {"dermanet.snapshot": entry.id}).info.run_id
+    tracking.tag(run_id, snapshot=entry.id, verdict=entry.verdict, previous=record["previous"])
+    counts = {name: record["whole"][name] for name in ("images", "lesions", "patients", "taxonomy")}
+    tracking.log_params(run_id, {"number": entry.number, **counts})
+    tracking.log_figures(run_id, {**record["readings"], "new_images": record.get("new", {}).get("images", 0)})
+    tracking.log_json(run_id, {"verdict": entry.verdict, "because": entry.because, **record}, STATISTICS)
+    tracking.log_json(run_id, json.loads(snapshot_place(here).read(f"{entry.id}/manifest.json")), MANIFEST)
+    tracking.log_text(run_id, _page(here, catalogue, entry, frozen), REPORT)
+    tracking.describe(run_id, _note(entry, record))
+    tracking.end(run_id, "FINISHED")
+    return run_id
+
+
+def _page(here: Settings, catalogue: "Catalogue", entry: "Entry", frozen: "Snapshot") -> str:
+    from dermanet.intake import history
+    from dermanet.intake.history import measured
+    from dermanet.validating import drift, report, sheets, statistics
+    from dermanet.validating.table import table
+
+    record: Mapping[str, Any] = entry.statistics or {}
+    before = history.entry(catalogue, record["previous"])
+    frame = table(frozen, measured(catalogue))
+    new = _new(here, frame, before)[0]
+    groups = {"now": statistics.from_dict(record["whole"])}
+    if before and before.statistics:
+        groups = {"before": statistics.from_dict(before.statistics["whole"]), **groups}
+    if "new" in record:
+        groups["new"] = statistics.from_dict(record["new"])
+    chosen = sheets.choose(new if len(new) else frame, frozen.taxonomy.codes)
+    shown = [(sheet.title, _tiles(here, sheet.images)) for sheet in chosen]
+    verdict = drift.Verdict(record["verdict"], tuple(drift.Check(**check) for check in record["checks"]))
+    notes = [record["note"]] if record["note"] else []
+    return report.html(
+        report.Page(
+            entry.id, entry.number, record["previous"], entry.verdict, entry.because, verdict, groups, shown, notes
+        )
+    )
+
+
+def _tiles(here: Settings, images: tuple[tuple[str, str], ...]) -> "list[Tile]":
+    from dermanet.contactsheet import tile
+    from dermanet.intake.ingest import object_name
+
+    objects, found = place(here.objects), []
+    for digest, caption in images:
+        try:
+            found.append(tile(objects.read(object_name(digest)), caption))
+        except FileNotFoundError:
+            continue  # Forgotten meanwhile: its lesion is on no sheet any more.
+    return found
+
+
+def _told(entry: "Entry", run_id: str) -> dict[str, Any]:
+    record: Mapping[str, Any] = entry.statistics or {}
+    return {
+        "snapshot": entry.id, "number": entry.number, "previous": record["previous"], "verdict": entry.verdict,
+        "because": entry.because, "anomalies": _lines(record, "anomaly"), "warnings": _lines(record, "warning"),
+        "images": record["whole"]["images"], "new": record.get("new", {}).get("images", 0), "run_id": run_id,
+        "report": REPORT,
+    }  # fmt: skip
+
+
+def _lines(record: Mapping[str, Any], outcome: str) -> list[str]:
+    names = {"new": "new images", "whole": "snapshot", "schema": "schema"}
+    return [
+        f"{names[check['scope']]}, {check['figure']} {check['measure']} {check['reason']}"
+        for check in record["checks"]
+        if check["outcome"] == outcome
+    ]
+
+
+def _refusal(told: Mapping[str, Any]) -> str:
+    first, *others = told["anomalies"]
+    more = f" (and {len(others)} more)" if others else ""
+    return (
+        f"the data of snapshot {told['snapshot']} are anomalous: {first}{more}; look at {REPORT} in MLflow run {told['run_id']}, "
+        f'then mend the source, or accept them: dermanet validate {told["snapshot"]} --accept "why"'
+    )
+
+
+def _note(entry: "Entry", record: Mapping[str, Any]) -> str:
+    """What MLflow's page of the run shows first."""
+    lines = [f"**{entry.verdict}** ({REPORT} among the artifacts)"]
+    lines += [f"- anomaly: {line}" for line in _lines(record, "anomaly")]
+    return "\n".join(lines + [f"- warning: {line}" for line in _lines(record, "warning")])
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "a user without a name"
