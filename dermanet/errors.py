@@ -3,6 +3,7 @@
     DermaNetError            1  a fault: something broke that the user did not cause
     ├── BadInput             2  wrong use or bad input: one clear line says what was seen, what is allowed, what to do
     │   └── UnreadableImage  2  bytes that are not a whole JPEG or PNG of an allowed size (`reason` is the quarantine word)
+    ├── Changed              1  what was being read was replaced meanwhile; the same call once more reads what is there now
     └── GateRefused          3  the gate said no; the verdict says why
 
 A single bad record never raises out of an ingest: it becomes a `records.Refusal`. A source that is wrong as a whole does.
@@ -28,6 +29,10 @@ class UnreadableImage(BadInput):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class Changed(DermaNetError):
+    """What was being read is not what it was when the reading began."""
 
 
 class GateRefused(DermaNetError):

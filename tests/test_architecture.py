@@ -11,7 +11,7 @@ import dermanet
 
 PACKAGE = Path(dermanet.__file__).parent
 ROOT = PACKAGE.parent
-WORDS = {"taxonomy", "errors", "records", "settings", "experiment", "storage", "imagefile"}
+WORDS = {"taxonomy", "errors", "records", "settings", "experiment", "storage", "transfer", "imagefile"}
 ROOMS = {"intake", "pixels", "judging", "registry", "learning", "serving"}
 MAY = {
     **dict.fromkeys(WORDS, WORDS),
