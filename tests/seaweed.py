@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import boto3
@@ -66,7 +67,8 @@ class Seaweed:
         until = time.monotonic() + 60
         while self.process.poll() is None and time.monotonic() < until:
             try:
-                client.create_bucket(Bucket=BUCKET)
+                with suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
+                    client.create_bucket(Bucket=BUCKET)
                 client.put_object(Bucket=BUCKET, Key="ready", Body=b"at the first byte volumes are made")
             except (BotoCoreError, ClientError):
                 time.sleep(0.2)

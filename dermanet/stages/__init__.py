@@ -19,6 +19,7 @@ from dermanet.stages.data import (
     snapshot,
 )
 from dermanet.stages.forgetting import forget
+from dermanet.stages.inbox import require_whole
 from dermanet.stages.quarantine import drop_quarantined, quarantined, release_quarantined, show_quarantined
 from dermanet.stages.state import catalogued, example, gates_summary, holds_real_images, training_now
 from dermanet.stages.training import train
@@ -29,5 +30,5 @@ __all__ = [
     "cache", "catalogued", "champion", "check_cache", "check_sources", "drop_quarantined", "evaluate", "example",
     "export", "forget", "gates_summary", "holds_real_images", "ingest", "ingest_configured", "judge", "predict",
     "preparation_parts", "prepare", "prepare_part", "promote", "prune_cache", "quarantined", "register",
-    "release_quarantined", "retrain", "roll_back", "show_quarantined", "snapshot", "train", "training_now",
+    "release_quarantined", "require_whole", "retrain", "roll_back", "show_quarantined", "snapshot", "train", "training_now",
 ]  # fmt: skip
