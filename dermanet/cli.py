@@ -48,23 +48,46 @@ Version = Annotated[str, typer.Argument(help="A version number of the registered
 
 
 @app.command(
-    epilog="Example: dermanet ingest ./HAM10000   |   dermanet ingest s3://clinic/batch-7   |   dermanet ingest synthetic:lesions=50"
+    epilog="Examples: dermanet ingest ./HAM10000   |   dermanet ingest s3://clinic/batch-7   |   "
+    "dermanet ingest inbox:s3://clinic/inbox   |   dermanet ingest ./inbox/2026-11 --again   |   dermanet ingest synthetic:lesions=50"
 )
 def ingest(
     source: Annotated[
-        str, typer.Argument(help="A folder, a CSV file, s3://bucket/prefix, or synthetic:lesions=N,seed=N.")
+        str,
+        typer.Argument(
+            help="A folder, a CSV file, s3://bucket/prefix, inbox:PLACE, or synthetic:lesions=N,seed=N. A folder or prefix with a "
+            "labels.csv is a batch: taken once, answered with a receipt.json; one whose folders have some is an inbox."
+        ),
     ],
+    again: Annotated[bool, typer.Option("--again", help="Take batches even if they were taken as they are.")] = False,
     as_json: Json = False,
 ) -> None:
     """Take labelled images in; refuse the bad ones, each with its reason."""
     with _bar("ingest") as bar:
         task = bar.add_task("records", total=None)
-        done = stages.ingest(source, lambda outcome: bar.update(task, completed=outcome.total))
+        done = stages.ingest(source, lambda outcome: bar.update(task, completed=outcome.total), again)
+    _say_unwritten(done)
     if as_json:
-        return _print_json(done)
+        _print_json(done)
+    else:
+        _say_taken(done)
+    stages.require_whole(done)
+
+
+def _say_taken(done: dict[str, Any]) -> None:
+    for story in done.get("batches", ()):
+        err.print(f"{story['batch']}: {story['state']}", markup=False)
+    for folder in done.get("waiting", ()):
+        err.print(f"{done['source']}/{folder}: waiting for its labels.csv", markup=False)
     err.print(f"accepted {done['accepted']}, known already {done['known']}, corrected {done['corrected']}")
     for reason, count in done["quarantined"].items():
         err.print(f"quarantined {count}: {reason}")
+
+
+def _say_unwritten(done: dict[str, Any]) -> None:
+    for story in done.get("batches", ()):
+        if story.get("unwritten"):
+            err.print(story["unwritten"], markup=False)
 
 
 RefusalId = Annotated[str, typer.Argument(help="The record's id, as `quarantine list` prints it.")]

@@ -4,6 +4,7 @@
     ├── BadInput             2  wrong use or bad input: one clear line says what was seen, what is allowed, what to do
     │   └── UnreadableImage  2  bytes that are not a whole JPEG or PNG of an allowed size (`reason` is the quarantine word)
     ├── StoreFault           1  stored images that are damaged or missing; an ingest of their source stores them anew
+    ├── Changed              1  what was being read was replaced meanwhile; the same call once more reads what is there now
     ├── GateRefused          3  the gate said no; the verdict says why
     └── DataRefused          3  the validation of the data said no; its report says why
 
@@ -36,6 +37,10 @@ class UnreadableImage(BadInput):
 
 class StoreFault(DermaNetError):
     """Stored images that are damaged or missing: the message names them and their sources. Repeating alone mends nothing."""
+
+
+class Changed(DermaNetError):
+    """What was being read is not what it was when the reading began."""
 
 
 class GateRefused(DermaNetError):

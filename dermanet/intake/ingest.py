@@ -11,7 +11,7 @@ from itertools import islice
 
 import numpy as np
 
-from dermanet.errors import BadInput
+from dermanet.errors import BadInput, UnreadableImage
 from dermanet.imagefile import MOST_BYTES
 from dermanet.intake import quarantine
 from dermanet.intake.catalogue import Arrival, Catalogue, fingerprint, forgotten, lesion_digest
@@ -42,6 +42,10 @@ class Outcome:
         """All records seen."""
         return self.accepted + self.known + self.corrected + self.quarantined.total()
 
+    def __add__(self, other: "Outcome") -> "Outcome":
+        counts = (self.accepted + other.accepted, self.known + other.known, self.corrected + other.corrected)
+        return Outcome(*counts, self.quarantined + other.quarantined)
+
 
 def ingest(
     source: Source,
@@ -49,8 +53,11 @@ def ingest(
     objects: Place,
     taxonomy: Taxonomy,
     progress: Callable[[Outcome], None] = lambda outcome: None,
+    batch: str = "",
 ) -> Outcome:
     """Takes a source in. May be killed and run again, and run twice at once: the end is the same.
+
+    `batch`: the taking of a batch that this is part of; what it did before it was killed is counted again as it was then.
 
     Raises BadInput where the source as a whole is wrong; a wrong record is refused, kept with its reason, and the rest goes on.
     """
@@ -58,11 +65,11 @@ def ingest(
     screen = _Screening(source, objects, taxonomy, catalogue)
     discard = partial(quarantine.discard, objects)
     refused: set[str] = set()
-    for batch in _batches(_ahead(screen, source.rows()), BATCH):
-        checked = [screen.once(item) for item in batch]
+    for items in _batches(_ahead(screen, source.rows()), BATCH):
+        checked = [screen.once(item) for item in items]
         arrivals = [item for item in checked if isinstance(item, Arrival)]
         refusals = [item for item in checked if isinstance(item, Refusal)]
-        for word in catalogue.take(source.name, arrivals, screen.stated.images):
+        for word in catalogue.take(source.name, arrivals, screen.stated.images, batch):
             if isinstance(word, Refusal):
                 refusals.append(screen.keep(word))
             else:
@@ -132,9 +139,9 @@ class _Screening:
                 row.image_id, "missing image", "the source has no such file; add it and ingest again", row
             )
             return self.ruled(missing)
-        data = self.read(row.image)
-        if isinstance(data, str):
-            return self.ruled(Refusal(row.image_id, "unreadable file", data, row))
+        data = self.read(row.image_id, row)
+        if isinstance(data, Refusal):
+            return self.ruled(data)
         original = hashlib.sha256(data).hexdigest()
         if original in self.forgotten:
             return forgotten(row.image_id)
@@ -155,20 +162,22 @@ class _Screening:
         place = int(self.originals.searchsorted(np.uint64(start)))
         return place < len(self.originals) and int(self.originals[place]) == start
 
-    def read(self, image: str) -> bytes | str:
-        """A file of the source, or in one line why it cannot be read."""
+    def read(self, name: str, row: Row) -> bytes | Refusal:
+        """The file of a row, or why it is refused unread."""
         try:
-            return self.source.read(image)
+            return self.source.read(str(row.image))
+        except UnreadableImage as error:
+            return Refusal(name, error.reason, error.detail, row)
         except OSError as error:
-            return f"{image}: {error.strerror or error}"
+            return Refusal(name, "unreadable file", f"{row.image}: {error.strerror or error}", row)
         except BadInput as error:
-            return str(error)
+            return Refusal(name, "unreadable file", str(error), row)
 
-    def keep(self, refusal: Refusal, data: bytes | str = "") -> Refusal:
+    def keep(self, refusal: Refusal, data: bytes | Refusal | None = None) -> Refusal:
         """The refusal with its file put into quarantine, if it has one; called from several threads."""
-        if not data and refusal.row and refusal.row.image:
-            data = self.read(refusal.row.image)
-        if isinstance(data, str) or len(data) > MOST_BYTES:
+        if data is None and refusal.row and refusal.row.image:
+            data = self.read(refusal.name, refusal.row)
+        if not isinstance(data, bytes) or len(data) > MOST_BYTES:
             return self.ruled(refusal)
         digest = hashlib.sha256(data).hexdigest()
         if digest in self.forgotten:
@@ -187,23 +196,22 @@ class _Screening:
 def _ahead(screen: _Screening, rows: Iterable[Row | Refusal]) -> Iterator[Arrival | Refusal]:
     """Screens rows on every core, in order, never more than a few ahead of whoever takes them."""
     threads = (os.cpu_count() or 1) * 2
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         waiting: deque[Future[Arrival | Refusal] | Future[Refusal]] = deque()
-        try:
-            for row in rows:
-                checked = row if isinstance(row, Refusal) else screen.labels(row)
-                if isinstance(checked, Refusal):
-                    waiting.append(pool.submit(screen.keep, checked))
-                elif isinstance(row, Row):
-                    waiting.append(pool.submit(screen.image, row, checked))
-                if len(waiting) > 4 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
+        for row in rows:
+            checked = row if isinstance(row, Refusal) else screen.labels(row)
+            if isinstance(checked, Refusal):
+                waiting.append(pool.submit(screen.keep, checked))
+            elif isinstance(row, Row):
+                waiting.append(pool.submit(screen.image, row, checked))
+            if len(waiting) > 4 * threads:
                 yield waiting.popleft().result()
-        except BaseException:
-            # Where one fails for want of the database the others would, one after another, each after a minute.
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        # After a fault what stands in line is not begun: where the store or the database is away, each would wait for it.
+        pool.shutdown(cancel_futures=True)
 
 
 def _batches(items: Iterator[Arrival | Refusal], size: int) -> Iterator[list[Arrival | Refusal]]:

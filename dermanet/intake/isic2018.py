@@ -11,10 +11,11 @@ with HAM10000's columns (metadata.csv: lesion_id, image_id, dx, …) is read by 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from dermanet.errors import BadInput
-from dermanet.intake import sources
+from dermanet.intake import imagefiles
+from dermanet.intake.imagefiles import ImageFiles
+from dermanet.intake.labelfile import LabelFile
 from dermanet.records import Refusal, Row
 from dermanet.storage import Place
 
@@ -26,20 +27,19 @@ class Challenge:
     """A place with the challenge's files."""
 
     name: str
-    place: Place
-    truth: str
-    groupings: str
-    extras: tuple[str, ...]
-    files: dict[str, str]
+    truth: LabelFile
+    groupings: LabelFile
+    extras: tuple[LabelFile, ...]
+    images: ImageFiles
 
     def rows(self) -> Iterator[Row | Refusal]:
         """The ground truth's rows joined with lesions and, where given, ages and sexes; then images that no row names."""
-        lesions = {row["image"]: row for row in sources.table(self.place, self.groupings)}
+        lesions = {row["image"]: row for row in self.groupings.rows()}
         people: dict[str, dict[str, str]] = {}
-        for name in self.extras:
-            people |= {row["image"]: row for row in sources.table(self.place, name)}
+        for extra in self.extras:
+            people |= {row["image"]: row for row in extra.rows()}
         named = set()
-        for row in sources.table(self.place, self.truth):
+        for row in self.truth.rows():
             image = row["image"]
             named.add(image)
             lesion, person = lesions.get(image, {}), people.get(image, {})
@@ -47,15 +47,13 @@ class Challenge:
                 image_id=image, lesion_id=lesion.get("lesion_id", ""), diagnosis=_hot(row),
                 age=person.get("age_approx", person.get("age", "")), sex=person.get("sex", ""),
                 localization=person.get("anatom_site_general", ""), confirmation=lesion.get("diagnosis_confirm_type", ""),
-                image=self.files.get(image), patient_id=person.get("patient_id", ""),
+                image=self.images.called(image), patient_id=person.get("patient_id", ""),
             )  # fmt: skip
-        for stem, file in self.files.items():
-            if stem not in named:
-                yield sources.stray(file, self.truth)
+        yield from self.images.strays(named, self.truth.name)
 
     def read(self, image: str) -> bytes:
-        """The bytes of an image file of the place."""
-        return self.place.read(image)
+        """The bytes of an image file of the place. Raises UnreadableImage and OSError."""
+        return self.images.read(image)
 
 
 def recognise(
@@ -75,10 +73,13 @@ def recognise(
             f"{text}: {truths[0]} without a LesionGroupings CSV (image, lesion_id); the split needs lesions, add it"
         )
     extras = tuple(
-        name for name, columns in headers.items() if "image" in columns and {"sex", "age_approx"} & set(columns)
+        LabelFile(place, name)
+        for name, columns in headers.items()
+        if "image" in columns and {"sex", "age_approx"} & set(columns)
     )
-    files = {PurePosixPath(name).stem: name for name in listing if name.lower().endswith((".jpg", ".jpeg"))}
-    return Challenge(f"{place}/{truths[0]}", place, truths[0], groupings[0], extras, files)
+    images = imagefiles.by_stem(place, listing, (".jpg", ".jpeg"))
+    truth, lesions = LabelFile(place, truths[0]), LabelFile(place, groupings[0])
+    return Challenge(f"{place}/{truths[0]}", truth, lesions, extras, images)
 
 
 def _hot(row: dict[str, str]) -> str:

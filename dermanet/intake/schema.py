@@ -39,7 +39,9 @@ LABELS = sa.Table(
     sa.Column("confirmation", sa.Text, nullable=False),
     sa.Column("clinic", sa.Text, nullable=False),
     sa.Column("patient_id", sa.String(128), nullable=False, index=True, comment="a pseudonym, or empty"),
-    sa.Column("batch", sa.String(16), nullable=False, comment="of an inbox, that brought this revision; or empty"),
+    sa.Column(
+        "batch", sa.String(16), nullable=False, comment="the taking of a batch that brought this revision, or empty"
+    ),
 )
 
 REFUSALS = sa.Table(
@@ -88,7 +90,9 @@ BATCHES = sa.Table(
     "batches",
     METADATA,
     sa.Column("source", sa.Text, primary_key=True),
-    sa.Column("digest", sa.String(16), primary_key=True, comment="of its label file and its listing"),
+    sa.Column("number", sa.Integer, primary_key=True, comment="1, 2, …, of its finished takings; the highest counts"),
+    sa.Column("taking", sa.String(16), nullable=False, index=True, comment="what `labels.batch` says of this taking"),
+    sa.Column("digest", sa.String(16), nullable=False, comment="of its label file and its listing"),
     sa.Column("receipt", sa.Text, nullable=False, comment="JSON, as it was written beside the label file"),
 )
 

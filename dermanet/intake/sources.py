@@ -4,7 +4,7 @@ import codecs
 import csv
 import io
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from dermanet.errors import BadInput
@@ -28,18 +28,24 @@ class Source(Protocol):
         ...
 
     def read(self, image: str) -> bytes:
-        """The bytes of a row's image."""
+        """The bytes of a row's image. Raises OSError or BadInput where this one cannot be read, UnreadableImage with the reason."""
         ...
 
 
 def open_source(text: str) -> Source:
     """The source that `text` names, its layout told from its CSV files' headers. Raises BadInput with one line that says why not."""
-    from dermanet.intake import isic2018, synthetic, tables
+    from dermanet.intake import synthetic
 
     if text.startswith("synthetic:") or text == "synthetic":
         return synthetic.parse(text)
-    place, label_file = _locate(text)
-    listing = place.listing()
+    place, label_file = locate(text)
+    return open_place(text, place, place.listing(), label_file)
+
+
+def open_place(text: str, place: Place, listing: Mapping[str, int], label_file: str | None) -> Source:
+    """The source in a place with these files, its labels in `label_file` if that is named. Raises BadInput as `open_source`."""
+    from dermanet.intake import isic2018, tables
+
     headers: dict[str, tuple[str, ...]] = {}
     faults = []
     for name in label_files(listing, label_file):
@@ -57,13 +63,8 @@ def open_source(text: str) -> Source:
     )
 
 
-def stray(file: str, csv: str) -> Refusal:
-    """The refusal of an image file that no row of the label file names."""
-    detail = f"{csv} has no row for it; add one or remove the file"
-    return Refusal(file, "image without a row", detail, Row(PurePosixPath(file).stem, "", "", "", "", image=file))
-
-
-def _locate(text: str) -> tuple[Place, str | None]:
+def locate(text: str) -> tuple[Place, str | None]:
+    """The place that `text` names, and the label file where it names one. Raises BadInput."""
     if text.startswith("s3://"):
         if text.endswith(".csv"):
             folder, _, name = text.rpartition("/")
@@ -97,29 +98,3 @@ def header(place: Place, name: str) -> tuple[str, ...]:
     except csv.Error as error:
         raise BadInput(f"{name}: line 1: {error}; give a CSV file") from None
     return tuple(column.strip().lower() for column in first)
-
-
-def text_of(place: Place, name: str) -> str:
-    """A CSV file's text. Raises BadInput where it is not UTF-8."""
-    try:
-        return place.read(name).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{name}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-
-
-def table(place: Place, name: str) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file by column name, names lower-cased and trimmed, values as they stand; a missing cell is empty.
-
-    Raises BadInput before the first row where a line further down is no CSV: half a label file is not taken in.
-    """
-    text = text_of(place, name)
-    lines = csv.reader(io.StringIO(text, newline=""))
-    try:
-        for _ in lines:
-            pass
-    except csv.Error as error:
-        raise BadInput(f"{name}: line {lines.line_num}: {error}; mend the line") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    reader.fieldnames = [column.strip().lower() for column in reader.fieldnames or ()]
-    for row in reader:
-        yield {key: value or "" for key, value in row.items() if isinstance(key, str)}

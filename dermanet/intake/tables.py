@@ -5,12 +5,13 @@ plain      image (a path from the CSV's folder), lesion_id, age, sex, dx[, …] 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from dermanet.errors import BadInput
-from dermanet.imagefile import SUFFIXES
-from dermanet.intake import sources
+from dermanet.intake import imagefiles
+from dermanet.intake.imagefiles import ImageFiles
+from dermanet.intake.labelfile import LabelFile
 from dermanet.records import Refusal, Row
 from dermanet.storage import Place
 
@@ -26,31 +27,27 @@ class Table:
     """A place with one CSV of labels."""
 
     name: str
-    place: Place
-    listing: Mapping[str, int]
-    csv: str
+    labels: LabelFile
     column: str
-    files: dict[str, str] = field(default_factory=dict)
+    images: ImageFiles
     """Every image file of the place by what the column may call it: a stem for `image_id`, else its path from the CSV."""
 
     def rows(self) -> Iterator[Row | Refusal]:
         """The CSV's rows, then a refusal for every image file that none of them names."""
         wanted: set[str] = set()
-        for row in sources.table(self.place, self.csv):
+        for row in self.labels.rows():
             wanted.add(row[self.column])
             yield Row(
                 image_id=self._image_id(row[self.column]),
                 lesion_id=row["lesion_id"], age=row["age"], sex=row["sex"], diagnosis=row["dx"],
                 localization=row.get("localization", ""), confirmation=row.get("dx_type", ""), clinic=row.get("dataset", ""),
-                image=self.files.get(row[self.column]), patient_id=row.get("patient_id", ""),
+                image=self.images.called(row[self.column]), patient_id=row.get("patient_id", ""),
             )  # fmt: skip
-        for called, file in self.files.items():
-            if called not in wanted:
-                yield sources.stray(file, self.csv)
+        yield from self.images.strays(wanted, self.labels.name)
 
     def read(self, image: str) -> bytes:
-        """The bytes of an image file of the place."""
-        return self.place.read(image)
+        """The bytes of an image file of the place. Raises UnreadableImage and OSError."""
+        return self.images.read(image)
 
     def _image_id(self, cell: str) -> str:
         # A path's own name is the id; a path that leaves its folder is passed on whole, for the screening to name and refuse.
@@ -74,7 +71,11 @@ def recognise(
         return None
     name, column = next(iter(whole.items()))
     assert column is not None
-    return Table(_full_name(place, name), place, listing, name, column, _files(listing, name, column))
+    if column == "image_id":
+        images = imagefiles.by_stem(place, listing)
+    else:
+        images = imagefiles.by_path(place, listing, name.rpartition("/")[0])
+    return Table(_full_name(place, name), LabelFile(place, name), column, images)
 
 
 def _full_name(place: Place, csv: str) -> str:
@@ -94,12 +95,3 @@ def _report_nearly(text: str, headers: Mapping[str, tuple[str, ...]]) -> None:
             raise BadInput(
                 f"{text}: {name} lacks the column {' and '.join(missing)}; it has {', '.join(columns)}; {NEEDED}"
             )
-
-
-def _files(listing: Mapping[str, int], csv: str, column: str) -> dict[str, str]:
-    images = [name for name in listing if name.lower().endswith(SUFFIXES)]
-    if column == "image_id":
-        return {PurePosixPath(name).stem: name for name in images}
-    folder = csv.rpartition("/")[0]
-    start = f"{folder}/" if folder else ""
-    return {name.removeprefix(start): name for name in images if name.startswith(start)}

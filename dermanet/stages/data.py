@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from dermanet import settings, taxonomy
 from dermanet.errors import BadInput
+from dermanet.settings import Settings
+from dermanet.stages.inbox import take_inbox
 from dermanet.stages.rooms import chosen_experiment, fill_pixels, frozen_snapshot, prepared_root, snapshot_place
 from dermanet.storage import place
 
@@ -18,25 +20,37 @@ MOST_PARTS = 8
 """Tasks that prepare one snapshot side by side: each pays seconds for its imports, and each uses every core of its machine."""
 
 
-def ingest(source: str, progress: "Callable[[Outcome], None] | None" = None) -> dict[str, Any]:
-    """Takes a source in. Returns the counts: accepted, known, corrected, quarantined by reason. Raises BadInput."""
+def ingest(
+    source: str, progress: "Callable[[Outcome], None]" = lambda outcome: None, again: bool = False
+) -> dict[str, Any]:
+    """Takes a source in. Returns the counts: accepted, known, corrected, quarantined by reason. Raises BadInput.
+
+    Of a batch or an inbox also `batches`, what became of each, and `waiting`, folders of images without labels; `require_whole` raises
+    for those that were wrong. `again`: batches are taken even if they were taken as they are.
+    """
+    from dermanet.intake.inbox import inbox
+
+    here = settings.read()
+    found = inbox(source)
+    stories: dict[str, Any] = {}
+    if found is None:
+        name, outcome = _take_source(source, here, progress)
+    else:
+        name = found.name
+        outcome, stories = take_inbox(found, here, progress, again)
+    return {
+        "source": name, "accepted": outcome.accepted, "known": outcome.known, "corrected": outcome.corrected,
+        "quarantined": dict(outcome.quarantined.most_common()), **stories,
+    }  # fmt: skip
+
+
+def _take_source(source: str, here: Settings, progress: "Callable[[Outcome], None]") -> "tuple[str, Outcome]":
     from dermanet.intake.catalogue import Catalogue
     from dermanet.intake.ingest import ingest as take
     from dermanet.intake.sources import open_source
 
-    here = settings.read()
-    opened = open_source(source)
-    outcome = take(
-        opened,
-        Catalogue(here.catalogue),
-        place(here.objects),
-        taxonomy.load(here.taxonomy),
-        progress or (lambda outcome: None),
-    )
-    return {
-        "source": opened.name, "accepted": outcome.accepted, "known": outcome.known, "corrected": outcome.corrected,
-        "quarantined": dict(outcome.quarantined.most_common()),
-    }  # fmt: skip
+    opened, objects = open_source(source), place(here.objects)
+    return opened.name, take(opened, Catalogue(here.catalogue), objects, taxonomy.load(here.taxonomy), progress)
 
 
 def ingest_configured(text: str) -> dict[str, Any]:
@@ -47,9 +61,16 @@ def ingest_configured(text: str) -> dict[str, Any]:
     chosen = sources_in(text or settings.read().source)
     if not chosen:
         raise BadInput(
-            "no source: set DERMANET_SOURCE, or give the parameter source a folder, a CSV, s3://… or synthetic:"
+            "no source: set DERMANET_SOURCE, or give the parameter source a folder, a CSV, s3://…, inbox:… or synthetic:"
         )
-    total: dict[str, Any] = {"accepted": 0, "known": 0, "corrected": 0, "quarantined": {}}
+    total: dict[str, Any] = {
+        "accepted": 0,
+        "known": 0,
+        "corrected": 0,
+        "quarantined": {},
+        "batches": [],
+        "waiting": [],
+    }
     for source in chosen:
         counts = ingest(source, _IngestReport())
         print(counts, flush=True)
@@ -57,22 +78,27 @@ def ingest_configured(text: str) -> dict[str, Any]:
             total[word] += counts[word]
         for reason, count in counts["quarantined"].items():
             total["quarantined"][reason] = total["quarantined"].get(reason, 0) + count
+        # Those of other weeks would only make the record of a run longer every week.
+        total["batches"] += [story for story in counts.get("batches", ()) if story["state"] != "taken before"]
+        total["waiting"] += [f"{counts['source']}: {folder}" for folder in counts.get("waiting", ())]
     return total
 
 
 def check_sources(text: str) -> str:
     """The sources in `text` with absolute paths, each one opened. Raises BadInput with one line for the first that is wrong."""
+    from dermanet.intake.inbox import absolute, inbox
     from dermanet.intake.sources import open_source
 
-    opened = sources_in(text)
-    for source in opened:
-        open_source(source)
-    return shlex.join(str(Path(source).absolute()) if Path(source).exists() else source for source in opened)
+    named = sources_in(text)
+    for source in named:
+        if inbox(source) is None:
+            open_source(source)
+    return shlex.join(absolute(source) for source in named)
 
 
 def sources_in(text: str) -> list[str]:
     """The sources that a setting names: one path as it stands, or several words as a shell would read them."""
-    return [text] if text and Path(text).exists() else shlex.split(text)
+    return [text] if text and Path(text.removeprefix("inbox:")).exists() else shlex.split(text)
 
 
 def snapshot() -> dict[str, Any]:

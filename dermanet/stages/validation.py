@@ -192,7 +192,7 @@ def _page(here: Settings, catalogue: "Catalogue", entry: "Entry", frozen: "Snaps
 
 def _tiles(here: Settings, images: tuple[tuple[str, str], ...]) -> "list[Tile]":
     from dermanet.contactsheet import tile
-    from dermanet.intake.ingest import object_name
+    from dermanet.intake.stored import object_name
 
     objects, found = place(here.objects), []
     for digest, caption in images:

@@ -6,6 +6,7 @@ from typing import Any
 from dermanet import settings
 from dermanet.stages.champions import promote, register
 from dermanet.stages.data import ingest, prepare, snapshot
+from dermanet.stages.inbox import require_whole
 from dermanet.stages.rooms import Progress, chosen_experiment, say_nothing
 from dermanet.stages.state import gates_summary
 from dermanet.stages.training import train
@@ -31,7 +32,9 @@ def retrain(
     limits_summary(here)
     for source in sources:
         progress(f"ingest {source}")
-        progress(f"  {ingest(source)}")
+        done = ingest(source)
+        progress(f"  {done}")
+        require_whole(done)
     frozen = snapshot()
     sides = ", ".join(f"{frozen[side]} {side}" for side in ("train", "validation", "holdout"))
     progress(f"snapshot {frozen['snapshot']}: {sides} images")

@@ -30,9 +30,12 @@ def upgrade() -> None:
     op.create_table(
         "batches",
         sa.Column("source", sa.Text, primary_key=True),
-        sa.Column("digest", sa.String(16), primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("taking", sa.String(16), nullable=False),
+        sa.Column("digest", sa.String(16), nullable=False),
         sa.Column("receipt", sa.Text, nullable=False),
     )
+    op.create_index("ix_batches_taking", "batches", ["taking"])
     op.create_table(
         "snapshots",
         sa.Column("id", sa.String(16), primary_key=True),

@@ -1,0 +1,74 @@
+"""The image files of a place by what a label file calls them, and reading one: never more than a file may have, never one of two."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+
+from dermanet.errors import UnreadableImage
+from dermanet.imagefile import MOST_BYTES, SUFFIXES
+from dermanet.records import Refusal, Row
+from dermanet.storage import Place
+
+AMBIGUOUS = "ambiguous file"
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files by the words that may call them; several files may answer to one word."""
+
+    place: Place
+    sizes: Mapping[str, int]
+    by_word: Mapping[str, tuple[str, ...]]
+
+    def called(self, word: str) -> str | None:
+        """The first of the files that the word calls, or None."""
+        return self.by_word.get(word, (None,))[0]
+
+    def strays(self, words: Collection[str], csv: str) -> Iterator[Refusal]:
+        """A refusal for every file that none of the words of the label file calls."""
+        detail = f"{csv} has no row for it; add one or remove the file"
+        for word, files in self.by_word.items():
+            for file in () if word in words else files:
+                row = Row(PurePosixPath(file).stem, "", "", "", "", image=file)
+                yield Refusal(file, "image without a row", detail, row)
+
+    def read(self, file: str) -> bytes:
+        """A file's bytes. Raises UnreadableImage where it is too large, or where its word calls other bytes too; and OSError."""
+        data = self._one(file)
+        for other in self._twins.get(file, ()):
+            if self.sizes[other] != self.sizes[file] or self._one(other) != data:
+                raise UnreadableImage(AMBIGUOUS, f"{file} and {other} differ; keep the one that the label file means")
+        return data
+
+    @cached_property
+    def _twins(self) -> dict[str, tuple[str, ...]]:
+        """Of words that call several files, the first with the others."""
+        return {files[0]: files[1:] for files in self.by_word.values() if len(files) > 1}
+
+    def _one(self, file: str) -> bytes:
+        size = self.sizes[file]
+        if size > MOST_BYTES:
+            raise UnreadableImage("too large", f"{size:,} bytes; at most {MOST_BYTES:,} are read")
+        # It may have grown since it was listed.
+        return self.place.start(file, MOST_BYTES + 1)
+
+
+def by_stem(place: Place, listing: Mapping[str, int], suffixes: tuple[str, ...] = SUFFIXES) -> ImageFiles:
+    """The images of a place, called by their names without folder and ending."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in _images(listing, suffixes):
+        stem = PurePosixPath(name).stem
+        found[stem] = (*found.get(stem, ()), name)
+    return ImageFiles(place, listing, found)
+
+
+def by_path(place: Place, listing: Mapping[str, int], folder: str) -> ImageFiles:
+    """The images below a folder of a place, called by their paths from there."""
+    start = f"{folder}/" if folder else ""
+    names = [name for name in _images(listing, SUFFIXES) if name.startswith(start)]
+    return ImageFiles(place, listing, {name.removeprefix(start): (name,) for name in names})
+
+
+def _images(listing: Mapping[str, int], suffixes: tuple[str, ...]) -> list[str]:
+    return [name for name in listing if name.lower().endswith(suffixes)]

@@ -1,0 +1,116 @@
+"""A label file: a CSV of a place, copied once to a file without a name, so that all who read it read the same bytes.
+
+It is read several times (for its digest, for what its rows say of one another, then row by row with their images), may lie in a
+bucket, and may be changed meanwhile. The copy is on disk, and goes with its process, also with one that is killed.
+"""
+
+import codecs
+import csv
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import cached_property
+from typing import BinaryIO
+
+from dermanet.errors import BadInput
+from dermanet.storage import Place
+
+LONGEST_LINE = 1 << 20
+"""Characters. A line of a label file has a few hundred; one without end must not fill the memory."""
+
+
+class LabelFile:
+    """A CSV file of labels in a place. Nothing is read before it is needed."""
+
+    def __init__(self, place: Place, name: str) -> None:
+        self.place = place
+        self.name = name
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its bytes, hexadecimal. Raises BadInput where it is not UTF-8 text or cannot be read."""
+        return self._copied[1]
+
+    def rows(self) -> Iterator[dict[str, str]]:
+        """The rows by column name, names lower-cased and trimmed, values as they stand; a missing cell is empty.
+
+        Raises BadInput before the first row where a line further down is no CSV: half a label file is not taken in.
+        """
+        reader = csv.DictReader(_lines(self._sound))
+        reader.fieldnames = [column.strip().lower() for column in reader.fieldnames or ()]
+        for row in reader:
+            yield {key: value or "" for key, value in row.items() if isinstance(key, str)}
+
+    @cached_property
+    def _copied(self) -> tuple[BinaryIO, str]:
+        copy = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
+        digest, text = hashlib.sha256(), _Text(self.name)
+        try:
+            for chunk in self.place.chunks(self.name):
+                digest.update(chunk)
+                text.check(chunk)
+                copy.write(chunk)
+        except OSError as error:
+            raise BadInput(f"{self.place}/{self.name} cannot be read: {error.strerror or error}") from None
+        text.check(b"", final=True)
+        copy.flush()
+        return copy, digest.hexdigest()
+
+    @cached_property
+    def _sound(self) -> BinaryIO:
+        """The copy, every line of which is CSV. Raises BadInput."""
+        reader = csv.reader(_lines(self._copied[0]))
+        try:
+            for _ in reader:
+                pass
+        except csv.Error as error:
+            raise BadInput(f"{self.name}: line {reader.line_num}: {error}; mend the line") from None
+        return self._copied[0]
+
+
+def _lines(copy: BinaryIO) -> Iterator[str]:
+    # Each reader has a position of its own in the one copy.
+    text = io.TextIOWrapper(io.BufferedReader(_Pages(copy.fileno())), encoding="utf-8-sig", newline="")
+    while line := text.readline(LONGEST_LINE + 1):
+        if len(line) > LONGEST_LINE:
+            raise csv.Error(f"it is longer than {LONGEST_LINE:,} characters")
+        yield line
+
+
+class _Text:
+    """Checks that bytes which come in pieces are UTF-8."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.decoder = codecs.getincrementaldecoder("utf-8")()
+        self.checked = 0
+
+    def check(self, chunk: bytes, final: bool = False) -> None:
+        """Raises BadInput with the first byte that is wrong."""
+        begun = len(self.decoder.getstate()[0])
+        try:
+            self.decoder.decode(chunk, final)
+        except UnicodeDecodeError as error:
+            where = self.checked - begun + error.start
+            raise BadInput(f"{self.name}: byte {where} is not UTF-8; save the file as UTF-8") from None
+        self.checked += len(chunk)
+
+
+class _Pages(io.RawIOBase):
+    """A file's bytes from its start, whatever others read of it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.position = 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: "memoryview[int] | bytearray") -> int:  # type: ignore[override]
+        """Fills the buffer as far as there are bytes."""
+        count = os.preadv(self.descriptor, [buffer], self.position)
+        self.position += count
+        return count
