@@ -5,6 +5,7 @@
 
 import json
 import os
+import shlex
 import sys
 from typing import Annotated, Any
 
@@ -237,7 +238,7 @@ def objects(
     else:
         for line in found["faults"] + [f"orphan: {name}" for name in found["orphans"]]:
             out.print(line, markup=False)
-        remedy = "".join(f"; `dermanet ingest {source}`" for source in found["sources"])
+        remedy = "".join(f"; `dermanet ingest {shlex.quote(source)}`" for source in found["sources"])
         err.print(f"{len(found['faults'])} of {found['images']} images damaged or missing{remedy}", markup=False)
     raise typer.Exit(1 if found["faults"] else 0)
 

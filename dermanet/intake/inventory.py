@@ -7,12 +7,13 @@ against what the catalogue says of its lesion, or what a killed ingest left.
 import re
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from dermanet.errors import BadInput
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.quarantine import file_name
-from dermanet.intake.stored import Fault, faults, object_name
+from dermanet.intake.stored import READERS, Fault, faults, object_name
 from dermanet.storage import Folder, Place
 
 YOUNG = 3600.0
@@ -69,17 +70,17 @@ def unneeded(catalogue: Catalogue, objects: Place) -> dict[str, int]:
             f"the catalogue names none of the {len(orphans)} files in {objects}; set DERMANET_CATALOGUE to the catalogue that they "
             "belong to, or remove them yourself"
         )
-    return {
-        **{name: size for name, size in orphans.items() if _written(objects, name) < old},
-        **objects.unfinished(old),
-    }
+    with ThreadPoolExecutor(READERS) as pool:
+        written = dict(zip(orphans, pool.map(lambda name: _written(objects, name), orphans), strict=True))
+    return {**{name: size for name, size in orphans.items() if written[name] < old}, **objects.unfinished(old)}
 
 
 def remove(names: Mapping[str, int], catalogue: Catalogue, objects: Place) -> dict[str, int]:
     """Removes the files that are still unneeded, and returns those: each is looked at again, as an ingest may have come for it."""
     still = {name: size for name, size in unneeded(catalogue, objects).items() if name in names}
-    for name in still:
-        objects.remove(name)
+    with ThreadPoolExecutor(READERS) as pool:
+        for _ in pool.map(objects.remove, still):
+            pass
     return still
 
 

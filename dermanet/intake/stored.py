@@ -5,6 +5,7 @@ its source finds it missing and stores it anew. Nobody but the source has the ri
 """
 
 import hashlib
+import shlex
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -96,7 +97,9 @@ def trouble(found: Collection[Fault]) -> DermaNetError:
         )
     named = ", ".join(str(fault) for fault in ours[:NAMED])
     more = f" and {len(ours) - NAMED} more, which `dermanet quarantine list` names" if len(ours) > NAMED else ""
-    remedy = " and ".join(sorted({f"`dermanet ingest {fault.held.source}`" for fault in ours if fault.held}))
+    remedy = " and ".join(
+        sorted({f"`dermanet ingest {shlex.quote(fault.held.source)}`" for fault in ours if fault.held})
+    )
     return StoreFault(f"{len(ours)} stored images cannot be used: {named}{more}; run {remedy}, then this again")
 
 
@@ -122,7 +125,7 @@ def _set_aside(found: Iterable[Fault], catalogue: Catalogue, objects: Place) -> 
         if fault.held is None or not wrong or (data is None and (fault.held.source, name) in noted):
             continue
         source = fault.held.source
-        detail = f"its stored copy is {wrong.split()[0]}; `dermanet ingest {source}` stores it anew"
+        detail = f"its stored copy is {wrong.split()[0]}; `dermanet ingest {shlex.quote(source)}` stores it anew"
         refusal = Refusal(name, wrong, detail, _row(fault.held.record))
         if data is not None:
             refusal = replace(refusal, file=hashlib.sha256(data).hexdigest())
