@@ -3,22 +3,23 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dermanet.errors import BadInput
 from dermanet.imagefile import Header
+from dermanet.intake.company import SYNTHETIC, Company, forget_company
 from dermanet.intake.conflicts import REASON as CONFLICT
 from dermanet.intake.conflicts import disagreement
 from dermanet.intake.database import open_database, writing
+from dermanet.intake.likeness import SAME, Match
 from dermanet.intake.look import Look
-from dermanet.intake.schema import FORGOTTEN, IMAGES, LABELS, ORIGINALS, REFUSALS
+from dermanet.intake.schema import FORGOTTEN, IMAGES, LABELS, ORIGINALS, PARTED, REFUSALS, SIDES
 from dermanet.records import Labels, Record, Refusal, Row, refusal_id
 
-SYNTHETIC = "synthetic:%"
-"""What the names of synthetic sources are like, in SQL."""
+NEAR_DUPLICATE = "near-duplicate under another lesion"
 
 LABEL_FIELDS = tuple(field.name for field in fields(Labels))
 
@@ -29,6 +30,9 @@ CELL = 4000
 Discard = Callable[[str, str], None]
 """Removes a refusal's file from quarantine, by the refusal's id and the file's digest. Called before the refusal is gone from the
 catalogue: killed in between, the same call finds it again."""
+
+
+NOTHING_STATED: Mapping[str, Labels | None] = {}
 
 
 def keep_all(refusal: str, file: str) -> None:
@@ -63,19 +67,23 @@ class Catalogue:
     def __init__(self, url: str) -> None:
         self.engine = open_database(url)
 
-    def take(self, source: str, arrivals: Sequence[Arrival], stated: Collection[str] = ()) -> list[str | Refusal]:
-        """Writes a batch and says what each image was: `accepted`, `known`, `corrected` (its labels had changed), or a label conflict.
+    def take(
+        self, source: str, arrivals: Sequence[Arrival], stated: Mapping[str, Labels | None] = NOTHING_STATED
+    ) -> list[str | Refusal]:
+        """Writes a batch and says what each image was: `accepted`, `known`, `corrected` (its labels had changed), or a label conflict
+        or near-duplicate that is refused.
 
-        `stated`: the names of all images of this ingest. What the catalogue says of them is about to be replaced, and contradicts
-        nothing.
+        `stated`: what this ingest says of all its images, by name. What the catalogue says of them is about to be replaced, and
+        contradicts nothing.
         """
         with writing(self.engine) as connection:
             held = self._held(connection, arrivals)
             gone = set(connection.scalars(sa.select(FORGOTTEN.c.digest)))
+            company = Company(connection, source)
             return [
                 forgotten(arrival.record.image_id)
-                if gone & {arrival.record.digest, arrival.original, lesion_digest(arrival.record.labels.lesion_id)}
-                else self._take_one(connection, source, arrival, held, stated)
+                if gone & _marks(arrival)
+                else self._take_one(connection, source, arrival, held, stated, company)
                 for arrival in arrivals
             ]
 
@@ -84,34 +92,51 @@ class Catalogue:
         with self.engine.connect() as connection:
             return frozenset(connection.scalars(sa.select(FORGOTTEN.c.digest)))
 
-    def refused_files(self, lesion_id: str) -> list[tuple[str, str]]:
-        """The files in quarantine of a lesion's refused records: id of the refusal, digest of the file."""
-        query = sa.select(REFUSALS).where(REFUSALS.c.lesion_id == _legible(lesion_id), REFUSALS.c.file.is_not(None))
+    def lesions_of(self, patient_id: str) -> list[str]:
+        """The lesions of a patient, of whatever revision of the labels, those of refused records too."""
+        query = sa.select(LABELS.c.lesion_id).where(LABELS.c.patient_id == patient_id).distinct()
+        refused = sa.select(REFUSALS).where(REFUSALS.c.record.is_not(None))
         with self.engine.connect() as connection:
-            return [(row.id, row.file) for row in connection.execute(query)]
+            rows = [_refusal(row).row for row in connection.execute(refused)]
+            lesions = {row.lesion_id for row in rows if row and row.patient_id == patient_id and row.lesion_id}
+            return sorted(lesions | set(connection.scalars(query)))
 
-    def forget(self, lesion_id: str, refused: Collection[str], discard: Discard) -> list[str] | None:
-        """Removes all that is known of a lesion but digests, and returns those of its images; None where nothing is known of it.
+    def refused_files(self, lesions: Collection[str]) -> list[tuple[str, str]]:
+        """The files in quarantine of lesions' refused records: id of the refusal, digest of the file."""
+        ours = REFUSALS.c.lesion_id.in_([_legible(lesion) for lesion in lesions])
+        with self.engine.connect() as connection:
+            rows = connection.execute(sa.select(REFUSALS).where(ours, REFUSALS.c.file.is_not(None)))
+            return [(row.id, row.file) for row in rows]
 
-        `refused`: digests of images of its refused records.
+    def forget(
+        self, lesions: Collection[str], refused: Collection[str], discard: Discard, patient_id: str = ""
+    ) -> list[str] | None:
+        """Removes all that is known of lesions but digests, and returns those of their images; None where nothing is known of them.
+
+        `refused`: digests of images of their refused records. `patient_id`: whose lesions they all are, if a patient is forgotten.
         """
-        lesion = lesion_digest(lesion_id)
+        marked = {lesion_digest(lesion) for lesion in lesions} | ({patient_digest(patient_id)} if patient_id else set())
+        whose = patient_digest(patient_id) if patient_id else next(iter(marked))
         with writing(self.engine) as connection:
             ours = connection.scalars(
-                sa.select(LABELS.c.digest).where(LABELS.c.lesion_id == lesion_id).distinct()
+                sa.select(LABELS.c.digest).where(LABELS.c.lesion_id.in_(lesions)).distinct()
             ).all()
             files = connection.scalars(sa.select(ORIGINALS.c.original).where(ORIGINALS.c.digest.in_(ours))).all()
-            of_lesion = sa.or_(REFUSALS.c.lesion_id == _legible(lesion_id), REFUSALS.c.file.in_(files))
+            names = [_legible(lesion) for lesion in lesions]
+            of_lesion = sa.or_(REFUSALS.c.lesion_id.in_(names), REFUSALS.c.file.in_(files))
             held = connection.execute(sa.select(REFUSALS).where(of_lesion)).all()
-            before = connection.execute(sa.select(FORGOTTEN).where(FORGOTTEN.c.lesion == lesion)).all()
+            known = sa.or_(FORGOTTEN.c.lesion == whose, FORGOTTEN.c.digest.in_(marked))
+            before = connection.execute(sa.select(FORGOTTEN).where(known)).all()
             if not (ours or held or before):
                 return None
             kept = set(connection.scalars(sa.select(IMAGES.c.digest).where(IMAGES.c.digest.in_(refused)))) - set(ours)
             images = {*ours, *(set(refused) - kept)}
             images |= {row.digest for row in before if row.image}
-            marks = {lesion, *images, *files, *(row.file for row in held if row.file)}
+            marks = marked | {*images, *files, *(row.file for row in held if row.file)}
             for mark in sorted(marks):
-                self._upsert(connection, FORGOTTEN, {"digest": mark, "lesion": lesion, "image": mark in images})
+                self._upsert(connection, FORGOTTEN, {"digest": mark, "lesion": whose, "image": mark in images})
+            _forget_sides(connection, lesions, ours, patient_id)
+            forget_company(connection, ours)
             for table in (ORIGINALS, LABELS, IMAGES):
                 connection.execute(sa.delete(table).where(table.c.digest.in_(ours)))
             for row in held:
@@ -184,8 +209,7 @@ class Catalogue:
     def release(self, refusal: str, source: str, arrival: Arrival, force: bool = False) -> None:
         """Takes a refused record in; by `force` against what else is said of its lesion. Raises BadInput where that cannot be."""
         with writing(self.engine) as connection:
-            gone = {arrival.record.digest, arrival.original, lesion_digest(arrival.record.labels.lesion_id)}
-            if connection.execute(sa.select(FORGOTTEN).where(FORGOTTEN.c.digest.in_(gone))).first():
+            if connection.execute(sa.select(FORGOTTEN).where(FORGOTTEN.c.digest.in_(_marks(arrival)))).first():
                 raise BadInput("it was forgotten on request and is not taken in again; drop it")
             held = self._held(connection, [arrival])
             before = held.get(arrival.record.digest)
@@ -194,7 +218,10 @@ class Catalogue:
                     f"its image is in the catalogue already, as {before.record.image_id}; "
                     "drop this one, or correct that one in its source"
                 )
-            taken = self._take_one(connection, source, arrival, {} if force else held, ())
+            company = Company(connection, source)
+            taken = self._take_one(
+                connection, source, arrival, {} if force else held, NOTHING_STATED, company, judge=not force
+            )
             if isinstance(taken, Refusal):
                 raise BadInput(
                     f"it is refused again, {taken.reason}: {taken.detail}; --set corrects it, --force insists"
@@ -212,24 +239,18 @@ class Catalogue:
 
         Synthetic images step aside as soon as there is a real one: a demonstration must not teach a hospital's model.
         """
-        chosen = IMAGES.c.source.not_like(SYNTHETIC) if self.holds_real_images() else sa.true()
-        query = _latest().join(IMAGES, IMAGES.c.digest == LABELS.c.digest).where(chosen).order_by(LABELS.c.digest)
         with self.engine.connect() as connection:
-            return [_record(row) for row in connection.execute(query)]
+            return records_in(connection)
 
     def holds_real_images(self) -> bool:
         """Whether any image came from elsewhere than the synthetic source."""
         with self.engine.connect() as connection:
-            return (
-                connection.execute(
-                    sa.select(IMAGES.c.digest).where(IMAGES.c.source.not_like(SYNTHETIC)).limit(1)
-                ).first()
-                is not None
-            )
+            return _holds_real_images(connection)
 
     def _take_one(
-        self, connection: sa.Connection, source: str, arrival: Arrival, held: dict[str, Held], stated: Collection[str]
-    ) -> str | Refusal:
+        self, connection: sa.Connection, source: str, arrival: Arrival, held: dict[str, Held],
+        stated: Mapping[str, Labels | None], company: Company, judge: bool = True,
+    ) -> str | Refusal:  # fmt: skip
         record = arrival.record
         before = held.get(record.digest)
         if before and before.source != source:
@@ -243,12 +264,35 @@ class Catalogue:
         word = "known"
         if before is None or (before.source == source and before.record.labels != record.labels):
             revision = before.revision + 1 if before else 1
+            alike = company.like(arrival.look) if arrival.look and not before else []
+            same = self._same_photograph(connection, source, record, alike, stated) if judge else None
+            if same:
+                return _near_duplicate(arrival, *same)
             self._add(connection, source, arrival, revision)
+            if arrival.look and not before:
+                company.join(record.digest, arrival.look, alike)
             held[record.digest] = Held(record, source, revision)
             word = "corrected" if before else "accepted"
         if arrival.original:
             self._upsert(connection, ORIGINALS, {"original": arrival.original, "digest": record.digest})
         return word
+
+    def _same_photograph(
+        self, connection: sa.Connection, source: str, record: Record, alike: Sequence[Match],
+        stated: Mapping[str, Labels | None],
+    ) -> tuple[Held, Match] | None:  # fmt: skip
+        """The image most like the record's, if it is the same photograph and neither of its lesion nor of its patient."""
+        same = {match.digest: match for match in alike if match.likeness >= SAME}
+        query = _latest(sa.select(IMAGES.c.digest).where(IMAGES.c.digest.in_(same)))
+        query = query.join(IMAGES, IMAGES.c.digest == LABELS.c.digest).add_columns(IMAGES.c.source)
+        rows = {row.digest: row for row in connection.execute(query)} if same else {}
+        for match in same.values():
+            other = Held(_record(rows[match.digest]), rows[match.digest].source, rows[match.digest].revision)
+            # What this ingest says of the other image counts, so that it comes to the same whichever of the two is read first.
+            labels = (stated.get(other.record.image_id) if other.source == source else None) or other.record.labels
+            if not _one_person(labels, record.labels):
+                return replace(other, record=replace(other.record, labels=labels)), match
+        return None
 
     def _held(self, connection: sa.Connection, arrivals: Sequence[Arrival]) -> dict[str, Held]:
         """What the catalogue says of the arrivals' images and of all images of their lesions, by digest."""
@@ -272,9 +316,36 @@ class Catalogue:
         connection.execute(statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=rest))
 
 
+def records_in(connection: sa.Connection) -> list[Record]:
+    """`Catalogue.records` as one transaction sees them."""
+    chosen = IMAGES.c.source.not_like(SYNTHETIC) if _holds_real_images(connection) else sa.true()
+    query = _latest().join(IMAGES, IMAGES.c.digest == LABELS.c.digest).where(chosen).order_by(LABELS.c.digest)
+    return [_record(row) for row in connection.execute(query)]
+
+
+def _holds_real_images(connection: sa.Connection) -> bool:
+    query = sa.select(IMAGES.c.digest).where(IMAGES.c.source.not_like(SYNTHETIC)).limit(1)
+    return connection.execute(query).first() is not None
+
+
 def _legible(text: str) -> str:
     """Text that any database takes: a file's name may hold bytes that are no text, and a broken cell half a file."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:400])
+
+
+def _marks(arrival: Arrival) -> set[str]:
+    """All by which an arrival may have been forgotten."""
+    return {arrival.record.digest, arrival.original, *tombstones(arrival.record.labels)}
+
+
+def tombstones(said: Labels | Row) -> set[str]:
+    """What is left of the ids of a forgotten lesion and a forgotten patient."""
+    return {lesion_digest(said.lesion_id), *([patient_digest(said.patient_id)] if said.patient_id else [])}
+
+
+def patient_digest(patient_id: str) -> str:
+    """What is left of a forgotten patient's id."""
+    return hashlib.sha256(f"patient\n{patient_id}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def lesion_digest(lesion_id: str) -> str:
@@ -304,6 +375,34 @@ def _contradicted(source: str, record: Record, held: Iterable[Held], stated: Col
         if labels.lesion_id == record.labels.lesion_id and disagreement(labels, record.labels):
             return other
     return None
+
+
+def _forget_sides(connection: sa.Connection, lesions: Collection[str], images: Sequence[str], patient_id: str) -> None:
+    """Removes what is written of lesions beside their labels: their sides, what parts their images, and their names elsewhere."""
+    connection.execute(sa.delete(SIDES).where(SIDES.c.lesion_id.in_(lesions)))
+    connection.execute(sa.delete(PARTED).where(sa.or_(PARTED.c.one.in_(images), PARTED.c.other.in_(images))))
+    decided = [f"lesion {lesion}" for lesion in lesions] + [f"patient {patient_id}"]
+    connection.execute(sa.update(SIDES).where(SIDES.c.because.in_(decided)).values(because="an id that was forgotten"))
+    for lesion in lesions:
+        naming = sa.and_(
+            REFUSALS.c.reason == NEAR_DUPLICATE, REFUSALS.c.detail.contains(f"lesion {lesion} ", autoescape=True)
+        )
+        connection.execute(
+            sa.update(REFUSALS).where(naming).values(detail="the other image was forgotten; ingest again")
+        )
+
+
+def _one_person(one: Labels, other: Labels) -> bool:
+    return one.lesion_id == other.lesion_id or (one.patient_id != "" and one.patient_id == other.patient_id)
+
+
+def _near_duplicate(arrival: Arrival, against: Held, match: Match) -> Refusal:
+    other, name = against.record, arrival.record.image_id
+    detail = (
+        f"it is the same photograph as {other.image_id} of {against.source} (likeness {match.likeness:.2f}), which is of lesion "
+        f"{other.labels.lesion_id} and not {arrival.record.labels.lesion_id}; find out which is right"
+    )
+    return Refusal(name, NEAR_DUPLICATE, detail, arrival.row)
 
 
 def _conflict(arrival: Arrival, against: Held) -> Refusal:
@@ -346,8 +445,13 @@ def _refusal(row: sa.Row[tuple[object, ...]]) -> Refusal:
 
 
 def _image_row(arrival: Arrival, source: str) -> dict[str, object]:
-    look = asdict(arrival.look) if arrival.look else {}
-    return {"digest": arrival.record.digest, "source": source, **asdict(arrival.header), **look}
+    seen = look_row(arrival.look) if arrival.look else {}
+    return {"digest": arrival.record.digest, "source": source, **asdict(arrival.header), **seen}
+
+
+def look_row(seen: Look) -> dict[str, object]:
+    """What the table of images keeps of a look: all but the thumbnail, which has a table of its own."""
+    return {name: value for name, value in asdict(seen).items() if name != "thumbnail"}
 
 
 def _latest(among: sa.Select[tuple[str]] | None = None) -> sa.Select[tuple[object, ...]]:

@@ -19,6 +19,7 @@ from dermanet.stages.data import (
     snapshot,
 )
 from dermanet.stages.forgetting import forget
+from dermanet.stages.groups import group_sheet, groups, part_images, settle_group
 from dermanet.stages.quarantine import drop_quarantined, quarantined, release_quarantined, show_quarantined
 from dermanet.stages.state import catalogued, example, gates_summary, holds_real_images, training_now
 from dermanet.stages.training import train
@@ -27,7 +28,8 @@ from dermanet.stages.whole import retrain
 
 __all__ = [
     "cache", "catalogued", "champion", "check_cache", "check_sources", "drop_quarantined", "evaluate", "example",
-    "export", "forget", "gates_summary", "holds_real_images", "ingest", "ingest_configured", "judge", "predict",
+    "export", "forget", "gates_summary", "group_sheet", "groups",
+    "holds_real_images", "ingest", "ingest_configured", "judge", "part_images", "predict",
     "preparation_parts", "prepare", "prepare_part", "promote", "prune_cache", "quarantined", "register",
-    "release_quarantined", "retrain", "roll_back", "show_quarantined", "snapshot", "train", "training_now",
+    "release_quarantined", "retrain", "roll_back", "settle_group", "show_quarantined", "snapshot", "train", "training_now",
 ]  # fmt: skip

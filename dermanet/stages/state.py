@@ -34,10 +34,12 @@ def example(here: Settings) -> dict[str, Any]:
     """One image of the holdout, for a demonstration: its bytes, its image_id and its labels. Raises BadInput without one."""
     from dermanet.intake.catalogue import Catalogue
     from dermanet.intake.ingest import object_name
-    from dermanet.intake.split import side
+    from dermanet.intake.placing import survey
+    from dermanet.intake.split import side_of
 
-    for record in Catalogue(here.catalogue).records():
-        if side(record.labels.lesion_id) == "holdout":
+    found = survey(Catalogue(here.catalogue))
+    for record in found.records:
+        if side_of(record.labels.lesion_id, found.sides) == "holdout":
             labels = record.labels
             data = place(here.objects).read(object_name(record.digest))
             return {
