@@ -12,6 +12,8 @@ its training done and repeats only the judgement; the parameter *fresh* trains a
 learning curves and the confusion matrix.
 
 **If it fails:** the champion goes on serving.
+- *freeze_snapshot* says that lesions which belong together lie on different sides: look at the contact sheet that it names, decide
+  (`dermanet groups part` or `settle`) and clear it; it is not retried by itself.
 - *prepare_pixels* was killed or found the disk full: make room (`dermanet cache --prune`) and clear it; it goes on from its last
   whole shard. A damaged shard is named in its result and has been made again.
 - *fit_network* was killed (a full memory, a machine that went away): it is retried and resumes from its last whole epoch, in
