@@ -18,6 +18,8 @@ confusion matrix.
   now. Look at `report.html` in the MLflow run that it names (experiment *dermanet-snapshots*). Mend the source and ingest again;
   or, having looked, start a run with the parameter *accept_data* saying why: that is kept with your name, and later snapshots are
   compared with this one. It is not retried by itself.
+- *freeze_snapshot* says that lesions which belong together lie on different sides: look at the contact sheet that it names, decide
+  (`dermanet groups part` or `settle`) and clear it; it is not retried by itself.
 - *prepare_pixels* was killed or found the disk full: make room (`dermanet cache --prune`) and clear it; it goes on from its last
   whole shard. A damaged shard is named in its result and has been made again.
 - *prepare_pixels* names stored images that are damaged or missing: start **ingest** on the sources that it names, then clear it.

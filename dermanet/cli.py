@@ -28,6 +28,10 @@ app = typer.Typer(
 )
 quarantine = typer.Typer(no_args_is_help=True, help="Records that were refused, each with its reason and its file.")
 app.add_typer(quarantine, name="quarantine")
+group_commands = typer.Typer(
+    help="Lesions that belong together; where they lie on different sides, no snapshot is made."
+)
+app.add_typer(group_commands, name="groups")
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
 
@@ -119,7 +123,7 @@ def release_quarantine(
         list[str] | None, typer.Option("--set", help="COLUMN=VALUE: a cell of the row to be set anew; may be repeated.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Insist: the image is sharp enough, or the lesion's labels do differ.")
+        bool, typer.Option("--force", help="Insist: it is sharp enough, the labels do differ, or it is another lesion.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -133,13 +137,58 @@ def drop_quarantine(refusal: RefusalId, as_json: Json = False) -> None:
     _print(stages.drop_quarantined(refusal), as_json)
 
 
-@app.command(epilog="Example: dermanet forget --lesion HAM_0000118")
-def forget(
-    lesion: Annotated[str, typer.Option("--lesion", help="The lesion's id, as the label file writes it.")],
+@group_commands.callback(
+    invoke_without_command=True,
+    epilog="Example: dermanet groups   |   dermanet groups sheet HAM_0000118   |   dermanet groups settle HAM_0000118",
+)
+def list_groups(context: typer.Context, as_json: Json = False) -> None:
+    """List the groups of several lesions, what ties them and their sides; those on different sides first."""
+    if context.invoked_subcommand:
+        return None
+    found = stages.groups()
+    if as_json:
+        return _print_json(found)
+    for group in found["groups"]:
+        lesions = ", ".join(f"{lesion} ({side or 'no side yet'})" for lesion, side in group["lesions"].items())
+        patients = [f"patient {patient}" for patient in group["patients"]]
+        alike = [f"{one} and {other} {likeness:.2f}" for one, other, likeness in group["alike"]]
+        out.print(f"{'TORN ' if group['torn'] else ''}{lesions}: {'; '.join(patients + alike)}", markup=False)
+    return err.print(f"{len(found['groups'])} groups of several lesions, {found['torn']} torn")
+
+
+LesionId = Annotated[str, typer.Argument(help="The lesion's id, as the label file writes it.")]
+
+
+@group_commands.command("sheet")
+def group_sheet(lesion: LesionId, as_json: Json = False) -> None:
+    """Draw the images of a lesion's group side by side, as a PNG file."""
+    _print(stages.group_sheet(lesion), as_json)
+
+
+@group_commands.command("part", epilog="Example: dermanet groups part ISIC_0024306 ISIC_0034529")
+def part_images(
+    image: Annotated[str, typer.Argument(help="An image's id, or its digest.")],
+    other: Annotated[str, typer.Argument(help="The other image's.")],
     as_json: Json = False,
 ) -> None:
-    """Remove a lesion's images for good and keep them out; prints the versions that were trained or judged with them."""
-    _print(stages.forget(lesion), as_json)
+    """Say that two images only look alike: they tie their lesions no longer."""
+    _print(stages.part_images(image, other), as_json)
+
+
+@group_commands.command("settle")
+def settle_group(lesion: LesionId, as_json: Json = False) -> None:
+    """Put the whole group of a lesion into train, for ever."""
+    _print(stages.settle_group(lesion), as_json)
+
+
+@app.command(epilog="Example: dermanet forget --lesion HAM_0000118   |   dermanet forget --patient P0042")
+def forget(
+    lesion: Annotated[str, typer.Option("--lesion", help="The lesion's id, as the label file writes it.")] = "",
+    patient: Annotated[str, typer.Option("--patient", help="A patient's: all lesions, of now and before.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Remove a lesion's or a patient's images for good and keep them out; prints the versions trained or judged with them."""
+    _print(stages.forget(lesion, patient), as_json)
 
 
 @app.command()

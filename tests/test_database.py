@@ -17,7 +17,8 @@ from alembic.script import ScriptDirectory
 from dermanet.errors import BadInput
 from dermanet.imagefile import Header
 from dermanet.intake import database
-from dermanet.intake.catalogue import Arrival, Catalogue
+from dermanet.intake.admission import Arrival
+from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.database import HEAD, MIGRATIONS, VERSION_TABLE, open_database
 from dermanet.intake.schema import METADATA
 from dermanet.records import Record

@@ -9,7 +9,8 @@ from sqlalchemy import text
 
 from dermanet.imagefile import Header
 from dermanet.intake import history
-from dermanet.intake.catalogue import Arrival, Catalogue
+from dermanet.intake.admission import Arrival
+from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.look import Look
 
 
@@ -57,7 +58,7 @@ def test_what_a_person_accepted_stays_so_for_the_reason_first_given(new_database
 
 def test_what_images_look_like_and_which_world_they_are_of(new_database: Callable[[], str]) -> None:
     catalogue = Catalogue(new_database())
-    seen = Look(120.0, 90.0, 60.0, "0" * 64)
+    seen = Look(120.0, 90.0, 60.0, "0" * 64, bytes(64 * 64))
     records = [samples.record(number) for number in range(3)]
     catalogue.take("/real.csv", [Arrival(records[0], Header("jpeg", 64, 48), look=seen)])
     catalogue.take("/real.csv", [Arrival(records[1], Header("jpeg", 640, 480))])

@@ -41,7 +41,7 @@ def test_a_snapshot_is_read_as_it_was_frozen(kept: Folder) -> None:
     frozen = snapshots.freeze(RECORDS, LIST, kept)
     assert snapshots.read(frozen.id, kept) == frozen
     assert sorted(frozen.records, key=lambda r: r.digest) == sorted(RECORDS, key=lambda r: r.digest)
-    assert frozen.holdout_digest == holdout_digest(RECORDS) and frozen.taxonomy == LIST
+    assert frozen.holdout_digest == holdout_digest(RECORDS, {}) and frozen.taxonomy == LIST
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -43,12 +43,12 @@ def test_neighbouring_names_fall_on_independent_sides() -> None:
 
 @given(st.randoms(use_true_random=False))
 def test_the_identity_of_the_holdout_does_not_depend_on_the_order(chance: random.Random) -> None:
-    assert holdout_digest(chance.sample(RECORDS, len(RECORDS))) == holdout_digest(RECORDS)
+    assert holdout_digest(chance.sample(RECORDS, len(RECORDS)), {}) == holdout_digest(RECORDS, {})
 
 
 def test_the_identity_of_the_holdout_ignores_the_other_sides() -> None:
     assert 20 < len(HELD_OUT) < 60
-    assert holdout_digest(HELD_OUT) == holdout_digest(RECORDS)
+    assert holdout_digest(HELD_OUT, {}) == holdout_digest(RECORDS, {})
 
 
 def test_the_identity_of_the_holdout_changes_with_each_of_its_images_and_labels() -> None:
@@ -60,5 +60,5 @@ def test_the_identity_of_the_holdout_changes_with_each_of_its_images_and_labels(
             for change in ({"age": 51.0}, {"age": None}, {"sex": "male"}, {"diagnosis": "mel", "localization": "x"})
         ),
     ]
-    digests = {holdout_digest([other, *rest]) for other in others}
-    assert len(digests | {holdout_digest(HELD_OUT), holdout_digest(rest)}) == len(others) + 2
+    digests = {holdout_digest([other, *rest], {}) for other in others}
+    assert len(digests | {holdout_digest(HELD_OUT, {}), holdout_digest(rest, {})}) == len(others) + 2

@@ -25,9 +25,10 @@ def disagreement(one: Labels, other: Labels) -> str:
 
 @dataclass
 class Statement:
-    """What the rows of one ingest say: the names of the images, and the lesions on which they contradict one another."""
+    """What the rows of one ingest say: of each image its labels, and the lesions on which they contradict one another."""
 
-    images: set[str] = field(default_factory=set)
+    images: dict[str, Labels | None] = field(default_factory=dict)
+    """By name; None where the labels are not fit to be taken."""
     contradictions: dict[str, str] = field(default_factory=dict)
 
     def refusal(self, row: Row) -> Refusal | None:
@@ -47,8 +48,8 @@ def statement(rows: Iterable[Row | Refusal], taxonomy: Taxonomy) -> Statement:
     for row in rows:
         if isinstance(row, Refusal) or row.image_id in found.images:
             continue
-        found.images.add(row.image_id)
         labels = check_labels(row, taxonomy)
+        found.images[row.image_id] = None if isinstance(labels, Refusal) else labels
         if isinstance(labels, Refusal):
             continue
         before = said.setdefault(labels.lesion_id, labels)

@@ -1,5 +1,6 @@
-"""Forgetting a lesion: its images leave the object store, the catalogue and quarantine, and digests are left that keep them out."""
+"""Forgetting a lesion or a patient: images leave the object store, the catalogue and quarantine, and digests keep them out."""
 
+from collections.abc import Sequence
 from functools import partial
 
 from dermanet.errors import BadInput, UnreadableImage
@@ -15,18 +16,36 @@ def forget(lesion_id: str, catalogue: Catalogue, objects: Place) -> list[str]:
 
     Raises BadInput where nothing is known of the lesion.
     """
-    digests = catalogue.forget(lesion_id, _refused(lesion_id, catalogue, objects), partial(quarantine.discard, objects))
+    digests = _forget([lesion_id], "", catalogue, objects)
     if digests is None:
         raise BadInput(f"nothing is known of a lesion {lesion_id!r}; give its id as the label file writes it")
-    for digest in digests:
+    return digests
+
+
+def forget_patient(patient_id: str, catalogue: Catalogue, objects: Place) -> tuple[list[str], list[str]]:
+    """The same for all lesions of a patient, by whatever revision of the labels: their ids and the digests of their images.
+
+    Raises BadInput where nothing is known of the patient.
+    """
+    lesions = catalogue.lesions_of(patient_id)
+    digests = _forget(lesions, patient_id, catalogue, objects) if patient_id else None
+    if digests is None:
+        raise BadInput(f"nothing is known of a patient {patient_id!r}; give the id as the label file writes it")
+    return lesions, digests
+
+
+def _forget(lesions: Sequence[str], patient_id: str, catalogue: Catalogue, objects: Place) -> list[str] | None:
+    refused = _refused(lesions, catalogue, objects)
+    digests = catalogue.forget(lesions, refused, partial(quarantine.discard, objects), patient_id)
+    for digest in digests or ():
         objects.remove(object_name(digest))
     return digests
 
 
-def _refused(lesion_id: str, catalogue: Catalogue, objects: Place) -> list[str]:
-    """Images of the lesion's refused records: one that was refused late lies in the object store already."""
+def _refused(lesions: Sequence[str], catalogue: Catalogue, objects: Place) -> list[str]:
+    """Images of the lesions' refused records: one that was refused late lies in the object store already."""
     found = []
-    for refusal, file in catalogue.refused_files(lesion_id):
+    for refusal, file in catalogue.refused_files(lesions):
         try:
             data = objects.read(quarantine.file_name(refusal, file))
             found.append(bare_digest(data, read_header(data).format))

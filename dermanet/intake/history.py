@@ -9,7 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dermanet.intake.catalogue import SYNTHETIC, Catalogue
+from dermanet.intake.catalogue import Catalogue
+from dermanet.intake.company import SYNTHETIC
 from dermanet.intake.database import writing
 from dermanet.intake.schema import IMAGES, SNAPSHOTS
 

@@ -14,12 +14,15 @@ import numpy as np
 from dermanet.errors import BadInput, UnreadableImage
 from dermanet.imagefile import MOST_BYTES
 from dermanet.intake import quarantine
-from dermanet.intake.catalogue import Arrival, Catalogue, fingerprint, forgotten, lesion_digest
+from dermanet.intake.admission import Arrival
+from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.conflicts import REASON as CONFLICT
 from dermanet.intake.conflicts import statement
+from dermanet.intake.rows import fingerprint
 from dermanet.intake.screening import check_image, check_labels
 from dermanet.intake.sources import Source
 from dermanet.intake.stored import bare_digest, object_name, restored, store
+from dermanet.intake.tombstones import forgotten, tombstones
 from dermanet.records import Labels, Record, Refusal, Row, refusal_id
 from dermanet.storage import Place
 from dermanet.taxonomy import Taxonomy
@@ -104,7 +107,7 @@ class _Screening:
     def labels(self, row: Row) -> Labels | Refusal:
         """Checks a row's text, in the order of the rows."""
         self.seen[row.image_id] += 1
-        if lesion_digest(row.lesion_id) in self.forgotten:
+        if tombstones(row) & self.forgotten:
             return forgotten(row.image_id)
         checked = check_labels(row, self.taxonomy)
         checked = replace(checked, row=row) if isinstance(checked, Refusal) else checked
@@ -229,7 +232,8 @@ def release(
 ) -> Record | None:
     """Takes a record in quarantine in after all, corrected by `changes`, if it then passes; None where that was done before.
 
-    `force` insists where it is a matter of judgement: a blurred or blank image, a conflict with another record of the lesion.
+    `force` insists where it is a matter of judgement: a blurred or blank image, a conflict with another record of the lesion, a
+    near-duplicate of another lesion's image.
     Raises BadInput where it does not pass. The same row and file of the same source are known from now on. Killed at any moment,
     it may be called again.
     """

@@ -1,4 +1,4 @@
-"""What an image looks like, measured once on the way in: brightness, contrast, detail, and a perceptual hash."""
+"""What an image looks like, measured once on the way in: brightness, contrast, detail, a thumbnail and its perceptual hash."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 SIDE = 256
 """Pixels of the longer side at which an image is looked at, so that what is found holds for every camera."""
 
+THUMBNAIL = 64
+"""Pixels of each side of the thumbnail, whatever the image's shape: enough to tell two photographs of one lesion apart."""
+
 HASH_SIDE = 16
 """The perceptual hash keeps 16 x 16 bits: of dermoscopic images, with a spot in the middle each, 64 bits tell too few apart."""
 
@@ -19,13 +22,15 @@ class Look:
     """What pixels look like.
 
     `brightness`: mean luma, 0 to 255. `contrast`: grey levels from the 1st to the 99th percentile. `detail`: variance of the
-    Laplacian. `phash`: 256 bits of the image's discrete cosine transform, hexadecimal.
+    Laplacian. `phash`: 256 bits of the thumbnail's discrete cosine transform, hexadecimal.
+    `thumbnail`: 64 x 64 grey levels, row by row.
     """
 
     brightness: float
     contrast: float
     detail: float
     phash: str
+    thumbnail: bytes
 
 
 def look(pixels: "NDArray[np.uint8]") -> Look:
@@ -41,12 +46,13 @@ def look(pixels: "NDArray[np.uint8]") -> Look:
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     low, high = np.percentile(grey, (1, 99))
     detail = cv2.Laplacian(grey, cv2.CV_32F).var()
-    return Look(float(grey.mean()), float(high - low), float(detail), perceptual_hash(grey))
+    small = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    return Look(float(grey.mean()), float(high - low), float(detail), perceptual_hash(small), small.tobytes())
 
 
-def perceptual_hash(grey: "NDArray[np.uint8]") -> str:
-    """The signs of the lowest frequencies against their median (imagehash's pHash), 64 hexadecimal digits."""
+def perceptual_hash(thumbnail: "NDArray[np.uint8]") -> str:
+    """The signs of a thumbnail's lowest frequencies against their median (imagehash's pHash), 64 hexadecimal digits."""
     import imagehash
     from PIL import Image
 
-    return str(imagehash.phash(Image.fromarray(grey), hash_size=HASH_SIDE))
+    return str(imagehash.phash(Image.fromarray(thumbnail), hash_size=HASH_SIDE))

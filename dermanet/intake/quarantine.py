@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dermanet.errors import BadInput
-from dermanet.intake.catalogue import DAMAGED, Arrival, Catalogue
+from dermanet.intake.admission import Arrival
+from dermanet.intake.catalogue import DAMAGED, Catalogue
 from dermanet.intake.screening import MATTERS_OF_JUDGEMENT, check_image, check_labels
 from dermanet.records import Record, Refusal, Row
 from dermanet.storage import Place

@@ -79,6 +79,21 @@ SIDES = sa.Table(
     sa.Column("because", sa.Text, nullable=False, comment="what decided: the id that was hashed, or a person's word"),
 )
 
+THUMBNAILS = sa.Table(
+    "thumbnails",
+    METADATA,
+    sa.Column("digest", sa.ForeignKey("images.digest"), primary_key=True),
+    sa.Column("grey", sa.LargeBinary, nullable=False, comment="64 x 64 grey levels, row by row"),
+)
+
+ALIKE = sa.Table(
+    "alike",
+    METADATA,
+    sa.Column("one", sa.ForeignKey("images.digest"), primary_key=True, comment="the smaller of the two digests"),
+    sa.Column("other", sa.ForeignKey("images.digest"), primary_key=True, index=True, comment="a near-duplicate of it"),
+    sa.Column("likeness", sa.Float, nullable=False, comment="how much, up to 1"),
+)
+
 PARTED = sa.Table(
     "parted",
     METADATA,

@@ -9,21 +9,28 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from dermanet.errors import BadInput
-from dermanet.intake.split import SALT, holdout_digest, side
-from dermanet.records import Labels, Record, Snapshot
+from dermanet.intake.split import SALT, holdout_digest, side_of
+from dermanet.records import SIDES, Labels, Record, Snapshot
 from dermanet.storage import Place
 from dermanet.taxonomy import Taxonomy, parse
 
 COLUMNS = ("side", "digest", "image_id", *(field.name for field in fields(Labels)))
 
 
-def freeze(records: Sequence[Record], taxonomy: Taxonomy, place: Place) -> Snapshot:
+NO_SIDES: Mapping[str, str] = {}
+
+
+def freeze(
+    records: Sequence[Record], taxonomy: Taxonomy, place: Place, sides: Mapping[str, str] = NO_SIDES, groups: int = 0
+) -> Snapshot:
     """Writes the snapshot of `records` that the taxonomy knows, and returns it; the same records give the same id.
+
+    `sides`: lesion to side, as `groups` keeps them; `groups`: how many of several lesions there are, for the manifest.
 
     Raises BadInput where nothing is left to freeze.
     """
@@ -32,11 +39,14 @@ def freeze(records: Sequence[Record], taxonomy: Taxonomy, place: Place) -> Snaps
         raise BadInput(
             f"the catalogue has no image with a diagnosis among {', '.join(taxonomy.codes)}; ingest some first"
         )
-    table = _csv(chosen)
+    table = _csv(chosen, sides)
     name = hashlib.sha256(table.encode() + taxonomy.digest.encode()).hexdigest()[:16]
     if not place.exists(f"{name}/manifest.json"):
         place.write(f"{name}/records.csv", table.encode())
-        place.write(f"{name}/manifest.json", json.dumps(_manifest(name, chosen, taxonomy), indent=2).encode())
+        place.write(
+            f"{name}/manifest.json",
+            json.dumps({**_manifest(name, chosen, taxonomy, sides), "groups": groups}, indent=2).encode(),
+        )
     return read(name, place)
 
 
@@ -64,12 +74,19 @@ def every(place: Place) -> list[Snapshot]:
     return [read(name, place) for name in names]
 
 
-def _csv(records: Sequence[Record]) -> str:
+def one_sided(frozen: Snapshot) -> list[str]:
+    """A line for every diagnosis of the snapshot that has no lesion on some side."""
+    found = {side: {record.labels.diagnosis for record in getattr(frozen, side)} for side in SIDES}
+    diagnoses = sorted(set().union(*found.values()))
+    return [f"{code} has no lesion in {side}" for code in diagnoses for side in SIDES if code not in found[side]]
+
+
+def _csv(records: Sequence[Record], sides: Mapping[str, str]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for record in records:
-        writer.writerow({"side": side(record.labels.lesion_id), **record.as_row()})
+        writer.writerow({"side": side_of(record.labels.lesion_id, sides), **record.as_row()})
     return text.getvalue()
 
 
@@ -80,14 +97,27 @@ def _record(row: dict[str, str]) -> Record:
     return Record(row["digest"], row["image_id"], Labels(**labels))
 
 
-def _manifest(name: str, records: Sequence[Record], taxonomy: Taxonomy) -> dict[str, Any]:
+def _manifest(name: str, records: Sequence[Record], taxonomy: Taxonomy, sides: Mapping[str, str]) -> dict[str, Any]:
     return {
         "snapshot": name,
         "images": len(records),
         "lesions": len({record.labels.lesion_id for record in records}),
-        "sides": Counter(side(record.labels.lesion_id) for record in records),
+        "sides": Counter(side_of(record.labels.lesion_id, sides) for record in records),
+        "lesions_by_side": _strata(records, sides),
         "diagnoses": Counter(record.labels.diagnosis for record in records),
-        "holdout": holdout_digest(records),
+        "holdout": holdout_digest(records, sides),
         "split": SALT,
         "taxonomy": taxonomy.as_list(),
+    }
+
+
+def _strata(records: Sequence[Record], sides: Mapping[str, str]) -> dict[str, dict[str, Counter[str]]]:
+    """How many lesions of each diagnosis and of each sex every side has."""
+    lesions = {record.labels.lesion_id: record.labels for record in records}
+    return {
+        side: {
+            what: Counter(getattr(one, what) for lesion, one in lesions.items() if side_of(lesion, sides) == side)
+            for what in ("diagnosis", "sex")
+        }
+        for side in SIDES
     }

@@ -13,8 +13,10 @@ from functools import partial
 
 from dermanet.errors import BadInput, DermaNetError, StoreFault
 from dermanet.intake import quarantine
-from dermanet.intake.catalogue import DAMAGED, MISSING, Arrival, Catalogue, Held
+from dermanet.intake.admission import Arrival
+from dermanet.intake.catalogue import DAMAGED, MISSING, Catalogue
 from dermanet.intake.metadata import strip
+from dermanet.intake.rows import Held
 from dermanet.records import Record, Refusal, Row, refusal_id
 from dermanet.storage import Place
 

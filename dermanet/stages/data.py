@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dermanet import settings, taxonomy
 from dermanet.errors import BadInput
 from dermanet.settings import Settings
+from dermanet.stages.groups import refuse_torn
 from dermanet.stages.inbox import take_inbox
 from dermanet.stages.rooms import chosen_experiment, fill_pixels, frozen_snapshot, prepared_root, snapshot_place
 from dermanet.storage import place
@@ -102,14 +103,26 @@ def sources_in(text: str) -> list[str]:
 
 
 def snapshot() -> dict[str, Any]:
-    """Freezes the catalogue as it stands. Returns the snapshot's id, its holdout's identity and the images of each side."""
-    from dermanet.intake import snapshots
+    """Freezes the catalogue as it stands. Returns the snapshot's id, its holdout's identity and the images of each side.
+
+    `warnings`: a line for each diagnosis without a lesion on some side. Raises BadInput where lesions that belong together lie on
+    different sides.
+    """
+    from dermanet.intake import measuring, placing, snapshots
     from dermanet.intake.catalogue import Catalogue
 
     here = settings.read()
-    frozen = snapshots.freeze(Catalogue(here.catalogue).records(), taxonomy.load(here.taxonomy), snapshot_place(here))
+    catalogue = Catalogue(here.catalogue)
+    measuring.measure(catalogue, place(here.objects))
+    placed = placing.place(catalogue)
+    refuse_torn(here, placed)
+    several = len(placed.several)
+    frozen = snapshots.freeze(placed.records, taxonomy.load(here.taxonomy), snapshot_place(here), placed.sides, several)
     sides = {side: len(getattr(frozen, side)) for side in ("train", "validation", "holdout")}
-    return {"snapshot": frozen.id, "holdout": frozen.holdout_digest, "images": len(frozen.records), **sides}
+    return {
+        "snapshot": frozen.id, "holdout_digest": frozen.holdout_digest, "images": len(frozen.records), **sides,
+        "groups": several, "warnings": snapshots.one_sided(frozen),
+    }  # fmt: skip
 
 
 def prepare(

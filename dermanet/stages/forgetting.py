@@ -1,41 +1,56 @@
-"""The stage that forgets a lesion."""
+"""The stage that forgets a lesion or a patient."""
 
 from typing import Any
 
 from dermanet import settings
 from dermanet.errors import BadInput
 from dermanet.settings import Settings
+from dermanet.stages.groups import forget_sheets
 from dermanet.stages.rooms import frozen_snapshot, tracking_of, versions_of
 from dermanet.stages.validation import redraw_reports
 from dermanet.storage import place
 
 
-def forget(lesion_id: str) -> dict[str, Any]:
-    """Removes a lesion's images from the object store, the catalogue, quarantine and the prepared pixels, for good.
+def forget(lesion_id: str = "", patient_id: str = "") -> dict[str, Any]:
+    """Removes a lesion's images, or all of a patient's, from the object store, the catalogue, quarantine and the prepared pixels.
 
     Returns how many images and which registered versions were trained or judged on a snapshot that holds them. May be repeated.
-    Raises BadInput where nothing is known of the lesion.
+    Raises BadInput where nothing is known of the lesion or patient, or where not exactly one of the two is given.
     """
     from dermanet.intake import forgetting
     from dermanet.intake.catalogue import Catalogue
     from dermanet.pixels import removal
 
+    if bool(lesion_id) == bool(patient_id):
+        raise BadInput("forget takes one lesion or one patient: give --lesion ID or --patient ID")
     here = settings.read()
-    digests = forgetting.forget(lesion_id, Catalogue(here.catalogue), place(here.objects))
+    catalogue, objects = Catalogue(here.catalogue), place(here.objects)
+    if patient_id:
+        lesions, digests = forgetting.forget_patient(patient_id, catalogue, objects)
+    else:
+        lesions, digests = [lesion_id], forgetting.forget(lesion_id, catalogue, objects)
     removal.remove(here.home / "prepared", digests)
-    redraw_reports(here, lesion_id)
-    return {"lesion": lesion_id, "images": len(digests), "versions": _versions_with(here, lesion_id)}
+    forget_sheets(here)
+    redraw_reports(here, lesions)
+    whom = {"patient": patient_id} if patient_id else {"lesion": lesion_id}
+    return {**whom, "images": len(digests), "versions": _versions_with(here, set(lesions), patient_id, set(digests))}
 
 
-def _versions_with(here: Settings, lesion_id: str) -> list[str]:
+def _versions_with(here: Settings, lesions: set[str], patient_id: str, digests: set[str]) -> list[str]:
     snapshots = versions_of(here, tracking_of(here)).snapshots()
-    return [version for version, snapshot in snapshots.items() if _holds(here, snapshot, lesion_id)]
+    return [version for version, snapshot in snapshots.items() if _holds(here, snapshot, lesions, patient_id, digests)]
 
 
-def _holds(here: Settings, snapshot: str, lesion_id: str) -> bool:
+def _holds(here: Settings, snapshot: str, lesions: set[str], patient_id: str, digests: set[str]) -> bool:
     try:
         frozen = frozen_snapshot(here, snapshot)
     except BadInput:
         # Registered from another home: what its snapshot held cannot be looked up here.
         return False
-    return any(record.labels.lesion_id == lesion_id for record in frozen.records)
+    # At a second call the catalogue no longer knows a patient's lesions: the snapshot and the digests do.
+    return any(
+        record.labels.lesion_id in lesions
+        or record.digest in digests
+        or record.labels.patient_id == (patient_id or None)
+        for record in frozen.records
+    )

@@ -37,10 +37,12 @@ def example(here: Settings) -> dict[str, Any]:
     """
     from dermanet.intake import stored
     from dermanet.intake.catalogue import Catalogue
-    from dermanet.intake.split import side
+    from dermanet.intake.placing import survey
+    from dermanet.intake.split import side_of
 
-    for record in Catalogue(here.catalogue).records():
-        if side(record.labels.lesion_id) == "holdout":
+    found = survey(Catalogue(here.catalogue))
+    for record in found.records:
+        if side_of(record.labels.lesion_id, found.sides) == "holdout":
             labels = record.labels
             data = stored.read(place(here.objects), record.digest)
             return {

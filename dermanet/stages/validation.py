@@ -2,7 +2,7 @@
 
 import getpass
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dermanet import settings
@@ -66,15 +66,15 @@ def data_tags(here: Settings, snapshot_id: str) -> dict[str, str]:
     return {"dermanet.data": entry.verdict, "dermanet.data_run": run_id, "mlflow.note.content": note}
 
 
-def redraw_reports(here: Settings, lesion_id: str) -> int:
-    """Draws the reports anew of every snapshot that holds a lesion, without the images that are gone. Returns how many."""
+def redraw_reports(here: Settings, lesions: Collection[str]) -> int:
+    """Draws the reports anew of every snapshot that holds one of some lesions, without the images that are gone. Returns how many."""
     from dermanet.intake import history, snapshots
     from dermanet.intake.catalogue import Catalogue
 
     catalogue, drawn = Catalogue(here.catalogue), 0
     for frozen in snapshots.every(snapshot_place(here)):
         entry = history.entry(catalogue, frozen.id)
-        if entry and entry.verdict and any(record.labels.lesion_id == lesion_id for record in frozen.records):
+        if entry and entry.verdict and any(record.labels.lesion_id in lesions for record in frozen.records):
             _publish(here, catalogue, entry, frozen)
             drawn += 1
     return drawn

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from dermanet import yamlfile
 from dermanet.errors import BadInput
 from dermanet.validating.statistics import MIXES, RATES, SPREADS
 
@@ -53,14 +54,7 @@ class Limits:
 
 def load(path: Path) -> Limits:
     """Reads a file of limits. Raises BadInput with the entry that is wrong and what is allowed there."""
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"validation {path}: {error.strerror}; set DERMANET_VALIDATION to a readable file") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise BadInput(f"validation {path}: not YAML ({' '.join(str(error).split())})") from None
+    data = yamlfile.load(path, "validation", "DERMANET_VALIDATION")
     _require_keys("the file", data, KEYS, path)
     mode, least = data.get("mode", "enforce"), data.get("least_images", 30)
     if mode not in MODES:

@@ -23,6 +23,18 @@ def upgrade() -> None:
         sa.Column("because", sa.Text, nullable=False),
     )
     op.create_table(
+        "thumbnails",
+        sa.Column("digest", sa.String(64), sa.ForeignKey("images.digest"), primary_key=True),
+        sa.Column("grey", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
+        "alike",
+        sa.Column("one", sa.String(64), sa.ForeignKey("images.digest"), primary_key=True),
+        sa.Column("other", sa.String(64), sa.ForeignKey("images.digest"), primary_key=True),
+        sa.Column("likeness", sa.Float, nullable=False),
+    )
+    op.create_index("ix_alike_other", "alike", ["other"])
+    op.create_table(
         "parted",
         sa.Column("one", sa.String(64), primary_key=True, comment="digest of an image, the smaller of the two"),
         sa.Column("other", sa.String(64), primary_key=True),

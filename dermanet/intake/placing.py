@@ -1,0 +1,114 @@
+"""Placing: every lesion of the catalogue gets its side for ever, group by group; and what a person decides about a torn group."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from dermanet.errors import BadInput
+from dermanet.intake.catalogue import Catalogue, records_in
+from dermanet.intake.database import writing
+from dermanet.intake.groups import Group, Tie, grouped
+from dermanet.intake.schema import ALIKE, PARTED, SIDES
+from dermanet.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The catalogue's records, its groups, and the side of every lesion; while a group is torn, only of those that had one."""
+
+    records: Sequence[Record]
+    groups: Sequence[Group]
+    sides: dict[str, str]
+
+    @property
+    def torn(self) -> list[Group]:
+        """The groups whose lesions lie on different sides."""
+        return [group for group in self.groups if group.torn]
+
+    @property
+    def several(self) -> list[Group]:
+        """The groups of more than one lesion, torn ones first."""
+        return sorted((group for group in self.groups if len(group.lesions) > 1), key=lambda group: not group.torn)
+
+
+def place(catalogue: Catalogue) -> Placement:
+    """Gives every lesion that has no side yet the one of its group, for ever. While a group is torn, nobody gets one."""
+    with writing(catalogue.engine) as connection:
+        found = _placement(connection)
+        if found.torn:
+            return found
+        new = [
+            {"lesion_id": lesion, "side": side, "because": because}
+            for group in found.groups
+            for side, because in (group.decided(),)
+            for lesion in group.lesions
+            if lesion not in group.sides
+        ]
+        if new:
+            connection.execute(sa.insert(SIDES), new)
+        sides = {str(row["lesion_id"]): str(row["side"]) for row in new}
+        return Placement(found.records, found.groups, found.sides | sides)
+
+
+def survey(catalogue: Catalogue) -> Placement:
+    """The groups as they stand; nothing is decided."""
+    with catalogue.engine.connect() as connection:
+        return _placement(connection)
+
+
+def part(catalogue: Catalogue, images: Sequence[str]) -> tuple[Record, Record]:
+    """Keeps in mind that two images only look alike: they tie their lesions no longer. May be repeated.
+
+    `images`: two image ids or digests. Raises BadInput where one names no image or several, or where they are not alike.
+    """
+    with writing(catalogue.engine) as connection:
+        records = records_in(connection)
+        one, other = sorted((_named(records, image) for image in images), key=lambda record: record.digest)
+        pair = {"one": one.digest, "other": other.digest}
+        near = sa.and_(ALIKE.c.one == one.digest, ALIKE.c.other == other.digest)
+        if not connection.execute(sa.select(ALIKE).where(near)).first():
+            raise BadInput(
+                f"{one.image_id} and {other.image_id} are no near-duplicates, so that nothing is to be parted; "
+                "`dermanet groups` lists those that are"
+            )
+        parted = sa.and_(PARTED.c.one == one.digest, PARTED.c.other == other.digest)
+        if not connection.execute(sa.select(PARTED).where(parted)).first():
+            connection.execute(sa.insert(PARTED).values(pair))
+    return one, other
+
+
+def settle(catalogue: Catalogue, lesion_id: str) -> Group:
+    """Puts the whole group of a lesion into train, for ever, and returns it as it was. May be repeated. Raises BadInput."""
+    with writing(catalogue.engine) as connection:
+        group = group_of(_placement(connection), lesion_id)
+        connection.execute(sa.delete(SIDES).where(SIDES.c.lesion_id.in_(group.lesions)))
+        rows = [{"lesion_id": lesion, "side": "train", "because": "settled by a person"} for lesion in group.lesions]
+        connection.execute(sa.insert(SIDES), rows)
+    return group
+
+
+def group_of(placement: Placement, lesion_id: str) -> Group:
+    """The group that a lesion is in. Raises BadInput where the catalogue has no such lesion."""
+    for group in placement.groups:
+        if lesion_id in group.lesions:
+            return group
+    raise BadInput(f"the catalogue has no lesion {lesion_id!r}; `dermanet groups` lists those that are tied to others")
+
+
+def _placement(connection: sa.Connection) -> Placement:
+    records = records_in(connection)
+    sides = {row.lesion_id: row.side for row in connection.execute(sa.select(SIDES))}
+    parted = {(row.one, row.other) for row in connection.execute(sa.select(PARTED))}
+    alike = [Tie(row.one, row.other, row.likeness) for row in connection.execute(sa.select(ALIKE))]
+    ties = [tie for tie in alike if (tie.one, tie.other) not in parted]
+    return Placement(records, grouped(records, ties, sides), sides)
+
+
+def _named(records: Sequence[Record], image: str) -> Record:
+    found = [record for record in records if image in (record.image_id, record.digest)]
+    if len(found) != 1:
+        raise BadInput(
+            f"{len(found)} images are called {image!r}; give the image_id or, where several have it, the digest"
+        )
+    return found[0]
