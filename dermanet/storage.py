@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from stat import S_ISREG
@@ -98,41 +99,46 @@ class Folder:
         found: dict[str, Entry] = {}
         for folder, folders, files in os.walk(self.root):
             folders[:] = (name for name in folders if not name.startswith("."))
+            below = os.path.relpath(folder, self.root)
             for name in files:
-                entry = None if name.startswith(".") else _entry(Path(folder, name))
+                entry = None if name.startswith(".") else _entry(os.path.join(folder, name))
                 if entry:
-                    found[Path(folder, name).relative_to(self.root).as_posix()] = entry
+                    found[name if below == "." else f"{below}/{name}"] = entry
         return dict(sorted(found.items()))
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The file in pieces. Raises FileNotFoundError."""
-        with (self.root / inside(name)).open("rb") as file:
+        with open(self._path(name), "rb") as file:
             while chunk := file.read(transfer.CHUNK):
                 yield chunk
 
     def read(self, name: str) -> bytes:
         """The whole file. Raises FileNotFoundError."""
-        return (self.root / inside(name)).read_bytes()
+        with open(self._path(name), "rb") as file:
+            return file.read()
 
     def start(self, name: str, size: int) -> bytes:
         """The first `size` bytes of the file. Raises FileNotFoundError."""
-        with (self.root / inside(name)).open("rb") as file:
+        with open(self._path(name), "rb") as file:
             return file.read(size)
 
     def write(self, name: str, data: bytes) -> None:
         """Creates or replaces the file by a rename."""
-        path = self.root / inside(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid4().hex}")  # As HALF_WRITTEN has it.
+        path = self._path(name)
+        folder, own = os.path.split(path)
+        os.makedirs(folder, exist_ok=True)
+        temporary = f"{folder}/.{own}.{uuid4().hex}"  # As HALF_WRITTEN has it.
         try:
-            temporary.write_bytes(data)
+            with open(temporary, "wb") as file:
+                file.write(data)
             os.replace(temporary, path)
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
 
     def exists(self, name: str) -> bool:
         """Whether the file is there."""
-        return (self.root / inside(name)).is_file()
+        return os.path.isfile(self._path(name))
 
     def remove(self, name: str) -> None:
         """Removes the file; one that is not there is no fault."""
@@ -146,6 +152,10 @@ class Folder:
         """Files that a killed writer left half-written before a moment, in seconds since 1970, with their sizes."""
         found = ((path, path.stat()) for path in self.root.rglob(".*") if HALF_WRITTEN.fullmatch(path.name))
         return {path.relative_to(self.root).as_posix(): stat.st_size for path, stat in found if stat.st_mtime < before}
+
+    def _path(self, name: str) -> str:
+        # Text and no Path: a Path interns its parts, and an ingest makes as many as there are images.
+        return f"{self.root}/{inside(name)}"
 
 
 class Bucket:
@@ -266,10 +276,10 @@ class Bucket:
         raise OSError(f"{self.url}/{name} is replaced again and again while it is read")
 
 
-def _entry(path: Path) -> Entry | None:
+def _entry(path: str) -> Entry | None:
     """What a folder says of a file; None where it is something else, or has just gone."""
     try:
-        seen = path.stat()
+        seen = os.stat(path)
     except OSError:
         return None
     return Entry(seen.st_size, seen.st_mtime) if S_ISREG(seen.st_mode) else None

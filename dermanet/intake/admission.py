@@ -1,5 +1,6 @@
 """Admission: what an arriving image is against what the catalogue holds, decided in the transaction that takes it in."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -47,6 +48,19 @@ class Admission:
     stated: Mapping[str, Labels | None] = field(default_factory=dict)
     batch: str = ""
     rows: Rows = field(default_factory=lambda: {IMAGES: [], LABELS: [], ORIGINALS: []})
+    _siblings: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """The digests of the images held of each lesion."""
+
+    def __post_init__(self) -> None:
+        for held in self.held.values():
+            self._hold(held)
+
+    def _hold(self, held: Held) -> Held:
+        before = self.held.get(held.record.digest, held)
+        self._siblings[before.record.labels.lesion_id].discard(held.record.digest)
+        self._siblings[held.record.labels.lesion_id].add(held.record.digest)
+        self.held[held.record.digest] = held
+        return held
 
     def decide(self, arrival: Arrival, judge: bool = True) -> str | Refusal:
         """`accepted`, `known`, `corrected` (its labels had changed), or the refusal; `judge` False: a person insists on it."""
@@ -67,19 +81,27 @@ class Admission:
 
     def _bring(self, arrival: Arrival, before: Held | None, judge: bool) -> Held | Refusal:
         """Adds an image, or another revision of its labels; or refuses a photograph that is there under another lesion."""
-        record, batch = arrival.record, self.batch
+        record, batch, kin = arrival.record, self.batch, self._kin(arrival.record.labels.lesion_id)
         if before is None:
-            alike = self.company.like(arrival.look) if arrival.look else []
+            look = arrival.look
+            alike = self.company.like(look.phash, look.thumbnail, kin) if look else []
             same = self._same_photograph(record, alike) if judge else None
             if same:
                 return _near_duplicate(arrival, *same)
             self.rows[IMAGES].append(_image_row(arrival, self.source))
-            if arrival.look:
-                self.company.join(record.digest, arrival.look, alike)
+            if look:
+                self.company.join(record.digest, look, alike)
+        elif before.record.labels.lesion_id != record.labels.lesion_id:
+            self.company.meet_again(record.digest, kin)
         revision = before.revision + 1 if before else 1
         self.rows[LABELS].append({**record.as_row(), "revision": revision, "batch": batch})
-        self.held[record.digest] = Held(record, self.source, revision, before.brought if before else batch, batch)
-        return self.held[record.digest]
+        return self._hold(Held(record, self.source, revision, before.brought if before else batch, batch))
+
+    def _kin(self, lesion_id: str) -> set[str]:
+        """Images of the same lesion, and of which this ingest says nothing else: whether they look alike decides nothing."""
+        held = (self.held[digest].record for digest in self._siblings[lesion_id])
+        stated = ((record, self.stated.get(record.image_id)) for record in held)
+        return {record.digest for record, said in stated if said is None or said.lesion_id == lesion_id}
 
     def _contradicted(self, record: Record, before: Held | None) -> Held | None:
         """What the catalogue holds that the record contradicts: of the image itself, or of its lesion."""
@@ -87,18 +109,19 @@ class Admission:
             return before if _differs(before.record.labels, record.labels) else None
         if before and before.record.labels == record.labels:
             return None
-        return next((other for other in self.held.values() if self._contradicts(record, other)), None)
+        # In a fixed order, so that the one that is named is always the same.
+        siblings = (self.held[digest] for digest in sorted(self._siblings[record.labels.lesion_id]))
+        return next((other for other in siblings if self._contradicts(record, other)), None)
 
     def _contradicts(self, record: Record, other: Held) -> bool:
-        """Whether an image of the record's lesion, of which this ingest says nothing itself, disagrees with the record."""
+        """Whether another image of the record's lesion, of which this ingest says nothing itself, disagrees with the record."""
         ours = other.source == self.source
         if other.record.digest == record.digest or (ours and other.record.image_id in self.stated):
             return False
         # Each synthetic source is a world of its own: lesion 1 of one seed is not lesion 1 of another.
         if not ours and any(name.startswith(SYNTHETIC[:-1]) for name in (self.source, other.source)):
             return False
-        labels = other.record.labels
-        return labels.lesion_id == record.labels.lesion_id and bool(disagreement(labels, record.labels))
+        return bool(disagreement(other.record.labels, record.labels))
 
     def _same_photograph(self, record: Record, alike: Sequence[Match]) -> tuple[Held, Match] | None:
         """The image most like the record's, if it is the same photograph and neither of its lesion nor of its patient."""
@@ -113,7 +136,8 @@ class Admission:
 
     def _held(self, digest: str) -> Held:
         if digest not in self.held:
-            self.held |= held_images(self.connection, sa.select(IMAGES.c.digest).where(IMAGES.c.digest == digest))
+            found = held_images(self.connection, sa.select(IMAGES.c.digest).where(IMAGES.c.digest == digest))
+            self._hold(found[digest])
         return self.held[digest]
 
 

@@ -44,15 +44,15 @@ class Company:
         self._joined: dict[str, Grey] = {}
         self._gallery: Gallery | None = None
 
-    def like(self, seen: Look) -> list[Match]:
-        """The images that look like a newcomer, from `likeness.ALIKE` on, the most alike first."""
+    def like(self, phash: str, thumbnail: bytes, but: Collection[str] = ()) -> list[Match]:
+        """The images that look like another, from `likeness.ALIKE` on, the most alike first; those in `but` are not looked at."""
         if self.drawn:
             return []
-        thumbnail = _grey(seen.thumbnail)
-        candidates = list(self._others().near(seen.phash, thumbnail))
+        grey = _grey(thumbnail)
+        candidates = [found for found in self._others().near(phash, grey) if found.digest not in but]
         strangers = [candidate.digest for candidate in candidates if candidate.digest not in self._joined]
         others = self._joined | _thumbnails(self.connection, strangers) if candidates else {}
-        found = matches(thumbnail, others, candidates)
+        found = matches(grey, others, candidates)
         return sorted(found, key=lambda match: (-match.likeness, match.digest))
 
     def join(self, digest: str, seen: Look, met: Sequence[Match]) -> None:
@@ -60,13 +60,23 @@ class Company:
         if self.drawn:
             return
         self.rows[THUMBNAILS].append({"digest": digest, "grey": seen.thumbnail})
-        for match in met:
-            one, other = sorted((digest, match.digest))
-            self.rows[ALIKE].append({"one": one, "other": other, "likeness": match.likeness})
+        self._tie(digest, met)
         self._joined[digest] = _grey(seen.thumbnail)
         self._others().add({digest: seen.phash})
         made = self.memory.made_of
         self.memory.made_of = (made[0] + 1, made[1])
+
+    def meet_again(self, digest: str, but: Collection[str]) -> None:
+        """Lets an image that is there already meet those that it had no need to meet: its lesion has become another."""
+        query = sa.select(IMAGES.c.phash, THUMBNAILS.c.grey).join(THUMBNAILS, THUMBNAILS.c.digest == IMAGES.c.digest)
+        row = self.connection.execute(query.where(IMAGES.c.digest == digest)).first()
+        if row:
+            self._tie(digest, self.like(row.phash, row.grey, {digest, *but}))
+
+    def _tie(self, digest: str, met: Sequence[Match]) -> None:
+        for match in met:
+            one, other = sorted((digest, match.digest))
+            self.rows[ALIKE].append({"one": one, "other": other, "likeness": match.likeness})
 
     def _others(self) -> Gallery:
         if self._gallery is None:

@@ -109,11 +109,14 @@ class _Screening:
         self.seen[row.image_id] += 1
         if tombstones(row) & self.forgotten:
             return forgotten(row.image_id)
+        times = self.seen[row.image_id]
+        said = self.stated.images.get(row.image_id)
+        if times == 1 and said:
+            return self.stated.refusal(row) or said
         checked = check_labels(row, self.taxonomy)
         checked = replace(checked, row=row) if isinstance(checked, Refusal) else checked
-        times = self.seen[row.image_id]
         if times == 1:
-            return checked if isinstance(checked, Refusal) else self.stated.refusal(row) or checked
+            return checked
         # Each row gets a name of its own, so that the catalogue keeps as many refusals as were counted.
         name = f"{row.image_id} (row {times} of this name)"
         if not row.image_id and isinstance(checked, Refusal):

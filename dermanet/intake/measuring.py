@@ -51,7 +51,7 @@ def _keep(catalogue: Catalogue, seen: dict[str, Look]) -> int:
         for row in rows:
             found, ours = seen[row.digest], company[row.source.startswith("synthetic:")]
             connection.execute(sa.update(IMAGES).where(IMAGES.c.digest == row.digest).values(look_row(found)))
-            ours.join(row.digest, found, ours.like(found))
+            ours.join(row.digest, found, ours.like(found.phash, found.thumbnail))
             done += 1
         for ours in company.values():
             write(connection, ours.rows)

@@ -5,6 +5,7 @@ wrong labels enter a hospital's model. The refusal says what is allowed, so that
 """
 
 import re
+from sys import intern
 
 from dermanet import imagefile
 from dermanet.errors import UnreadableImage
@@ -59,7 +60,11 @@ def check_labels(row: Row, taxonomy: Taxonomy) -> Labels | Refusal:
         return Refusal(
             row.image_id, "impossible age", f"age {row.age!r} {age}; allowed are 0 to {OLDEST:g} years, or nothing"
         )
-    return Labels(row.lesion_id, diagnosis, age, sex, row.localization, row.confirmation, row.clinic, row.patient_id)
+    # One copy of what many rows say alike: an ingest keeps what all its rows say.
+    lesion, site, confirmation, clinic, patient = (
+        intern(text) for text in (row.lesion_id, row.localization, row.confirmation, row.clinic, row.patient_id)
+    )
+    return Labels(lesion, diagnosis, age, sex, site, confirmation, clinic, patient)
 
 
 def parse_age(text: str) -> float | None | str:
