@@ -133,9 +133,12 @@ def test_a_near_duplicate_under_another_lesion_is_refused_again_and_again(clinic
         assert "ISIC_0000000" in refusal.detail and "HAM_0000000" in refusal.detail and "\n" not in refusal.detail
 
 
-def test_under_its_own_lesion_or_patient_it_is_taken_in(clinic: Clinic) -> None:
+def test_under_its_own_lesion_it_is_taken_in_and_met_again_where_the_lesion_becomes_another(clinic: Clinic) -> None:
     assert clinic.ingest(twins(), ALL_NV | {3: ALL_NV[3] | {"lesion_id": "HAM_0000000"}}).accepted == 4
-    assert len(clinic.ties()) == 1 and clinic.thumbnails() == 4
+    assert clinic.ties() == [] and clinic.thumbnails() == 4
+    for corrected in (1, 0):
+        assert clinic.ingest(twins(), ALL_NV).corrected == corrected
+        assert len(clinic.ties()) == 1
 
 
 def test_two_lesions_of_one_patient_may_show_the_same(clinic: Clinic) -> None:
@@ -167,8 +170,9 @@ def test_what_this_ingest_says_of_the_other_image_counts(clinic: Clinic) -> None
 
 
 def test_images_from_before_looks_were_kept_are_measured_and_tied(clinic: Clinic) -> None:
-    clinic.ingest(twins(), ALL_NV | {3: ALL_NV[3] | {"lesion_id": "HAM_0000000"}})
+    clinic.ingest(twins(), ALL_NV | {n: ALL_NV[n] | {"patient_id": "P1"} for n in (0, 3)})
     ties = clinic.ties()
+    assert len(ties) == 1
     with clinic.catalogue.engine.begin() as connection:
         for table in (ALIKE_TABLE, THUMBNAILS):
             connection.execute(sa.delete(table))

@@ -10,7 +10,7 @@ from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.company import Company
 from dermanet.intake.database import writing
 from dermanet.intake.look import Look, look
-from dermanet.intake.rows import look_row, write
+from dermanet.intake.rows import kin, look_row, write
 from dermanet.intake.schema import IMAGES
 from dermanet.intake.stored import object_name
 from dermanet.storage import Place
@@ -48,10 +48,11 @@ def _keep(catalogue: Catalogue, seen: dict[str, Look]) -> int:
     with writing(catalogue.engine) as connection:
         company = {drawn: Company(connection, "synthetic:" if drawn else "") for drawn in (True, False)}
         rows = connection.execute(sa.select(IMAGES).where(IMAGES.c.digest.in_(seen), IMAGES.c.phash.is_(None))).all()
+        siblings = kin(connection, [row.digest for row in rows])
         for row in rows:
             found, ours = seen[row.digest], company[row.source.startswith("synthetic:")]
             connection.execute(sa.update(IMAGES).where(IMAGES.c.digest == row.digest).values(look_row(found)))
-            ours.join(row.digest, found, ours.like(found.phash, found.thumbnail))
+            ours.join(row.digest, found, ours.like(found.phash, found.thumbnail, siblings[row.digest]))
             done += 1
         for ours in company.values():
             write(connection, ours.rows)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 import sqlalchemy as sa
@@ -67,6 +67,20 @@ def held_images(connection: sa.Connection, among: sa.Select[tuple[str]]) -> dict
         row.digest: Held(record_of(row), row.source, row.revision, row.brought, row.batch)
         for row in connection.execute(query)
     }
+
+
+def kin(connection: sa.Connection, digests: Collection[str]) -> dict[str, set[str]]:
+    """Of each of some images, all images of its lesion, itself included."""
+    lesions = {row.digest: row.lesion_id for row in connection.execute(_lesions(LABELS.c.digest.in_(digests)))}
+    found: dict[str, set[str]] = {}
+    of_them = sa.select(LABELS.c.digest).where(LABELS.c.lesion_id.in_(set(lesions.values())))
+    for row in connection.execute(_lesions(LABELS.c.digest.in_(of_them))):
+        found.setdefault(row.lesion_id, set()).add(row.digest)
+    return {digest: found[lesion] for digest, lesion in lesions.items()}
+
+
+def _lesions(chosen: sa.ColumnElement[bool]) -> sa.Select[tuple[str, str]]:
+    return latest(sa.select(LABELS.c.digest).where(chosen)).with_only_columns(LABELS.c.digest, LABELS.c.lesion_id)
 
 
 def latest(among: sa.Select[tuple[str]] | None = None) -> sa.Select[tuple[object, ...]]:
