@@ -12,6 +12,7 @@ import postgres as postgresql
 import pytest
 import samples
 import storeroom
+from commands import Commands
 from installation import SOURCE, Installation
 from seaweed import BUCKET, Seaweed
 
@@ -35,6 +36,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def ham10000(tmp_path: Path) -> Callable[..., Path]:
     """`samples.ham10000` with this test's folder filled in: `ham10000(count=6, rows={2: {"age": "-3"}})`."""
     return partial(samples.ham10000, tmp_path / "HAM10000")
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """Runs `dermanet` commands as processes that need not import anything first."""
+    running = Commands(tmp_path_factory.mktemp("commands"))
+    yield running
+    running.close()
 
 
 @pytest.fixture(scope="session")

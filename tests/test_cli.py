@@ -8,47 +8,47 @@ from pathlib import Path
 
 import pytest
 import samples
+from commands import Commands
 from installation import Installation, photo
+from typer.testing import CliRunner
+
+from dermanet import __version__, cli
 
 COMMANDS = (
     "ingest", "snapshot", "validate", "prepare", "train", "evaluate", "judge", "register", "retrain",
     "promote", "rollback", "predict", "export", "serve", "run", "cache", "doctor", "version", "quarantine", "forget",
+    "objects", "groups",
 )  # fmt: skip
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def _dermanet(installation: Installation, gates: str = "open") -> Command:
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
-        own = installation.environment(gates)
-        return subprocess.run(
-            [sys.executable, "-m", "dermanet", *words],
-            env=own,
-            cwd=installation.root,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return command
+def _dermanet(commands: Commands, installation: Installation, gates: str = "open") -> Command:
+    return lambda *words: commands.run(words, installation.environment(gates), installation.root)
 
 
 @pytest.fixture
-def dermanet(installation: Installation) -> Command:
-    return _dermanet(installation)
+def dermanet(commands: Commands, installation: Installation) -> Command:
+    return _dermanet(commands, installation)
 
 
 @pytest.fixture
-def empty(tmp_path: Path) -> Command:
-    return _dermanet(Installation(tmp_path))
+def empty(commands: Commands, tmp_path: Path) -> Command:
+    return _dermanet(commands, Installation(tmp_path))
+
+
+def test_it_starts_as_a_module_of_its_own(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dermanet", "version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, __version__)
 
 
 def test_every_command_is_listed_and_explains_itself(empty: Command) -> None:
     listed = empty("--help").stdout
     for name in COMMANDS:
         assert name in listed
-        done = empty(name, "--help")
-        assert (done.returncode, "Usage" in done.stdout) == (0, True)
+        done = CliRunner().invoke(cli.app, [name, "--help"])
+        assert (done.exit_code, "Usage" in done.stdout) == (0, True)
 
 
 def test_the_same_stages_by_hand(empty: Command, tmp_path: Path) -> None:
@@ -89,14 +89,17 @@ def test_a_refused_record_is_listed_shown_released_and_dropped(empty: Command, t
     assert (again["known"], again["quarantined"]) == (5, {"impossible age": 1})
 
 
-def test_retrain_says_what_came_out_and_ends_with_3_when_the_gate_says_no(installation: Installation) -> None:
-    done = _dermanet(installation, "shut")("retrain", "-e", "smoke:epochs=1,seed=4", "--json")
+def test_retrain_says_what_came_out_and_ends_with_3_when_the_gate_says_no(
+    commands: Commands, installation: Installation
+) -> None:
+    shut = _dermanet(commands, installation, "shut")
+    done = shut("retrain", "-e", "smoke:epochs=1,seed=4", "--json")
     record = json.loads(done.stdout)
     assert done.returncode == 3
     assert (record["verdict"], record["version"]) == ("fail", None)
     assert {"run_id", "snapshot", "verdict", "version", "metrics"} <= set(record)
     assert {"age_mae", "sex_accuracy", "diagnosis_f1_macro"} <= set(record["metrics"])
-    registered = _dermanet(installation, "shut")("register", record["run_id"])
+    registered = shut("register", record["run_id"])
     assert (registered.returncode, "age_mae" in registered.stderr) == (3, True)
 
 
@@ -138,14 +141,12 @@ def test_wrong_use_is_one_clear_line_and_status_2(empty: Command, words: list[st
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-def test_doctor_names_what_is_missing(dermanet: Command, installation: Installation) -> None:
+def test_doctor_names_what_is_missing(commands: Commands, dermanet: Command, installation: Installation) -> None:
     well = dermanet("doctor", "--json")
     assert (well.returncode, json.loads(well.stdout)["ok"]) == (0, True)
     (installation.root / "open.yaml").write_text("checks: 7\n")
     own = {**installation.environment(), "DERMANET_GATES": str(installation.root / "absent.yaml"), "DERMANET_GATE": "x"}
-    ill = subprocess.run(
-        [sys.executable, "-m", "dermanet", "doctor"], env=own, capture_output=True, text=True, check=False
-    )
+    ill = commands.run(["doctor"], own)
     assert ill.returncode == 1
     missing = [line for line in ill.stdout.splitlines() if line.startswith("MISSING")]
     assert [line.split()[1].rstrip(":") for line in missing] == ["settings", "gates"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import samples
+from commands import Commands
 from seaweed import READER, Seaweed
 
 from dermanet import stages, taxonomy
@@ -438,9 +439,12 @@ def test_two_at_once_have_one_receipt(new: Callable[[str], Here], large: Folder)
     assert lasting(large) == expected
 
 
-def test_the_command_line_takes_an_inbox_and_ends_with_2_for_a_wrong_batch(batch: Folder, home: Path) -> None:
-    command = [sys.executable, "-m", "dermanet", "ingest", f"inbox:{batch.root.parent}"]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+def test_the_command_line_takes_an_inbox_and_ends_with_2_for_a_wrong_batch(
+    commands: Commands, batch: Folder, home: Path
+) -> None:
+    command = ["ingest", f"inbox:{batch.root.parent}"]
+    done = commands.run([*command, "--json"], os.environ)
+    assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)
     assert (counts["accepted"], counts["quarantined"]) == (4, {"impossible age": 1, "missing image": 1})
     (story,) = counts["batches"]
@@ -450,10 +454,10 @@ def test_the_command_line_takes_an_inbox_and_ends_with_2_for_a_wrong_batch(batch
         receipt(batch)["digest"],
     )
     Folder(batch.root.parent / "b").write("labels.csv", b"image_id,dx\n")
-    wrong = subprocess.run(command, capture_output=True, text=True, check=False)
+    wrong = commands.run(command, os.environ)
     assert wrong.returncode == 2 and f"{batch}: taken before" in wrong.stderr
     assert wrong.stderr.splitlines()[-1].startswith("dermanet: 1 of 2 batches not taken")
-    one = subprocess.run([*command[:-1], str(batch.root.parent / "b")], capture_output=True, text=True, check=False)
+    one = commands.run(["ingest", str(batch.root.parent / "b")], os.environ)
     assert (one.returncode, len(one.stderr.strip().splitlines())) == (2, 1)
 
 

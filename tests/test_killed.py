@@ -5,8 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import pytest
 import samples
+from commands import Commands
 from storeroom import Installation, dump
 
 from dermanet import settings, stages
@@ -23,78 +22,22 @@ KILLS = 20
 IMAGES, BAD = 120, 6
 SHARD = 8
 
-# The imports cost seconds and are no work that a kill could spoil: done once, each command is a process forked from there.
-COMMANDS = f"""
-import json, os, sys
-from dermanet import cli, settings, stages
-from dermanet.intake import catalogue, ingest, inventory, isic2018, look, snapshots, sources, synthetic, tables
-from dermanet.pixels import prepared
-import alembic.command, cv2, imagehash, numpy, psycopg, simplejpeg, sqlalchemy.dialects.postgresql.psycopg
-imagehash.phash(imagehash.Image.new("L", (64, 64)))
-ingest.BATCH, prepared.SHARD = 10, {SHARD}
-print("ready", flush=True)
-for line in sys.stdin:
-    asked = json.loads(line)
-    command = os.fork()
-    if not command:
-        os.environ.update(asked["environ"])
-        sys.argv = ["dermanet", *asked["arguments"]]
-        os.dup2(os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-        try:
-            cli.main()
-        except SystemExit as end:
-            sys.stdout.flush()
-            os._exit(end.code or 0)
-    print(command, flush=True)
-    sys.stdin.readline()
-    print(os.waitpid(command, 0)[1], flush=True)
-"""
-
-
-class Commands:
-    """Runs `dermanet` commands as processes that may be killed."""
-
-    def __init__(self, log: Path) -> None:
-        self._log = log
-        command = [sys.executable, "-c", COMMANDS]
-        self._parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._line() == "ready"
-
-    def run(
-        self, arguments: Sequence[str], environ: dict[str, str], after: float | None = None
-    ) -> dict[str, Any] | None:
-        """What the command prints as JSON; None where it was killed, `after` seconds, before it had ended."""
-        assert self._parent.stdin
-        asked = {"arguments": [*arguments, "--json"], "environ": environ, "log": str(self._log)}
-        print(json.dumps(asked), file=self._parent.stdin, flush=True)
-        process = int(self._line())
-        if after is not None:
-            time.sleep(after)
-            # Whoever has ended by itself is not waited for before the next line, so that its number is no other's yet.
-            os.kill(process, signal.SIGKILL)
-        print("wait for it", file=self._parent.stdin, flush=True)
-        status = int(self._line())
-        if os.WIFSIGNALED(status):
-            return None
-        assert status == 0, self._log.read_text()
-        found: dict[str, Any] = json.loads(self._log.read_text())
-        return found
-
-    def end(self) -> None:
-        self._parent.kill()
-        self._parent.communicate()
-
-    def _line(self) -> str:
-        assert self._parent.stdout
-        return self._parent.stdout.readline().strip()
-
 
 @pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    """Something to run commands with."""
-    running = Commands(tmp_path_factory.mktemp("commands") / "log")
+def small_steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """Something to run commands with, whose batches and shards are small: a kill shall fall between two of them."""
+    running = Commands(tmp_path_factory.mktemp("commands"), f"ingest.BATCH, prepared.SHARD = 10, {SHARD}")
     yield running
-    running.end()
+    running.close()
+
+
+def told(commands: Commands, words: Sequence[str], environ: dict[str, str], after: float | None = None) -> Any:
+    """What a command prints as JSON; None where it was killed, `after` seconds, before it had ended."""
+    done = commands.run([*words, "--json"], {**os.environ, **environ}, after=after)
+    if done.returncode == -signal.SIGKILL:
+        return None
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.fixture
@@ -120,22 +63,22 @@ def environ_of(here: Installation) -> dict[str, str]:
 
 
 def test_an_ingest_killed_twenty_times(
-    commands: Commands, folder: Path, new_installation: Callable[[str], Installation]
+    small_steps: Commands, folder: Path, new_installation: Callable[[str], Installation]
 ) -> None:
     whole = new_installation("whole")
     clock = time.monotonic()
-    expected = commands.run(["ingest", str(folder)], environ_of(whole))
+    expected = told(small_steps, ["ingest", str(folder)], environ_of(whole))
     takes = time.monotonic() - clock
     assert expected and expected["accepted"] == IMAGES - BAD
     homes, here = 1, new_installation("killed 1")
     for moment in moments(takes, seed=20):
-        while commands.run(["ingest", str(folder)], environ_of(here), after=moment):
+        while told(small_steps, ["ingest", str(folder)], environ_of(here), after=moment):
             # It was quicker than its killer: all is there, and the next one, killed earlier, begins with nothing.
             as_if_nothing_had_been(here, whole)
             homes, moment = homes + 1, moment * 0.9
             here = new_installation(f"killed {homes}")
         assert inventory.survey(here.catalogue, here.objects).missing == ()
-    done = commands.run(["ingest", str(folder)], environ_of(here))
+    done = told(small_steps, ["ingest", str(folder)], environ_of(here))
     assert done and done["accepted"] + done["known"] == IMAGES - BAD and done["quarantined"] == expected["quarantined"]
     as_if_nothing_had_been(here, whole)
 
@@ -152,13 +95,13 @@ def as_if_nothing_had_been(here: Installation, whole: Installation) -> None:
 
 
 def test_a_preparation_killed_twenty_times(
-    commands: Commands, folder: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_steps: Commands, folder: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environ = {"DERMANET_HOME": str(home)}
-    commands.run(["ingest", str(folder)], environ)
+    told(small_steps, ["ingest", str(folder)], environ)
     arguments = ["prepare", stages.snapshot()["snapshot"], "--experiment", "demo"]
     clock = time.monotonic()
-    whole = commands.run(arguments, environ)
+    whole = told(small_steps, arguments, environ)
     takes = time.monotonic() - clock
     images = IMAGES - BAD
     assert whole and whole["computed"] == images
@@ -166,7 +109,7 @@ def test_a_preparation_killed_twenty_times(
     cache.rename(unbroken)
     before: set[str] = set()
     for moment in moments(takes, seed=21):
-        while commands.run(arguments, environ, after=moment):
+        while told(small_steps, arguments, environ, after=moment):
             assert contents(cache) == contents(unbroken)
             shutil.rmtree(cache)
             before, moment = set(), moment * 0.9
@@ -174,7 +117,7 @@ def test_a_preparation_killed_twenty_times(
         assert before <= shards, "a whole shard is never lost, nor made again under another name"
         before = shards
     there = len(before) * SHARD
-    done = commands.run(arguments, environ)
+    done = told(small_steps, arguments, environ)
     assert done and done["computed"] == images - min(there, images) and done["damaged"] == []
     assert contents(cache) == contents(unbroken)
     assert stages.check_cache() == {"damaged": []}

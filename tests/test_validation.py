@@ -2,9 +2,9 @@
 
 import base64
 import json
+import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import mlflow
 import pytest
 import samples
+from commands import Commands
 
 from dermanet import settings, stages
 from dermanet.errors import BadInput, DataRefused
@@ -181,12 +182,13 @@ def test_a_killed_validation_is_ended_by_the_next(tmp_path: Path, monkeypatch: p
     assert [run.info.status for run in runs()] == ["FINISHED"]
 
 
-def test_the_command_prints_what_it_found_and_ends_with_3_for_an_anomaly(first: str, tmp_path: Path) -> None:
+def test_the_command_prints_what_it_found_and_ends_with_3_for_an_anomaly(
+    commands: Commands, first: str, tmp_path: Path
+) -> None:
     bad = frozen_after(clinic(tmp_path, "bad", 120, 60, dx="nv"))
 
     def dermanet(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "dermanet", "validate", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return commands.run(["validate", *words], os.environ)
 
     well = dermanet(first, "--json")
     assert (well.returncode, json.loads(well.stdout)["verdict"]) == (0, "passed")
