@@ -1,6 +1,7 @@
 """The rooms: who may import whom, read from the source; and what importing the stages does not bring along."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -131,3 +132,14 @@ def test_the_scorer_needs_no_tensorflow() -> None:
 def test_no_file_of_the_project_is_a_drawer_for_everything() -> None:
     names = {path.stem for path in sources()}
     assert not names & {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
+
+
+def test_no_library_reports_on_its_use(tmp_path: Path) -> None:
+    """ONNX Runtime keeps what it is about to send in the user's cache, unless told otherwise before it is imported."""
+    own = {name: value for name, value in os.environ.items() if not name.endswith("_TELEMETRY")}
+    script = (
+        "import dermanet.serving.network, mlflow.telemetry.utils as t; raise SystemExit(not t.is_telemetry_disabled())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env={**own, "HOME": str(tmp_path)}, check=False)
+    assert done.returncode == 0
+    assert not list(tmp_path.rglob("*onnxruntime*"))
