@@ -68,6 +68,8 @@ class Catalogue:
         `stated`: what this ingest says of all its images, by name; `batch`: this taking of a batch.
         """
 
+        met: list[Company] = []
+
         def taken(connection: sa.Connection) -> list[str | Refusal]:
             gone = set(connection.scalars(sa.select(FORGOTTEN.c.digest)))
             admission = self._admission(connection, source, arrivals, stated, batch)
@@ -76,9 +78,12 @@ class Catalogue:
                 for arrival in arrivals
             ]
             write(connection, admission.rows | admission.company.rows)
+            met.append(admission.company)
             return words
 
-        return patience.write(self.engine, taken)
+        words = patience.write(self.engine, taken)
+        met[-1].remember()
+        return words
 
     def _admission(
         self,

@@ -6,6 +6,7 @@ the other, however many ingests ran side by side and were killed. Synthetic imag
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import sqlalchemy as sa
@@ -42,6 +43,7 @@ class Company:
         self.memory = memory or Memory()
         self.rows: Rows = {THUMBNAILS: [], ALIKE: []}
         self._joined: dict[str, Grey] = {}
+        self._newcomers = Gallery()
         self._gallery: Gallery | None = None
 
     def like(self, phash: str, thumbnail: bytes, but: Collection[str] = ()) -> list[Match]:
@@ -49,7 +51,8 @@ class Company:
         if self.drawn:
             return []
         grey = _grey(thumbnail)
-        candidates = [found for found in self._others().near(phash, grey) if found.digest not in but]
+        near = chain(self._others().near(phash, grey), self._newcomers.near(phash, grey))
+        candidates = [found for found in near if found.digest not in but]
         strangers = [candidate.digest for candidate in candidates if candidate.digest not in self._joined]
         others = self._joined | _thumbnails(self.connection, strangers) if candidates else {}
         found = matches(grey, others, candidates)
@@ -62,9 +65,14 @@ class Company:
         self.rows[THUMBNAILS].append({"digest": digest, "grey": seen.thumbnail})
         self._tie(digest, met)
         self._joined[digest] = _grey(seen.thumbnail)
-        self._others().add({digest: seen.phash})
-        made = self.memory.made_of
-        self.memory.made_of = (made[0] + 1, made[1])
+        self._newcomers.add({digest: seen.phash})
+
+    def remember(self) -> None:
+        """Hands on those who joined, once the transaction has been committed."""
+        if self._gallery is not None:
+            self.memory.gallery.extend(self._newcomers)
+            images, forgotten = self.memory.made_of
+            self.memory.made_of = (images + len(self._newcomers.digests), forgotten)
 
     def meet_again(self, digest: str, but: Collection[str]) -> None:
         """Lets an image that is there already meet those that it had no need to meet: its lesion has become another."""
@@ -82,7 +90,7 @@ class Company:
         if self._gallery is None:
             counts = (_count(self.connection, THUMBNAILS), _count(self.connection, FORGOTTEN))
             if counts != self.memory.made_of:
-                # Others have written, or a transaction of ours came to nothing. Whoever removes an image leaves a tombstone.
+                # Others have written. Whoever removes an image leaves a tombstone, so that the two counts are never the same again.
                 self.memory.gallery, self.memory.made_of = self._read(), counts
             self._gallery = self.memory.gallery
         return self._gallery

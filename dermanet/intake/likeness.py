@@ -91,13 +91,19 @@ class Gallery:
 
     def add(self, hashes: Mapping[str, str]) -> None:
         """Takes images in: digest to hash, 64 hexadecimal digits."""
-        if not hashes:
-            return
-        bits, known = _bits(list(hashes.values())), len(self.digests)
-        self._make_room(known + len(hashes))
-        self.digests += hashes
-        self.words[known:] = _words(bits)
-        self.corners[known:] = _words(_corner(bits))[:, 0]
+        if hashes:
+            bits = _bits(list(hashes.values()))
+            self._append(list(hashes), _words(bits), _words(_corner(bits))[:, 0])
+
+    def extend(self, other: "Gallery") -> None:
+        """Takes another gallery's images in."""
+        self._append(other.digests, other.words, other.corners)
+
+    def _append(self, digests: list[str], words: Words, corners: Words) -> None:
+        known = len(self.digests)
+        self._make_room(known + len(digests))
+        self.digests += digests
+        self.words[known:], self.corners[known:] = words, corners
 
     def _make_room(self, needed: int) -> None:
         if needed > len(self._words):
