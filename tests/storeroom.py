@@ -1,5 +1,6 @@
 """An empty installation of a test's own: a catalogue, on either database, and an object store."""
 
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,13 @@ class Installation:
 
     def refused(self) -> dict[str, str]:
         return {refusal.name: refusal.reason for _, refusal in self.catalogue.refusals()}
+
+
+def start(process: subprocess.Popen[str]) -> None:
+    """Lets a process go on that says `ready` when it has imported what it needs, and then waits for a line."""
+    assert process.stdout and process.stdin and process.stdout.readline() == "ready\n"
+    process.stdin.write("go\n")
+    process.stdin.flush()
 
 
 def dump(here: Installation) -> dict[str, list[tuple[object, ...]]]:

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 import samples
 from commands import Commands
 from seaweed import READER, Seaweed
+from storeroom import Installation, start
 
 from dermanet import stages, taxonomy
 from dermanet.errors import BadInput, Changed
@@ -56,22 +56,13 @@ def fill(there: Place, first: int, count: int, **changes: dict[str, str] | bytes
     there.write("labels.csv", "\n".join([*lines, ""]).encode())
 
 
-@dataclass(frozen=True)
-class Here:
-    """A catalogue and an object store of a test's own."""
-
-    folder: Path
-    url: str
-
-    @property
-    def catalogue(self) -> Catalogue:
-        return Catalogue(self.url)
+class Here(Installation):
+    """An installation that takes batches."""
 
     def take(
         self, batch: object, progress: Callable[[Outcome], None] = lambda outcome: None, again: bool = False
     ) -> Taken:
-        objects = Folder(self.folder / "objects")
-        return take(str(batch), self.catalogue, objects, taxonomy.load(), progress, again)
+        return take(str(batch), self.catalogue, self.objects, taxonomy.load(), progress, again)
 
 
 @pytest.fixture
@@ -377,12 +368,6 @@ batches.take(batch, Catalogue(url), Folder(objects), taxonomy.load())
 def taker(here: Here, batch: Place) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", TAKE, str(here.folder), here.url, str(batch)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def start(process: subprocess.Popen[str]) -> None:
-    assert process.stdout and process.stdin and process.stdout.readline() == "ready\n"
-    process.stdin.write("go\n")
-    process.stdin.flush()
 
 
 @pytest.fixture

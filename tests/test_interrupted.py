@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import samples
-from storeroom import Installation, dump
+from storeroom import Installation, dump, start
 
 from dermanet import taxonomy
 from dermanet.intake import ingest as room
@@ -73,12 +73,6 @@ ingest(source, Catalogue(url), Folder(objects), taxonomy.load())
 def ingester(here: Installation, source: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", INGEST, str(here.folder), here.url, str(source)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def start(process: subprocess.Popen[str]) -> None:
-    assert process.stdout and process.stdin and process.stdout.readline() == "ready\n"
-    process.stdin.write("go\n")
-    process.stdin.flush()
 
 
 @pytest.fixture

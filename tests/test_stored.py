@@ -224,3 +224,17 @@ def test_the_command_ends_with_one_where_an_image_is_damaged(home: Path, ham1000
     assert "quarantined" in run(app, ["objects"]).stdout
     assert json.loads(run(app, ["objects", "--prune", "--json"]).stdout) == {"removed": False, "files": [], "bytes": 0}
     assert isinstance(run(app, ["objects", "--yes"]).exception, BadInput)
+
+
+def test_a_dropped_record_leaves_no_stored_copy_and_takes_none_of_the_catalogue_s(source: Path, tmp_path: Path) -> None:
+    """Both are refused by what the catalogue says, when their images are stored already: one is nobody's, one is another record's."""
+    rows = {0: {"dx": "mel"}, 1: {"lesion_id": "ELSEWHERE"}}
+    other = samples.ham10000(tmp_path / "other", 2, rows=rows, files={"ISIC_0000000.jpg": samples.jpeg(50)})
+    assert stages.ingest(str(other))["quarantined"] == {"label conflict": 2}
+    objects = place(settings.read().objects)
+    before = set(objects.listing())
+    for record in stages.quarantined()["records"]:
+        stages.drop_quarantined(record["id"])
+    copy = object_name(hashlib.sha256(samples.jpeg(50)).hexdigest())
+    assert before - set(objects.listing()) >= {copy} and objects.exists(stored(1))
+    assert inventory.survey(catalogue(), objects).orphans == {}

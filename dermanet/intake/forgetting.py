@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from functools import partial
 
-from dermanet.errors import BadInput, UnreadableImage
-from dermanet.imagefile import read_header
+from dermanet.errors import BadInput
 from dermanet.intake import quarantine
 from dermanet.intake.catalogue import Catalogue
-from dermanet.intake.stored import bare_digest, object_name
+from dermanet.intake.stored import image_of, object_name
 from dermanet.storage import Place
 
 
@@ -44,11 +43,5 @@ def _forget(lesions: Sequence[str], patient_id: str, catalogue: Catalogue, objec
 
 def _refused(lesions: Sequence[str], catalogue: Catalogue, objects: Place) -> list[str]:
     """Images of the lesions' refused records: one that was refused late lies in the object store already."""
-    found = []
-    for refusal, file in catalogue.refused_files(lesions):
-        try:
-            data = objects.read(quarantine.file_name(refusal, file))
-            found.append(bare_digest(data, read_header(data).format))
-        except (FileNotFoundError, UnreadableImage):
-            continue
-    return found
+    found = (image_of(refusal, file, objects) for refusal, file in catalogue.refused_files(lesions))
+    return [digest for digest in found if digest]

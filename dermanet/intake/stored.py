@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
-from dermanet.errors import BadInput, DermaNetError, StoreFault
+from dermanet.errors import BadInput, DermaNetError, StoreFault, UnreadableImage
+from dermanet.imagefile import read_header
 from dermanet.intake import quarantine
 from dermanet.intake.admission import Arrival
 from dermanet.intake.catalogue import DAMAGED, MISSING, Catalogue
@@ -50,6 +51,23 @@ def object_name(digest: str) -> str:
 def bare_digest(data: bytes, kind: str) -> str:
     """What a file is called once it is in: the digest of its bytes without metadata."""
     return hashlib.sha256(strip(data, kind)).hexdigest()
+
+
+def image_of(refusal: str, file: str, objects: Place) -> str | None:
+    """The digest under which the image of a file in quarantine would be stored; None where it is no image, or gone."""
+    try:
+        data = objects.read(quarantine.file_name(refusal, file))
+        return bare_digest(data, read_header(data).format)
+    except (FileNotFoundError, UnreadableImage):
+        return None
+
+
+def remove_copy(refusal: str, catalogue: Catalogue, objects: Place) -> None:
+    """Removes the stored copy of a refused record's image, which one that was refused late has, unless the catalogue has the image."""
+    file = catalogue.refusal(refusal)[1].file
+    digest = image_of(refusal, file, objects) if file else None
+    if digest and not catalogue.held([digest]):
+        objects.remove(object_name(digest))
 
 
 def store(arrival: Arrival, data: bytes, objects: Place) -> Arrival:

@@ -51,11 +51,13 @@ def release_quarantined(refusal: str, changes: Mapping[str, str], force: bool = 
 
 def drop_quarantined(refusal: str) -> dict[str, Any]:
     """Removes a record in quarantine and its file for good."""
-    from dermanet.intake import quarantine
+    from dermanet.intake import quarantine, stored
     from dermanet.intake.catalogue import Catalogue
 
     here = settings.read()
-    held = quarantine.drop(refusal, Catalogue(here.catalogue), place(here.objects))
+    catalogue, objects = Catalogue(here.catalogue), place(here.objects)
+    stored.remove_copy(refusal, catalogue, objects)
+    held = quarantine.drop(refusal, catalogue, objects)
     return {"id": refusal, "name": held.name, "dropped": True}
 
 
