@@ -33,17 +33,16 @@ def thumbnail(data: bytes, side: int = SIDE) -> bytes:
     """A JPEG of the whole image, its longer side at most `side` pixels, nothing enlarged. Raises UnreadableImage."""
     import simplejpeg
 
-    pixels = _fitted(decode_reduced(data, side)[0], side)
+    pixels = decode_reduced(data, side)[0]
+    pixels = fitted(pixels, side) if max(pixels.shape) > side else pixels
     return bytes(simplejpeg.encode_jpeg(pixels, QUALITY, "RGB", "420"))
 
 
-def _fitted(pixels: "NDArray[np.uint8]", side: int) -> "NDArray[np.uint8]":
+def fitted(pixels: "NDArray[np.uint8]", side: int) -> "NDArray[np.uint8]":
+    """The whole image with its longer side at `side` pixels."""
     import cv2
     import numpy as np
 
-    height, width = pixels.shape[:2]
-    scale = side / max(height, width)
-    if scale >= 1:
-        return pixels
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    scale = side / max(pixels.shape[:2])
+    height, width = (max(1, round(length * scale)) for length in pixels.shape[:2])
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

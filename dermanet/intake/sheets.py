@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dermanet.contactsheet import fitted
 from dermanet.errors import UnreadableImage
 from dermanet.imagefile import decode_reduced
 from dermanet.intake.groups import Group
@@ -63,14 +64,10 @@ def _text(record: Record, group: Group) -> str:
 
 
 def _picture(digest: str, read: Callable[[str], bytes]) -> Pixels:
-    import cv2
-
     tile = np.full((TILE, TILE, 3), 128, np.uint8)
     try:
-        pixels = decode_reduced(read(digest), TILE)[0]
+        pixels = fitted(decode_reduced(read(digest), TILE)[0], TILE - 4)
     except (FileNotFoundError, UnreadableImage):
         return tile
-    scale = (TILE - 4) / max(pixels.shape[:2])
-    size = [max(1, round(side * scale)) for side in pixels.shape[1::-1]]
-    tile[: size[1], : size[0]] = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    tile[: len(pixels), : pixels.shape[1]] = pixels
     return tile

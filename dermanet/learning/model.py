@@ -78,10 +78,7 @@ def export_onnx(model: keras.Model, path: Path, probe: np.ndarray) -> float:
     pixels = probe.astype(np.float32)
     # Called before it is exported: Keras refuses to export a network that never was.
     expected = [keras.ops.convert_to_numpy(output) for output in ordered(pixels, training=False)]
-    with warnings.catch_warnings():
-        # Keras's converter asks NumPy for a name that NumPy has deprecated.
-        warnings.simplefilter("ignore", FutureWarning)
-        ordered.export(path, format="onnx", verbose=False)
+    write_graph(ordered, path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found = session.run(None, {session.get_inputs()[0].name: pixels})
     units = (100.0, 1.0, 1.0)
@@ -89,6 +86,14 @@ def export_onnx(model: keras.Model, path: Path, probe: np.ndarray) -> float:
     if not difference <= PARITY:
         raise DermaNetError(f"the ONNX graph differs from Keras by {difference:.2g}; at most {PARITY:g} is allowed")
     return difference
+
+
+def write_graph(model: Any, path: Path) -> None:
+    """Writes a network that has been called once as ONNX; nothing is compared."""
+    with warnings.catch_warnings():
+        # Keras's converter asks NumPy for a name that NumPy has deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        model.export(path, format="onnx", verbose=False)
 
 
 def export_published_form(model: keras.Model, path: Path) -> None:
