@@ -11,7 +11,8 @@ from dermanet.settings import Settings
 from dermanet.storage import Folder, place
 
 if TYPE_CHECKING:
-    from dermanet.pixels.prepared import Preparation, PreparedPixels
+    from dermanet.pixels.prepared import PreparedPixels
+    from dermanet.pixels.shards import Preparation
     from dermanet.records import Answers, Record, Snapshot
     from dermanet.registry.tracking import Tracking
     from dermanet.registry.versions import Versions
