@@ -45,6 +45,11 @@ def prepared_root(here: Settings) -> Path:
     return here.home / "prepared"
 
 
+def features_root(here: Settings) -> Path:
+    """Where features of frozen backbones are kept."""
+    return here.home / "features"
+
+
 def frozen_snapshot(here: Settings, snapshot_id: str) -> "Snapshot":
     """A snapshot by its id. Raises BadInput where there is none."""
     from dermanet.intake import snapshots
