@@ -38,9 +38,8 @@ def evaluate(run_id: str) -> dict[str, Any]:
     }  # fmt: skip
     tracking.log_figures(run_id, record["candidate"])
     tracking.log_figures(run_id, {f"baseline_{name}": value for name, value in record["baseline"].items()})
-    tracking.log_picture(
-        run_id, report.confusion_matrix(metrics.confusion(holdout, answers, codes), codes), "confusion_matrix.png"
-    )
+    for name, picture in report.pictures(holdout, answers, codes, record["intervals"]).items():
+        tracking.log_picture(run_id, picture, name)
     tracking.log_json(run_id, record, EVALUATION)
     return record
 
