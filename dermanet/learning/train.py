@@ -13,10 +13,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from dermanet.errors import BadInput, DermaNetError
+from dermanet.errors import BadInput, DermaNetError, no_space_left
 from dermanet.experiment import Experiment
 from dermanet.learning import model as network
 from dermanet.learning.dataset import Batches, age_scale
+from dermanet.learning.watching import BatchReport, OnBatch
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.records import Record
 
@@ -50,23 +51,25 @@ class Progress:
 def fit(
     experiment: Experiment, codes: Sequence[str], train: Sequence[Record], validation: Sequence[Record],
     pixels: PreparedPixels, workdir: Path, on_epoch: Callable[[list[Epoch]], None] = lambda history: None,
+    on_batch: OnBatch | None = None,
 ) -> Trained:  # fmt: skip
     """Trains until `experiment.patience` epochs bring no better validation loss, keeps the best epoch, exports it as ONNX.
 
     `codes`: the diagnoses in order. `on_epoch` gets the whole history after every epoch, also of epochs from before a kill.
+    `on_batch` gets how many batches of all epochs are done, and of how many at most.
     Called again on the same `workdir` it resumes; on a finished one it returns what is there.
-    Raises BadInput where a side has no image; DermaNetError where another process trains there, where the loss stops being
-    a number, or where the export differs.
+    Raises BadInput where a side has no image, or where the loss stops being a number; DermaNetError where another process
+    trains there, where the disk is full, or where the export differs.
     """
     _require_sides(train, validation)
     workdir.mkdir(parents=True, exist_ok=True)
-    with _alone(workdir):
-        return _fit(experiment, codes, train, validation, pixels, workdir, on_epoch)
+    with _alone(workdir), _with_room(workdir):
+        return _fit(experiment, codes, train, validation, pixels, workdir, on_epoch, on_batch)
 
 
 def _fit(
     experiment: Experiment, codes: Sequence[str], train: Sequence[Record], validation: Sequence[Record],
-    pixels: PreparedPixels, workdir: Path, on_epoch: Callable[[list[Epoch]], None],
+    pixels: PreparedPixels, workdir: Path, on_epoch: Callable[[list[Epoch]], None], on_batch: OnBatch | None,
 ) -> Trained:  # fmt: skip
     survival = Survival(workdir, experiment.seed, experiment.patience, on_epoch)
     done = survival.progress
@@ -78,7 +81,7 @@ def _fit(
         model.fit(
             drawn, validation_data=Batches(validation, codes, pixels, size), initial_epoch=first, epochs=experiment.epochs,
             # `drawn` orders itself by (seed, epoch); Keras would draw another order from the state of the process.
-            shuffle=False, callbacks=[survival], verbose=0,
+            shuffle=False, callbacks=[survival, *([BatchReport(on_batch)] if on_batch else [])], verbose=0,
         )  # fmt: skip
     return _finish(model, survival, pixels.batch([record.digest for record in validation[:8]]))
 
@@ -109,7 +112,7 @@ class Survival(keras.callbacks.Callback):
         return done > 0 and done - self.progress.best_epoch >= self.patience
 
     def best_weights(self) -> Path:
-        """The weights of the best epoch."""
+        """The file with the weights of the best epoch."""
         return self.folder / self.progress.best_file
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -121,20 +124,24 @@ class Survival(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Keras calls this with the number of the epoch that ended, counted from 0."""
         figures = {name: float(value) for name, value in (logs or {}).items()}
-        if not all(math.isfinite(value) for value in figures.values()):
-            raise DermaNetError(f"epoch {epoch + 1}: the loss is no number any more ({figures}); lower learning_rate")
+        broken = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
+        if broken:
+            # Nothing of this epoch is saved: the same training would say so again.
+            raise BadInput(
+                f"epoch {epoch + 1}: {', '.join(broken)}, which is no number to learn from; lower the experiment's learning_rate"
+            )
         progress, loss = self.progress, figures["val_loss"]
         progress.history.append(figures)
-        progress.last_file = self._save(f"last-{epoch + 1}.keras", self.model.save)
+        progress.last_file = self._save(f"epoch-{epoch + 1}.keras")
         if loss < progress.best_loss:
-            progress.best_loss, progress.best_epoch = loss, epoch + 1
-            progress.best_file = self._save(f"best-{epoch + 1}.weights.h5", self.model.save_weights)
+            progress.best_loss, progress.best_epoch, progress.best_file = loss, epoch + 1, progress.last_file
         self._write_state()
         self.on_epoch(progress.history)
         self.model.stop_training = self.exhausted()
 
-    def _save(self, name: str, save: Callable[[Path], Any]) -> str:
-        save(self.folder / name)
+    def _save(self, name: str) -> str:
+        # Whole and as a .keras file, which is put together in memory: HDF5 goes on complaining when a disk is full under it.
+        self.model.save(self.folder / name)
         return name
 
     def _write_state(self) -> None:
@@ -142,7 +149,7 @@ class Survival(keras.callbacks.Callback):
         temporary.write_text(json.dumps(asdict(self.progress)))
         os.replace(temporary, self.state)
         named = {self.progress.last_file, self.progress.best_file}
-        for file in [*self.folder.glob("last-*.keras"), *self.folder.glob("best-*.weights.h5")]:
+        for file in self.folder.glob("epoch-*.keras"):
             if file.name not in named:
                 file.unlink()
 
@@ -156,6 +163,32 @@ def _alone(folder: Path) -> Iterator[None]:
         except OSError:
             raise DermaNetError(f"another process trains in {folder}; wait for it, or end it") from None
         yield
+
+
+@contextmanager
+def _with_room(folder: Path) -> Iterator[None]:
+    """Says in one line that the disk is full, and gives back what a half-written epoch took of it."""
+    try:
+        yield
+    except Exception as error:
+        if not no_space_left(error):
+            raise
+        _sweep(folder)
+        raise DermaNetError(
+            f"no space left for the training in {folder}; make room and run this again: it goes on from its last whole epoch"
+        ) from error
+
+
+def _sweep(folder: Path) -> None:
+    """Removes all files of a training but those that its last whole epoch needs."""
+    state = folder / "progress.json"
+    needed = {state.name, "lock"}
+    if state.exists():
+        progress = Progress(**json.loads(state.read_text()))
+        needed |= {progress.last_file, progress.best_file}
+    for file in folder.iterdir():
+        if file.name not in needed:
+            file.unlink()
 
 
 def _require_sides(train: Sequence[Record], validation: Sequence[Record]) -> None:
