@@ -52,7 +52,10 @@ def age_scatter(
 
 
 def reliability(head: str, bins: Bins, counted: str, brier: float) -> Figure:
-    """How often a head's answers are right against how sure it is of them, bin by bin, over how many answers each bin has."""
+    """How often a head's answers are right against how sure it is of them, bin by bin, over how many answers each bin has.
+
+    The intervals are Wilson's, as if no two images were of one lesion: a bin of three answers has too few lesions to draw from.
+    """
     with rc_context(STYLE):
         figure = Figure(figsize=(6.6, 7.4), layout="constrained")
         axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
