@@ -11,7 +11,12 @@
 A single bad record never raises out of an ingest: it becomes a `records.Refusal`. A source that is wrong as a whole does.
 """
 
+import errno
 from typing import Any
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+"""What HDF5 and SQLite say of a full disk, whose errors carry no number."""
 
 
 class DermaNetError(Exception):
@@ -57,3 +62,13 @@ class DataRefused(DermaNetError):
     def __init__(self, line: str, record: dict[str, Any] | None = None) -> None:
         super().__init__(line)
         self.record = record or {}
+
+
+def no_space_left(error: BaseException) -> bool:
+    """Whether a full disk, or a quota that is used up, is behind an error."""
+    chain: BaseException | None = error
+    while chain:
+        if getattr(chain, "errno", None) in FULL or any(words in str(chain) for words in FULL_WORDS):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False

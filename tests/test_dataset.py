@@ -1,6 +1,7 @@
 """Batches: labels as the heads need them, an order that depends on seed and epoch alone, turns that keep every pixel."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dermanet.errors import BadInput
-from dermanet.learning.dataset import Batch, Batches, age_scale, targets, turned
+from dermanet.experiment import PLAIN
+from dermanet.learning.dataset import Batch, Batches, age_scale, class_weights, figures, targets
+from dermanet.learning.model import AgeScale
+from dermanet.learning.orientations import turned
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import prepare, recipe
-from dermanet.records import Record
+from dermanet.records import Answers, Record
 
 CODES = samples.CODES
 SMALL = recipe("plain@16")
@@ -61,9 +65,26 @@ def test_labels_become_one_hot_in_the_order_of_the_lists() -> None:
     assert found.age.dtype == found.sex.dtype == found.diagnosis.dtype == np.float32
 
 
-def test_a_missing_age_is_masked_and_an_age_of_zero_is_not() -> None:
+def test_a_missing_age_and_an_age_of_zero_are_masked() -> None:
     found = targets([samples.record(n, age=age) for n, age in enumerate((None, 0.0, 40.0))], CODES)
-    assert found.age_known.tolist() == [0, 1, 1] and found.age.tolist() == [0, 0, 40]
+    assert found.age_known.tolist() == [0, 0, 1] and found.age.tolist() == [0, 0, 40]
+
+
+def test_diagnoses_weigh_by_the_inverse_of_their_frequency_and_one_on_average() -> None:
+    wanted = targets([samples.record(n, diagnosis="nv" if n else "mel") for n in range(10)], CODES)
+    assert class_weights(wanted, 0.0)[[CODES.index("nv"), CODES.index("mel")]].tolist() == [1, 1]
+    weights = class_weights(wanted, 1.0)
+    assert weights[CODES.index("mel")] == pytest.approx(9 * weights[CODES.index("nv")])
+    assert weights[CODES.index("df")] == 0 and (wanted.diagnosis @ weights).mean() == pytest.approx(1)
+
+
+def test_figures_are_those_of_the_known_ages_and_of_every_label() -> None:
+    records = [samples.record(n, age=age, sex="male", diagnosis="nv") for n, age in enumerate((None, 40.0))]
+    sure = np.eye(7, dtype=np.float32)[[CODES.index("nv"), CODES.index("mel")]]
+    answers = Answers(np.array([90.0, 50.0]), np.tile([0.5, 0.25, 0.25], (2, 1)), sure * 0.86 + 0.02)
+    found = figures(answers, targets(records, CODES), AgeScale(40.0, 20.0), prefix="val_")
+    assert found["val_age_mae"] == 10 and found["val_sex_accuracy"] == 1 and found["val_diagnosis_accuracy"] == 0.5
+    assert found["val_loss"] == pytest.approx(0.5 - np.log(0.5) - (np.log(0.88) + np.log(0.02)) / 2)
 
 
 def test_the_scale_of_age_is_that_of_the_known_ages() -> None:
@@ -93,20 +114,22 @@ def test_without_a_seed_the_batches_are_the_records_in_order(pixels: PreparedPix
 
 def test_an_epoch_holds_every_image_once_with_its_own_labels(pixels: PreparedPixels) -> None:
     ages = {prepare(data, SMALL).tobytes(): record.labels for data, record in zip(FILES.values(), RECORDS, strict=True)}
-    for epoch in epochs(Batches(RECORDS, CODES, pixels, 4, seed=5), 2):
+    for epoch in epochs(Batches(RECORDS, CODES, pixels, 4, augment=replace(PLAIN, turns=False)), 2):
         seen = []
         for images, labels, weights in epoch:
             for row, image in enumerate(images):
                 true = ages[image.astype(np.uint8).tobytes()]
                 assert CODES[labels["diagnosis"][row].argmax()] == true.diagnosis
-                assert (weights["age"][row] == 0) == (true.age is None) and labels["age"][row, 0] == (true.age or 0)
+                assert (weights["age"][row] == 0) == (not true.age) and labels["age"][row, 0] == (true.age or 0)
                 seen.append(image.tobytes())
         assert len(set(seen)) == len(RECORDS)
 
 
-def test_order_and_turns_depend_on_seed_and_epoch_alone(pixels: PreparedPixels) -> None:
+def test_order_and_augmentation_depend_on_seed_and_epoch_alone(pixels: PreparedPixels) -> None:
     def made(seed: int, first_epoch: int = 0) -> Batches:
-        return Batches(RECORDS, CODES, pixels, 4, seed=seed, turns=True, first_epoch=first_epoch)
+        return Batches(
+            RECORDS, CODES, pixels, 4, augment=replace(PLAIN, seed=seed, crops=0.7, light=0.2), first_epoch=first_epoch
+        )
 
     unbroken = epochs(made(5), 4)
     assert all(same(a, b) for a, b in zip(unbroken[2:], epochs(made(5, first_epoch=2), 2), strict=True))
@@ -117,7 +140,7 @@ def test_order_and_turns_depend_on_seed_and_epoch_alone(pixels: PreparedPixels) 
 
 
 def test_the_same_image_is_turned_otherwise_in_another_epoch(pixels: PreparedPixels) -> None:
-    drawn = epochs(Batches(RECORDS[:1], CODES, pixels, 1, seed=5, turns=True), 20)
+    drawn = epochs(Batches(RECORDS[:1], CODES, pixels, 1, augment=PLAIN), 20)
     assert len({epoch[0][0].tobytes() for epoch in drawn}) > 4
 
 

@@ -24,11 +24,11 @@ def cropped(images: Images, least: float, rng: np.random.Generator) -> Images:
     """Of each image a random square, at least `least` of its side, enlarged to the whole."""
     side = images.shape[1]
     shares, places = rng.uniform(least, 1, len(images)), rng.random((len(images), 2))
-    found = np.empty_like(images)
+    found = np.empty(images.shape, np.uint8)
     for image, share, place, out in zip(images, shares, places, found, strict=True):
         seen = max(1, round(side * share))
         top, left = (int(at * (side - seen + 1)) for at in place)
-        cv2.resize(image[top : top + seen, left : left + seen], (side, side), out, interpolation=cv2.INTER_LINEAR)
+        out[:] = cv2.resize(image[top : top + seen, left : left + seen], (side, side), interpolation=cv2.INTER_LINEAR)
     return found
 
 

@@ -186,7 +186,9 @@ def _logistic(
 def _age(features: Array, wanted: Targets, penalty: float, scale: AgeScale) -> Linear:
     known = wanted.age_known > 0
     years = (wanted.age[known] - scale.centre) / scale.spread
-    fitted = HuberRegressor(alpha=penalty * len(years) / 1000, max_iter=300, tol=1e-3).fit(features[known], years)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = HuberRegressor(alpha=penalty * len(years) / 1000, max_iter=300, tol=1e-3).fit(features[known], years)
     return Linear(fitted.coef_[:, None].astype(np.float32), np.array([fitted.intercept_], np.float32))
 
 

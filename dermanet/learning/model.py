@@ -96,7 +96,8 @@ def unfreeze(backbone: Any, share: float) -> None:
     layers_in_order = list(_leaves(backbone))
     frozen = round((1 - share) * len(layers_in_order))
     for place, layer in enumerate(layers_in_order):
-        layer.trainable = place >= frozen and not isinstance(layer, layers.BatchNormalization)
+        fixed = isinstance(layer, layers.BatchNormalization) or layer.name in backbones.TO_SIDE
+        layer.trainable = place >= frozen and not fixed
 
 
 def _leaves(model: Any) -> Iterator[Any]:

@@ -35,7 +35,10 @@ def mean_of(features: Any, views: int) -> Any:
 def turned(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Each of `images` (n, side, side, 3) in an orientation of its own, drawn evenly."""
     views = rng.integers(0, VIEWS, len(images))
-    return np.concatenate([one_of(images[place : place + 1], view) for place, view in enumerate(views)])
+    found = np.empty(images.shape, images.dtype)
+    for place, view in enumerate(views):
+        found[place] = one_of(images[place : place + 1], view)[0]
+    return found
 
 
 def _one_of(images: Any, view: int) -> Any:
