@@ -24,7 +24,8 @@ confusion matrix.
   whole shard. A damaged shard is named in its result and has been made again.
 - *prepare_pixels* names stored images that are damaged or missing: start **ingest** on the sources that it names, then clear it.
 - *fit_network* was killed (a full memory, a machine that went away): it is retried and resumes from its last whole epoch, in
-  the same MLflow run. Clear it if the retries are spent.
+  the same MLflow run. Clear it if the retries are spent. So it is where `DERMANET_PROCESSES` lets several processes train and one of
+  them fails: the line names it, the others are ended, all go on together.
 - one line about the input (no images, an unknown experiment): mend it and clear the task; it is not retried by itself.
 
 **Safe to clear:** yes, any task, at any time. A run has one MLflow run and at most one version.

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dermanet.errors import BadInput
 from dermanet.learning.dataset import Batch, Batches, age_scale, targets, turned
+from dermanet.learning.distribution import Share
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import prepare, recipe
 from dermanet.records import Record
@@ -119,6 +120,56 @@ def test_order_and_turns_depend_on_seed_and_epoch_alone(pixels: PreparedPixels) 
 def test_the_same_image_is_turned_otherwise_in_another_epoch(pixels: PreparedPixels) -> None:
     drawn = epochs(Batches(RECORDS[:1], CODES, pixels, 1, seed=5, turns=True), 20)
     assert len({epoch[0][0].tobytes() for epoch in drawn}) > 4
+
+
+def test_every_batch_of_a_training_is_whole(pixels: PreparedPixels) -> None:
+    (epoch,) = epochs(Batches(RECORDS, CODES, pixels, 4, seed=5), 1)
+    images = np.concatenate([images for images, *_ in epoch])
+    assert len(images) == 12 and np.array_equal(images[11], images[0])
+    (few,) = epochs(Batches(RECORDS[:3], CODES, pixels, 8, seed=5), 1)
+    assert np.array_equal(few[0][0], few[0][0][[0, 1, 2, 0, 1, 2, 0, 1]])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_shares_side_by_side_are_the_batches_of_one_process(pixels: PreparedPixels, count: int) -> None:
+    def made(share: Share) -> list[list[Batch]]:
+        return epochs(Batches(RECORDS, CODES, pixels, 4, seed=5, turns=True, share=share), 2)
+
+    shares = [made(Share(index, count, count)) for index in range(count)]
+    for epoch, *parts in zip(made(Share()), *shares, strict=True):
+        assert all(len(images) == 4 // count for part in parts for images, *_ in part)
+        assert same([joined(*batches) for batches in zip(*parts, strict=True)], epoch)
+
+
+def joined(*parts: Batch) -> Batch:
+    """One batch of several processes' rows."""
+    images, labels, weights = zip(*parts, strict=True)
+    return (
+        np.concatenate(images),
+        {head: np.concatenate([part[head] for part in labels]) for head in labels[0]},
+        {head: np.concatenate([part[head] for part in weights]) for head in weights[0]},
+    )
+
+
+def test_a_shared_evaluation_comes_to_the_same_means(pixels: PreparedPixels) -> None:
+    """As Keras takes them: the loss of a batch is divided by its rows and weighs as much; a figure is divided by its weights."""
+
+    def means(batches: list[Batch]) -> tuple[float, float]:
+        wrong = [np.abs(labels["age"][:, 0] - 33) for _, labels, _ in batches]
+        weights = [weights["age"] for *_, weights in batches]
+        sums = [float((error * weight).sum()) for error, weight in zip(wrong, weights, strict=True)]
+        return sum(sums) / sum(map(len, weights)), sum(sums) / float(sum(weight.sum() for weight in weights))
+
+    (alone,) = epochs(Batches(RECORDS, CODES, pixels, 4), 1)
+    parts = [epochs(Batches(RECORDS, CODES, pixels, 4, share=Share(index, 2, 2)), 1)[0] for index in range(2)]
+    shared = [joined(*batches) for batches in zip(*parts, strict=True)]
+    assert [len(images) for images, *_ in shared] == [4, 4, 4] and len(alone[-1][0]) == 3
+    assert means(shared) == pytest.approx(means(alone), rel=1e-6)
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(pixels: PreparedPixels) -> None:
+    with pytest.raises(BadInput, match="batch_size=6 cannot be shared by 4 devices; allowed are multiples of 4"):
+        Batches(RECORDS, CODES, pixels, 6, share=Share(0, 2, 4))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(2, 5))

@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from dermanet.errors import BadInput, DermaNetError
 from dermanet.experiment import Experiment
+from dermanet.learning import distribution
 from dermanet.learning import model as network
 from dermanet.learning.dataset import Batches, age_scale
 from dermanet.pixels.prepared import PreparedPixels
@@ -58,20 +59,33 @@ def fit(
     Raises BadInput where a side has no image; DermaNetError where another process trains there, where the loss stops being
     a number, or where the export differs.
     """
-    _require_sides(train, validation)
-    workdir.mkdir(parents=True, exist_ok=True)
     with _alone(workdir):
-        return _fit(experiment, codes, train, validation, pixels, workdir, on_epoch)
+        model, survival = _learn(experiment, codes, train, validation, pixels, workdir, on_epoch)
+        return _finish(model, survival, pixels.batch([record.digest for record in validation[:8]]))
 
 
-def _fit(
+def learn(
+    experiment: Experiment, codes: Sequence[str], train: Sequence[Record], validation: Sequence[Record],
+    pixels: PreparedPixels, workdir: Path, on_epoch: Callable[[list[Epoch]], None] = lambda history: None,
+) -> None:  # fmt: skip
+    """The epochs of `fit` without what it makes of them at the end, as one of the processes that `distribution.together` joins.
+
+    All are called with the same; the first alone writes, and calls `on_epoch`. Whoever calls `fit` afterwards finds the epochs done.
+    """
+    with _alone(workdir) if distribution.share().first else nullcontext():
+        _learn(experiment, codes, train, validation, pixels, workdir, on_epoch)
+
+
+def _learn(
     experiment: Experiment, codes: Sequence[str], train: Sequence[Record], validation: Sequence[Record],
     pixels: PreparedPixels, workdir: Path, on_epoch: Callable[[list[Epoch]], None],
-) -> Trained:  # fmt: skip
+) -> "tuple[Any, Survival]":  # fmt: skip
+    _require_sides(train, validation)
     survival = Survival(workdir, experiment.seed, experiment.patience, on_epoch)
     done = survival.progress
+    distribution.require_same(len(done.history), workdir)
     model = survival.restore() or _fresh(experiment, codes, train, pixels.recipe.size)
-    on_epoch(done.history)
+    survival.report()
     if len(done.history) < experiment.epochs and not survival.exhausted():
         first, size = len(done.history), experiment.batch_size
         drawn = Batches(train, codes, pixels, size, seed=experiment.seed, turns=experiment.turns, first_epoch=first)
@@ -80,7 +94,7 @@ def _fit(
             # `drawn` orders itself by (seed, epoch); Keras would draw another order from the state of the process.
             shuffle=False, callbacks=[survival], verbose=0,
         )  # fmt: skip
-    return _finish(model, survival, pixels.batch([record.digest for record in validation[:8]]))
+    return model, survival
 
 
 class Survival(keras.callbacks.Callback):
@@ -88,6 +102,7 @@ class Survival(keras.callbacks.Callback):
 
     The files of an epoch come first and the JSON that names them last, by a rename: whatever moment a kill hits, the JSON
     names two whole files. Keras's BackupAndRestore forgets how long the patience has run and which weights were best.
+    Of several processes the first one writes, and what it says of an epoch all go by.
     """
 
     def __init__(self, folder: Path, seed: int, patience: int, on_epoch: Callable[[list[Epoch]], None]) -> None:
@@ -96,12 +111,18 @@ class Survival(keras.callbacks.Callback):
         self.seed = seed
         self.patience = patience
         self.on_epoch = on_epoch
+        self.writes = distribution.share().first
         self.state = folder / "progress.json"
         self.progress = Progress(**json.loads(self.state.read_text())) if self.state.exists() else Progress()
 
     def restore(self) -> Any:
         """The network and its optimizer as they were after the last whole epoch; None at the start."""
         return network.load(self.folder / self.progress.last_file) if self.progress.last_file else None
+
+    def report(self) -> None:
+        """Tells `on_epoch` of all epochs so far; one process does."""
+        if self.writes:
+            self.on_epoch(self.progress.history)
 
     def exhausted(self) -> bool:
         """Whether as many epochs as the patience allows have brought nothing better."""
@@ -120,18 +141,25 @@ class Survival(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Keras calls this with the number of the epoch that ended, counted from 0."""
-        figures = {name: float(value) for name, value in (logs or {}).items()}
+        figures = distribution.as_the_first_says({name: float(value) for name, value in (logs or {}).items()})
         if not all(math.isfinite(value) for value in figures.values()):
             raise DermaNetError(f"epoch {epoch + 1}: the loss is no number any more ({figures}); lower learning_rate")
         progress, loss = self.progress, figures["val_loss"]
         progress.history.append(figures)
-        progress.last_file = self._save(f"last-{epoch + 1}.keras", self.model.save)
-        if loss < progress.best_loss:
+        better = loss < progress.best_loss
+        if better:
             progress.best_loss, progress.best_epoch = loss, epoch + 1
-            progress.best_file = self._save(f"best-{epoch + 1}.weights.h5", self.model.save_weights)
-        self._write_state()
-        self.on_epoch(progress.history)
+        if self.writes:
+            with distribution.alone():
+                self._write(epoch + 1, better)
+        self.report()
         self.model.stop_training = self.exhausted()
+
+    def _write(self, epoch: int, better: bool) -> None:
+        self.progress.last_file = self._save(f"last-{epoch}.keras", self.model.save)
+        if better:
+            self.progress.best_file = self._save(f"best-{epoch}.weights.h5", self.model.save_weights)
+        self._write_state()
 
     def _save(self, name: str, save: Callable[[Path], Any]) -> str:
         save(self.folder / name)
@@ -149,7 +177,8 @@ class Survival(keras.callbacks.Callback):
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Holds a folder while it is trained in; the hold ends with the process, however that ends."""
+    """Makes a folder and holds it while it is trained in; the hold ends with the process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,17 +4,23 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermanet import __version__, experiment, settings
+from dermanet.settings import Settings
+from dermanet.stages import members
 from dermanet.stages.rooms import Progress, chosen_experiment, fill_pixels, frozen_snapshot, say_nothing, tracking_of
 from dermanet.stages.validation import data_tags
 
 if TYPE_CHECKING:
     from dermanet.records import Snapshot
     from dermanet.registry.tracking import Tracking
+
+EpochReport = Callable[[list[dict[str, float]]], None]
+"""Takes the figures of every epoch so far."""
 
 SCORER_REQUIREMENTS = ("mlflow", "onnxruntime", "numpy", "pandas", "opencv-python-headless", "simplejpeg", "PyYAML")
 """What the logged model needs to answer; their installed versions are logged with it."""
@@ -26,15 +32,15 @@ def train(
     """Trains an experiment on a snapshot and logs the scorer. Returns the run's id.
 
     The run is named by (snapshot, experiment, attempt): called again it resumes, or finds the work done. Another `attempt`
-    trains anew on the same data.
+    trains anew on the same data. With `DERMANET_PROCESSES` its epochs are those of several processes on JAX, and all else is done
+    here; where `DERMANET_PROCESS` says that this is another machine than the first, its share of them is all that is done.
     """
-    from dermanet.learning import curves
-    from dermanet.learning.train import fit
-
     here = settings.read()
     frozen, chosen = frozen_snapshot(here, snapshot_id), chosen_experiment(here, experiment_text)
     tracking = tracking_of(here)
-    work = hashlib.sha256(f"{frozen.id}\n{chosen.digest}\n{attempt}".encode()).hexdigest()[:24]
+    work = work_of(frozen.id, chosen, attempt)
+    if here.process:
+        return _take_part(here, frozen, chosen, work)
     tags = {"dermanet.snapshot": frozen.id, "dermanet.holdout": frozen.holdout_digest, "dermanet.version": __version__}
     tags |= data_tags(here, frozen.id)
     run_id = tracking.run_for(work, f"{chosen.name}-{frozen.id[:8]}", tags).info.run_id
@@ -44,8 +50,15 @@ def train(
     tracking.end(run_id, "RUNNING")
     tracking.log_params(run_id, {**chosen.as_dict(), "snapshot": frozen.id, "taxonomy": frozen.taxonomy.digest})
     pixels = fill_pixels(here, chosen.recipe, frozen.records)[0]
-    report = _EpochReport(tracking, run_id, chosen.epochs, progress)
+    report: EpochReport = _EpochReport(tracking, run_id, chosen.epochs, progress)
     try:
+        if here.processes:
+            members.train(here, frozen.id, chosen, here.home / "training" / work, report)
+            report = _said_already
+        # Not before: this imports Keras, which the members have their own of.
+        from dermanet.learning import curves
+        from dermanet.learning.train import fit
+
         trained = fit(
             chosen,
             frozen.taxonomy.codes,
@@ -65,6 +78,25 @@ def train(
     tracking.end(run_id, "FINISHED")
     _discard(here.home / "training" / work)
     return {"run_id": run_id, "trained": True, "epochs": len(trained.history), "best_epoch": trained.best_epoch}
+
+
+def work_of(snapshot_id: str, chosen: experiment.Experiment, attempt: str) -> str:
+    """Names a training by what it works on: 24 hexadecimal digits."""
+    return hashlib.sha256(f"{snapshot_id}\n{chosen.digest}\n{attempt}".encode()).hexdigest()[:24]
+
+
+def _take_part(here: Settings, frozen: "Snapshot", chosen: experiment.Experiment, work: str) -> dict[str, Any]:
+    """What `train` does on the machine of another process than the first: its share of the epochs, and no more."""
+    found = tracking_of(here).found(work)
+    trained = found is None or "dermanet.model" not in found.data.tags
+    if trained:
+        fill_pixels(here, chosen.recipe, [*frozen.train, *frozen.validation])
+        members.train(here, frozen.id, chosen, here.home / "training" / work, _said_already)
+    return {"process": here.process, "processes": here.processes, "trained": trained}
+
+
+def _said_already(history: list[dict[str, float]]) -> None:
+    """The report of epochs that another process reports on."""
 
 
 class _EpochReport:
