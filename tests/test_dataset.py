@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 
 from dermanet.errors import BadInput
 from dermanet.experiment import PLAIN
+from dermanet.learning.augmentation import draw, turned
 from dermanet.learning.dataset import Batch, Batches, age_scale, class_weights, figures, targets
+from dermanet.learning.distribution import Share
 from dermanet.learning.model import AgeScale
-from dermanet.learning.orientations import turned
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import prepare, recipe
 from dermanet.records import Answers, Record
 
 CODES = samples.CODES
+AUGMENT = replace(PLAIN, crops=0.7, light=0.2)
 SMALL = recipe("plain@16")
 FILES = {hashlib.sha256(data).hexdigest(): data for data in (samples.jpeg(seed) for seed in range(11))}
 RECORDS = [
@@ -127,9 +129,7 @@ def test_an_epoch_holds_every_image_once_with_its_own_labels(pixels: PreparedPix
 
 def test_order_and_augmentation_depend_on_seed_and_epoch_alone(pixels: PreparedPixels) -> None:
     def made(seed: int, first_epoch: int = 0) -> Batches:
-        return Batches(
-            RECORDS, CODES, pixels, 4, augment=replace(PLAIN, seed=seed, crops=0.7, light=0.2), first_epoch=first_epoch
-        )
+        return Batches(RECORDS, CODES, pixels, 4, augment=replace(AUGMENT, seed=seed), first_epoch=first_epoch)
 
     unbroken = epochs(made(5), 4)
     assert all(same(a, b) for a, b in zip(unbroken[2:], epochs(made(5, first_epoch=2), 2), strict=True))
@@ -144,11 +144,61 @@ def test_the_same_image_is_turned_otherwise_in_another_epoch(pixels: PreparedPix
     assert len({epoch[0][0].tobytes() for epoch in drawn}) > 4
 
 
+def test_every_batch_of_a_training_is_whole(pixels: PreparedPixels) -> None:
+    (epoch,) = epochs(Batches(RECORDS, CODES, pixels, 4, augment=replace(PLAIN, turns=False)), 1)
+    images = np.concatenate([images for images, *_ in epoch])
+    assert len(images) == 12 and np.array_equal(images[11], images[0])
+    (few,) = epochs(Batches(RECORDS[:3], CODES, pixels, 8, augment=replace(PLAIN, turns=False)), 1)
+    assert np.array_equal(few[0][0], few[0][0][[0, 1, 2, 0, 1, 2, 0, 1]])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_shares_side_by_side_are_the_batches_of_one_process(pixels: PreparedPixels, count: int) -> None:
+    def made(share: Share) -> list[list[Batch]]:
+        return epochs(Batches(RECORDS, CODES, pixels, 4, augment=AUGMENT, share=share), 2)
+
+    shares = [made(Share(index, count, count)) for index in range(count)]
+    for epoch, *parts in zip(made(Share()), *shares, strict=True):
+        assert all(len(images) == 4 // count for part in parts for images, *_ in part)
+        assert same([joined(*batches) for batches in zip(*parts, strict=True)], epoch)
+
+
+def joined(*parts: Batch) -> Batch:
+    """One batch of several processes' rows."""
+    images, labels, weights = zip(*parts, strict=True)
+    return (
+        np.concatenate(images),
+        {head: np.concatenate([part[head] for part in labels]) for head in labels[0]},
+        {head: np.concatenate([part[head] for part in weights]) for head in weights[0]},
+    )
+
+
+def test_a_shared_evaluation_comes_to_the_same_means(pixels: PreparedPixels) -> None:
+    """As Keras takes them: the loss of a batch is divided by its rows and weighs as much; a figure is divided by its weights."""
+
+    def means(batches: list[Batch]) -> tuple[float, float]:
+        wrong = [np.abs(labels["age"][:, 0] - 33) for _, labels, _ in batches]
+        weights = [weights["age"] for *_, weights in batches]
+        sums = [float((error * weight).sum()) for error, weight in zip(wrong, weights, strict=True)]
+        return sum(sums) / sum(map(len, weights)), sum(sums) / float(sum(weight.sum() for weight in weights))
+
+    (alone,) = epochs(Batches(RECORDS, CODES, pixels, 4), 1)
+    parts = [epochs(Batches(RECORDS, CODES, pixels, 4, share=Share(index, 2, 2)), 1)[0] for index in range(2)]
+    shared = [joined(*batches) for batches in zip(*parts, strict=True)]
+    assert [len(images) for images, *_ in shared] == [4, 4, 4] and len(alone[-1][0]) == 3
+    assert means(shared) == pytest.approx(means(alone), rel=1e-6)
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(pixels: PreparedPixels) -> None:
+    with pytest.raises(BadInput, match="batch_size=6 cannot be shared by 4 devices; allowed are multiples of 4"):
+        Batches(RECORDS, CODES, pixels, 6, share=Share(0, 2, 4))
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(2, 5))
 def test_a_turned_image_holds_the_same_pixels_at_one_of_eight_places(seed: int, count: int, side: int) -> None:
     images = np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     before = images.copy()
-    found = turned(images, np.random.default_rng(seed))
+    found = turned(images, draw(np.random.default_rng(seed), count))
     assert np.array_equal(images, before) and found.shape == images.shape and found.dtype == np.uint8
     for image, other in zip(images, found, strict=True):
         ways = [np.rot90(way, quarter) for way in (image, image[:, ::-1]) for quarter in range(4)]
@@ -157,7 +207,7 @@ def test_a_turned_image_holds_the_same_pixels_at_one_of_eight_places(seed: int, 
 
 def test_all_eight_turns_are_drawn_about_equally_often() -> None:
     image = np.arange(4, dtype=np.uint8).reshape(1, 2, 2, 1).repeat(3, axis=3)
-    found = turned(image.repeat(4000, axis=0), np.random.default_rng(0))
+    found = turned(image.repeat(4000, axis=0), draw(np.random.default_rng(0), 4000))
     counts = np.unique(found.reshape(4000, -1), axis=0, return_counts=True)[1]
     assert len(counts) == 8 and counts.min() > 400
 

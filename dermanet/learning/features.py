@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -121,6 +122,10 @@ class FeatureCache:
         return Shards(self.root / kind.fingerprint, Row((width,), KIND), kind.about(width))
 
     def _extractor(self, kind: Kind) -> Extractor:
+        if keras.backend.backend() != "tensorflow":
+            # Keras exports ONNX from TensorFlow; on the other backends, and their devices, it is quick enough itself.
+            model = backbones.network(kind.part, kind.recipe.size, taps=kind.taps)
+            return lambda images: np.asarray(model.predict_on_batch(images.astype(np.float32)), np.float32)
         path = self.root / GRAPHS / f"{kind.graph}.onnx"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -165,11 +165,20 @@ def export_onnx(model: keras.Model, path: Path, probe: np.ndarray) -> float:
 
 
 def write_graph(model: Any, path: Path) -> None:
-    """Writes a network that has been called once as ONNX; nothing is compared."""
+    """Writes a network that has been called once as ONNX; nothing is compared.
+
+    Raises DermaNetError where what Keras exports with is not installed: on JAX that is no part of an installation.
+    """
     with warnings.catch_warnings():
         # Keras's converter asks NumPy for a name that NumPy has deprecated.
         warnings.simplefilter("ignore", FutureWarning)
-        model.export(path, format="onnx", verbose=False)
+        try:
+            model.export(path, format="onnx", verbose=False)
+        except ImportError as error:
+            raise DermaNetError(
+                f"no ONNX graph can be written on {keras.backend.backend()} here ({error}); run the same on TensorFlow, without "
+                "KERAS_BACKEND, on the same DERMANET_HOME: what was trained is kept there, and only the export is left to do"
+            ) from None
 
 
 def export_published_form(model: keras.Model, path: Path) -> None:

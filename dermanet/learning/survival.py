@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dermanet.errors import BadInput, DermaNetError, no_space_left
 from dermanet.experiment import Experiment
+from dermanet.learning import distribution
 from dermanet.learning import model as network
 from dermanet.learning.watching import Epoch, OnEpoch
 
@@ -41,7 +42,8 @@ class Survival(keras.callbacks.Callback):
     """Saves everything after each epoch, stops when patience is spent, and brings a killed training back.
 
     The files of an epoch come first and the JSON that names them last, by a rename: whatever moment a kill hits, the JSON
-    names two whole files. Keras's BackupAndRestore forgets how long the patience has run and which weights were best.
+    names whole files. Keras's BackupAndRestore forgets how long the patience has run and which weights were best.
+    Of several processes the first one writes, and what it says of an epoch all go by.
     """
 
     def __init__(self, folder: Path, experiment: Experiment, on_epoch: OnEpoch) -> None:
@@ -51,6 +53,7 @@ class Survival(keras.callbacks.Callback):
         self.seed = experiment.seed
         self.patience = experiment.patience
         self.on_epoch = on_epoch
+        self.writes = distribution.share().first
         self.state = folder / "progress.json"
         self.progress = Progress(**json.loads(self.state.read_text())) if self.state.exists() else Progress()
         self.average = [Average(experiment.averaging, self._last_average())] if experiment.averaging else []
@@ -58,6 +61,11 @@ class Survival(keras.callbacks.Callback):
     def restore(self) -> Any:
         """The network and its optimizer as they were after the last whole epoch; None at the start."""
         return network.load(self.folder / self.progress.last_file) if self.progress.last_file else None
+
+    def report(self) -> None:
+        """Tells `on_epoch` of all epochs so far; one process does."""
+        if self.writes:
+            self.on_epoch(self.progress.history)
 
     def exhausted(self) -> bool:
         """Whether as many epochs as the patience allows have brought nothing better."""
@@ -76,7 +84,7 @@ class Survival(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Keras calls this with the number of the epoch that ended, counted from 0."""
-        figures = {name: float(value) for name, value in (logs or {}).items()}
+        figures = distribution.as_the_first_says({name: float(value) for name, value in (logs or {}).items()})
         broken = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
         if broken:
             # Nothing of this epoch is saved: the same training would say so again.
@@ -85,26 +93,34 @@ class Survival(keras.callbacks.Callback):
             )
         progress, loss = self.progress, figures["val_loss"]
         progress.history.append(figures)
-        progress.last_file = self._save(f"epoch-{epoch + 1}.keras")
-        for average in self.average:
-            progress.average_file = f"epoch-{epoch + 1}.average.npz"
-            average.save(self.folder / progress.average_file)
-        if loss < progress.best_loss:
-            progress.best_loss, progress.best_epoch, progress.best_file = loss, epoch + 1, self._save_best(epoch + 1)
-        self._write_state()
-        self.on_epoch(progress.history)
+        better = loss < progress.best_loss
+        if better:
+            progress.best_loss, progress.best_epoch = loss, epoch + 1
+        self._write(epoch + 1, better)
+        self.report()
         self.model.stop_training = self.exhausted()
+
+    def _write(self, epoch: int, better: bool) -> None:
+        progress = self.progress
+        progress.last_file = self._save(f"epoch-{epoch}.keras")
+        if better:
+            progress.best_file = self._save_averaged(epoch) if self.average else progress.last_file
+        if self.writes:
+            for average in self.average:
+                progress.average_file = f"epoch-{epoch}.average.npz"
+                average.save(self.folder / progress.average_file)
+            self._write_state()
+
+    def _save_averaged(self, epoch: int) -> str:
+        with self.average[0].in_place():
+            return self._save(f"epoch-{epoch}.averaged.keras")
 
     def _save(self, name: str) -> str:
         # Whole and as a .keras file, which is put together in memory: HDF5 goes on complaining when a disk is full under it.
-        self.model.save(self.folder / name)
+        if self.writes:
+            with distribution.alone():
+                self.model.save(self.folder / name)
         return name
-
-    def _save_best(self, epoch: int) -> str:
-        if not self.average:
-            return self.progress.last_file
-        with self.average[0].in_place():
-            return self._save(f"epoch-{epoch}.averaged.keras")
 
     def _last_average(self) -> list[NDArray[np.float32]]:
         if not self.progress.average_file:
@@ -174,7 +190,8 @@ class Average(keras.callbacks.Callback):
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Holds a folder while it is trained in; the hold ends with the process, however that ends."""
+    """Makes a folder and holds it while it is trained in; the hold ends with the process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,9 @@
 """Training: one call fits a network on a snapshot's sides, by one of three methods, and writes it in both its forms."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from dermanet.errors import BadInput
 from dermanet.experiment import Experiment
-from dermanet.learning import backbones, calibration, heads
+from dermanet.learning import backbones, calibration, distribution, heads
 from dermanet.learning import model as network
 from dermanet.learning.backbones import Part
 from dermanet.learning.dataset import Batches, Targets, age_scale, class_weights, figures, targets
@@ -69,27 +71,55 @@ def fit(experiment: Experiment, sides: Sides, workdir: Path, features: Path, wat
     process trains there, where the disk is full, or where the export differs.
     """
     _require_sides(sides)
-    workdir.mkdir(parents=True, exist_ok=True)
     with alone(workdir), with_room(workdir):
-        if experiment.method == "scratch":
-            return _scratch(experiment, sides, workdir, watch)
-        cache = FeatureCache(features, sides.pixels.recipe, experiment)
-        cache.fill(sides.digests, sides.pixels, counted(watch.say, "features"))
+        ready(experiment, sides, features, watch)
         if experiment.method == "probe":
-            return _probe(experiment, sides, cache, workdir, watch)
-        return _finetune(experiment, sides, cache, workdir, watch)
+            return _probe(experiment, sides, _cache(experiment, sides, features), workdir, watch)
+        finish = _finish_whole if experiment.method == "scratch" else _finish_parts
+        return finish(experiment, sides, workdir, _learned(experiment, sides, workdir, features, watch))
 
 
-def _scratch(experiment: Experiment, sides: Sides, workdir: Path, watch: Watch) -> Trained:
-    survival = Survival(workdir, experiment, watch.on_epoch)
-    model = survival.restore() or _compiled(
-        network.build(experiment, sides.pixels.recipe.size, len(sides.codes), sides.scale), experiment, sides
-    )
-    _train(model, experiment, sides, survival, watch)
-    model.load_weights(survival.best_weights())
-    if experiment.views > 1:
-        model = _with_views(model, experiment, sides)
-    return _finish(model, experiment, sides, workdir, survival.progress.history, [survival.progress.best_epoch])
+def learn(experiment: Experiment, sides: Sides, workdir: Path, features: Path, watch: Watch = UNWATCHED) -> None:
+    """The epochs of `fit` without what it makes of them at the end, as one of the processes that `distribution.together` joins.
+
+    All are called with the same, after `ready`; the first alone writes, and tells of its epochs. Whoever calls `fit` afterwards
+    finds the epochs done.
+    """
+    _require_sides(sides)
+    with alone(workdir) if distribution.share().first else nullcontext():
+        for _ in _learned(experiment, sides, workdir, features, watch):
+            pass
+
+
+def ready(experiment: Experiment, sides: Sides, features: Path, watch: Watch = UNWATCHED) -> None:
+    """Computes the features that the experiment's heads begin with, those that are not kept already."""
+    if experiment.method != "scratch":
+        cache = _cache(experiment, sides, features)
+        cache.fill(sides.digests, sides.pixels, counted(watch.say, "features"))
+
+
+def _cache(experiment: Experiment, sides: Sides, features: Path) -> FeatureCache:
+    return FeatureCache(features, sides.pixels.recipe, experiment)
+
+
+def _learned(
+    experiment: Experiment, sides: Sides, workdir: Path, features: Path, watch: Watch
+) -> Iterator[tuple[keras.Model, Survival]]:
+    """Every network whose epochs are done, with what it survived: one, or each part of the backbone in turn."""
+    if experiment.method == "scratch":
+        survival = Survival(workdir, experiment, watch.on_epoch)
+        yield _trained(experiment, sides, survival, watch, lambda: _fresh(experiment, sides)), survival
+    elif experiment.method == "finetune":
+        parts, cache = backbones.parts(experiment.backbone), _cache(experiment, sides, features)
+        before: list[Epoch] = []
+        for place, part in enumerate(parts):
+            own = watch.of_part(before, place, len(parts))
+            survival = Survival(workdir / f"part-{place}", experiment, own.on_epoch)
+            watch.say(f"fine-tuning {part}")
+            start = partial(_warm, experiment, sides, cache, part)
+            yield _trained(experiment, sides, survival, own, start), survival
+            before += survival.progress.history
+            keras.backend.clear_session()
 
 
 def _probe(experiment: Experiment, sides: Sides, cache: FeatureCache, workdir: Path, watch: Watch) -> Trained:
@@ -109,28 +139,33 @@ def _probe(experiment: Experiment, sides: Sides, cache: FeatureCache, workdir: P
     return _export(model, sides, workdir, history, [1])
 
 
-def _finetune(experiment: Experiment, sides: Sides, cache: FeatureCache, workdir: Path, watch: Watch) -> Trained:
-    """Each part of the backbone is trained by itself, on top of its own heads; the finished network has them side by side.
+def _finish_whole(
+    experiment: Experiment, sides: Sides, workdir: Path, learned: Iterator[tuple[keras.Model, Survival]]
+) -> Trained:
+    ((model, survival),) = learned
+    model.load_weights(survival.best_weights())
+    if experiment.views > 1:
+        model = _with_views(model, experiment, sides)
+    return _finish(model, experiment, sides, workdir, survival.progress.history, [survival.progress.best_epoch])
 
-    Its heads then are the mean of theirs, so that it answers with the mean of their logits, as an ensemble does.
+
+def _finish_parts(
+    experiment: Experiment, sides: Sides, workdir: Path, learned: Iterator[tuple[keras.Model, Survival]]
+) -> Trained:
+    """Each part of the backbone was trained by itself, under heads of its own; the finished network has them side by side.
+
+    Its heads are the mean of theirs, so that it answers with the mean of their logits, as an ensemble does.
     """
     history: list[Epoch] = []
     best, fitted = [], []
-    parts = backbones.parts(experiment.backbone)
-    for place, part in enumerate(parts):
-        own = watch.of_part(history, place, len(parts))
-        survival = Survival(workdir / f"part-{place}", experiment, own.on_epoch)
-        watch.say(f"fine-tuning {part}")
-        model = survival.restore() or _warm(experiment, sides, cache, part)
-        _train(model, experiment, sides, survival, own)
+    for model, survival in learned:
         model.load_weights(survival.best_weights())
+        fitted.append({layer.name: layer.get_weights() for layer in model.layers if layer.weights})
         best.append(len(history) + survival.progress.best_epoch)
         history += survival.progress.history
-        fitted.append({layer.name: layer.get_weights() for layer in model.layers if layer.weights})
-        keras.backend.clear_session()
-    model = _empty(experiment, sides, weights=False)
-    _join(model, fitted)
-    return _finish(model, experiment, sides, workdir, history, best)
+    whole = _empty(experiment, sides, weights=False)
+    _join(whole, fitted)
+    return _finish(whole, experiment, sides, workdir, history, best)
 
 
 def _require_sides(sides: Sides) -> None:
@@ -168,13 +203,22 @@ def _compiled(model: keras.Model, experiment: Experiment, sides: Sides) -> keras
     return model
 
 
-def _train(model: Any, experiment: Experiment, sides: Sides, survival: Survival, watch: Watch) -> None:
-    """Goes on from the last whole epoch until the epochs or the patience are spent."""
-    done = survival.progress
-    survival.on_epoch(done.history)
-    first = len(done.history)
+def _fresh(experiment: Experiment, sides: Sides) -> keras.Model:
+    """The whole network before its first step."""
+    side = sides.pixels.recipe.size
+    return _compiled(network.build(experiment, side, len(sides.codes), sides.scale), experiment, sides)
+
+
+def _trained(
+    experiment: Experiment, sides: Sides, survival: Survival, watch: Watch, start: Callable[[], keras.Model]
+) -> Any:
+    """The network after its last epoch: `start` makes it, or it goes on from its last whole epoch."""
+    first = len(survival.progress.history)
+    distribution.require_same(first, survival.folder)
+    model = survival.restore() or start()
+    survival.report()
     if first >= experiment.epochs or survival.exhausted():
-        return
+        return model
     weights, size = class_weights(sides.targets()[0], experiment.balance), experiment.batch_size
     drawn = Batches(
         sides.train, sides.codes, sides.pixels, size, augment=experiment, weights=weights, first_epoch=first
@@ -185,6 +229,7 @@ def _train(model: Any, experiment: Experiment, sides: Sides, survival: Survival,
         # `drawn` orders itself by (seed, epoch); Keras would draw another order from the state of the process.
         shuffle=False, callbacks=[*survival.average, survival, *watch.callbacks()], verbose=0,
     )  # fmt: skip
+    return model
 
 
 def _join(model: keras.Model, fitted: Sequence[dict[str, list[NDArray[np.float32]]]]) -> None:

@@ -63,10 +63,12 @@ class Tracking:
 
     def run_for(self, work: str, name: str, tags: Mapping[str, str]) -> Run:
         """The run that works on `work`; made at the first call, set running again at later ones."""
-        found = self.client.search_runs([self.experiment], f"tags.`{WORK}` = '{work}'", max_results=1)
-        if found:
-            return found[0]
-        return self.client.create_run(self.experiment, run_name=name, tags={**tags, WORK: work})
+        return self.found(work) or self.client.create_run(self.experiment, run_name=name, tags={**tags, WORK: work})
+
+    def found(self, work: str) -> Run | None:
+        """The run that works on `work`, where there is one."""
+        runs = self.client.search_runs([self.experiment], f"tags.`{WORK}` = '{work}'", max_results=1)
+        return runs[0] if runs else None
 
     def run(self, run_id: str) -> Run:
         """A run by its id. Raises BadInput where there is none."""

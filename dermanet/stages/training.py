@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dermanet import __version__, experiment, settings
 from dermanet.errors import DermaNetError, no_space_left
 from dermanet.settings import Settings
+from dermanet.stages import members
 from dermanet.stages.datasets import trained_on
 from dermanet.stages.progress import EpochReport
 from dermanet.stages.rooms import (
@@ -49,6 +50,8 @@ def train(
     trains anew on the same data. `progress` gets a line an epoch, `on_batch` how many batches are done.
     Raises BadInput where the loss stops being a number, and DermaNetError where the disk is full: the run has failed then, and
     the same call goes on from the last whole epoch.
+    With `DERMANET_PROCESSES` its epochs are those of several processes on JAX, and all else is done here; where `DERMANET_PROCESS`
+    says that this is another machine than the first, its share of them is all that is done.
     """
     here = settings.read()
     frozen, chosen = frozen_snapshot(here, snapshot_id), chosen_experiment(here, experiment_text)
@@ -60,8 +63,9 @@ def _train(
     here: Settings, frozen: "Snapshot", chosen: experiment.Experiment, attempt: str, progress: Progress,
     on_batch: OnBatch | None,
 ) -> dict[str, Any]:  # fmt: skip
-    tracking = tracking_of(here)
-    work = hashlib.sha256(f"{frozen.id}\n{chosen.digest}\n{attempt}".encode()).hexdigest()[:24]
+    tracking, work = tracking_of(here), work_of(frozen.id, chosen, attempt)
+    if here.process:
+        return _take_part(here, frozen, chosen, work)
     tags = {"dermanet.snapshot": frozen.id, "dermanet.holdout": frozen.holdout_digest, "dermanet.version": __version__}
     tags |= data_tags(here, frozen.id)
     run_id = tracking.run_for(work, f"{chosen.name}-{frozen.id[:8]}", tags).info.run_id
@@ -81,13 +85,31 @@ def _train(
     return {"run_id": run_id, "trained": True, "epochs": len(trained.history), "best_epochs": trained.best_epochs}
 
 
+def work_of(snapshot_id: str, chosen: experiment.Experiment, attempt: str) -> str:
+    """Names a training by what it works on: 24 hexadecimal digits."""
+    return hashlib.sha256(f"{snapshot_id}\n{chosen.digest}\n{attempt}".encode()).hexdigest()[:24]
+
+
+def _take_part(here: Settings, frozen: "Snapshot", chosen: experiment.Experiment, work: str) -> dict[str, Any]:
+    """What `train` does on the machine of another process than the first: its share of the epochs, and no more."""
+    from dermanet.learning.train import Sides, ready
+
+    found = tracking_of(here).found(work)
+    trained = (found is None or "dermanet.model" not in found.data.tags) and chosen.method != "probe"
+    if trained:
+        pixels = fill_pixels(here, chosen.recipe, [*frozen.train, *frozen.validation])[0]
+        ready(chosen, Sides(frozen.taxonomy.codes, frozen.train, frozen.validation, pixels), features_root(here))
+        members.train(here, frozen.id, chosen, here.home / "training" / work, lambda history: None)
+    return {"process": here.process, "processes": here.processes, "trained": trained}
+
+
 def _fitted(
     here: Settings, tracking: "Tracking", run_id: str, frozen: "Snapshot", chosen: experiment.Experiment, folder: Path,
     progress: Progress, on_batch: OnBatch | None,
 ) -> "Trained":  # fmt: skip
     """Trains in `folder`, and keeps in the run what it was given, what it cost the machine, and how it went."""
     from dermanet.learning import curves
-    from dermanet.learning.train import Sides, fit
+    from dermanet.learning.train import Sides, fit, ready
     from dermanet.learning.watching import Watch
 
     tracking.log_params(run_id, {**chosen.as_dict(), "snapshot": frozen.id, "taxonomy": frozen.taxonomy.digest})
@@ -95,9 +117,14 @@ def _fitted(
     pixels = fill_pixels(here, chosen.recipe, frozen.records)[0]
     patience = chosen.patience if chosen.method == "scratch" else chosen.most_epochs
     report = EpochReport(partial(tracking.log_history, run_id), chosen.most_epochs, patience, progress)
-    sides = Sides(frozen.taxonomy.codes, frozen.train, frozen.validation, pixels)
+    sides, features = Sides(frozen.taxonomy.codes, frozen.train, frozen.validation, pixels), features_root(here)
+    watch = Watch(report, on_batch, progress)
     with tracking.machine_watched(run_id):
-        trained = fit(chosen, sides, folder, features_root(here), Watch(report, on_batch, progress))
+        if here.processes and chosen.method != "probe":
+            ready(chosen, sides, features, watch)
+            members.train(here, frozen.id, chosen, folder, report)
+            watch = Watch()
+        trained = fit(chosen, sides, folder, features, watch)
     tracking.log_picture(run_id, curves.draw(trained.history, trained.best_epochs), "learning_curves.png")
     tracking.log_params(run_id, {"best_epoch": ", ".join(map(str, trained.best_epochs))})
     return trained

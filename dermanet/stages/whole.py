@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dermanet import settings
+from dermanet.errors import BadInput
 from dermanet.stages.champions import promote, register
 from dermanet.stages.data import ingest, prepare, snapshot
 from dermanet.stages.inbox import require_whole
@@ -29,6 +30,8 @@ def retrain(
     """
     # What is wrong is said now, not after an hour of training.
     here = settings.read()
+    if here.process:
+        raise BadInput(f"DERMANET_PROCESS={here.process}; only `dermanet train` runs on other machines than the first")
     chosen_experiment(here, experiment_text)
     gates_summary(here)
     limits_summary(here)
