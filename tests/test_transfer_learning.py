@@ -96,7 +96,7 @@ def test_a_wrong_backbone_is_refused_in_one_line(text: str) -> None:
     [
         ("probe:backbone=plain", "needs a pretrained backbone"), ("probe:hidden=16", "needs hidden=0"),
         ("finetune:downscale=2", "needs downscale=1"), ("probe:views=3", "allowed are 1, 2, 4, 8"),
-        ("plain:method=magic", "allowed are scratch, probe, finetune"), ("plain:age_loss=square", "absolute, huber"),
+        ("plain:method=magic", "allowed are scratch, probe, finetune"),
     ],
 )  # fmt: skip
 def test_what_a_method_would_pass_over_in_silence_is_refused(changes: str, said: str) -> None:
@@ -224,14 +224,27 @@ def test_heads_find_what_the_features_tell(width: int) -> None:
         assert np.allclose(given.sex.sum(1), 1, atol=1e-5) and np.allclose(given.diagnosis.sum(1), 1, atol=1e-5)
 
 
-def test_a_rotation_finds_the_heads_that_all_coordinates_would() -> None:
-    found, wanted = made_up(40, 200, 5)
+@pytest.mark.parametrize("width", [30, 200])
+def test_principal_axes_find_the_heads_that_all_coordinates_would(width: int) -> None:
+    found, wanted = made_up(40, width, 5)
+    found -= found.mean(axis=0)
     labels = wanted.diagnosis.argmax(1)
-    coordinates, axes = heads.rotated(found)
+    coordinates, axes = heads.principal(found)
     assert coordinates.shape[1] <= 40 and np.allclose(coordinates @ axes.T, found, atol=1e-3)
     short, whole = (LogisticRegression(C=0.1, tol=1e-8, max_iter=2000).fit(x, labels) for x in (coordinates, found))
     assert np.allclose(short.coef_ @ axes.T, whole.coef_, atol=2e-3)
-    assert heads.rotated(found[:, :30])[0] is not None and np.array_equal(heads.rotated(found[:, :30])[1], np.eye(30))
+    fewer, axes = heads.principal(found, 5)
+    assert fewer.shape == (40, 5) and np.allclose(axes.T @ axes, np.eye(5), atol=1e-4)
+    assert np.allclose(sorted(np.linalg.svd(found, compute_uv=False)[:5]), np.linalg.norm(fewer, axis=0), rtol=1e-3)
+
+
+def test_one_age_that_is_far_off_hardly_moves_the_others() -> None:
+    (x, y), scale = made_up(200, 12, 1), AgeScale(50.0, 17.0)
+    before = heads._age(x, y, 1.0, scale)(x)[1:, 0] * scale.spread
+    ages = y.age.copy()
+    ages[0] = 1000.0
+    after = heads._age(x, Targets(ages, y.age_known, y.sex, y.diagnosis), 1.0, scale)(x)[1:, 0] * scale.spread
+    assert np.abs(after - before).mean() < 2
 
 
 def spoiled(wanted: Targets, how: str) -> Targets:

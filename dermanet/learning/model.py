@@ -106,23 +106,19 @@ def _leaves(model: Any) -> Iterator[Any]:
 
 
 def compile_for_training(model: keras.Model, experiment: Experiment, scale: AgeScale, steps: int) -> None:
-    """AdamW, over `steps` steps in all where its rate falls; the age's error in spreads, categorical cross-entropy of sex and
+    """AdamW, over `steps` steps in all where its rate falls; absolute error of age in spreads, categorical cross-entropy of sex and
     diagnosis, weighted by the experiment."""
-    year, loss = 1 / scale.spread, "mae"
-    if experiment.age_loss == "huber":
-        turn = scale.spread / 2
-        year, loss = year / turn, keras.losses.Huber(turn)
     model.compile(
         optimizer=keras.optimizers.AdamW(
             _rate(experiment, steps), weight_decay=experiment.weight_decay, global_clipnorm=5.0
         ),
         loss={
-            "age": loss,
+            "age": "mae",
             "sex": "categorical_crossentropy",
             "diagnosis": keras.losses.CategoricalCrossentropy(label_smoothing=experiment.smoothing),
         },
         loss_weights={
-            "age": experiment.age_weight * year,
+            "age": experiment.age_weight / scale.spread,
             "sex": experiment.sex_weight,
             "diagnosis": experiment.diagnosis_weight,
         },
