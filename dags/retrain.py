@@ -80,7 +80,7 @@ PATIENCE = ExceptionRetryPolicy([RetryRule(WRONG, RetryAction.FAIL, reason="it w
             "",
             type="string",
             title="Experiment",
-            description="plain, plain128, demo, smoke, or NAME:field=value,… Empty: DERMANET_EXPERIMENT.",
+            description="probe, finetune, plain, plain128, demo, smoke, or NAME:field=value,… Empty: DERMANET_EXPERIMENT.",
         ),
         "fresh": Param(
             False,

@@ -251,7 +251,7 @@ def cache(
     yes: Annotated[bool, typer.Option("--yes", help="With --prune: do it; without, it is only listed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the cache of prepared pixels, check it, or remove what is not needed: `prepare` makes anything again."""
+    """Show the cache of prepared pixels and features, check it, or remove what is not needed: all of it is made again when needed."""
     if (check and prune) or ((everything or yes) and not prune):
         raise BadInput("--check and --prune exclude each other; --all and --yes go with --prune")
     if prune:
@@ -264,12 +264,14 @@ def cache(
             return _print_json(found)
         for line in found["damaged"]:
             out.print(line, markup=False)
-        return err.print(f"{len(found['damaged'])} damaged; `dermanet prepare` makes them again", markup=False)
+        return err.print(
+            f"{len(found['damaged'])} damaged; the next `prepare` or `train` makes them again", markup=False
+        )
     held = stages.cache()
     if as_json:
         return _print_json(held)
-    table = Table("recipe", "fingerprint", "images", "shards", "MB", "", title=held["folder"])
-    for one in held["recipes"]:
+    table = Table("pixels and features", "fingerprint", "images", "shards", "MB", "", title=held["folder"])
+    for one in held["recipes"] + held["features"]:
         counts = (f"{one[name]:,}" for name in ("images", "shards"))
         table.add_row(one["recipe"], one["fingerprint"], *counts, *_size_and_use(one))
     out.print(table)

@@ -90,8 +90,9 @@ class Experiment:
 
 PLAIN = Experiment("plain")
 TWO = "efficientnet-lite0@224+efficientnet-lite1@240"
+THREE = f"{TWO}+efficientnet-lite2@256"
 PROBE = replace(
-    PLAIN, name="probe", method="probe", backbone=f"{TWO}+efficientnet-lite2@256", taps=True, views=2, recipe="square", hidden=0, balance=1.0,
+    PLAIN, name="probe", method="probe", backbone=THREE, taps=True, views=2, recipe="square", hidden=0, balance=1.0,
 )  # fmt: skip
 EXPERIMENTS = {
     experiment.name: experiment

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from dermanet import experiment
 from dermanet.errors import BadInput, DermaNetError
-from dermanet.learning import backbones, calibration, features, heads, orientations, train
+from dermanet.learning import backbones, calibration, feature_rows, heads, orientations, train
 from dermanet.learning import model as network
 from dermanet.learning.backbones import Part
 from dermanet.learning.dataset import Targets
@@ -158,10 +158,10 @@ def test_features_are_computed_once_for_each_image_backbone_and_orientation(
         FeatureCache(tmp_path, SMALL, replace(PROBE, views=4, seed=3, balance=0.5)).fill(wanted, pixels).computed == 0
     )
     assert FeatureCache(tmp_path, recipe("square@33"), PROBE).fill([], pixels).computed == 0
-    held = upkeep.survey(tmp_path, features.rows)
+    held = upkeep.survey(tmp_path, feature_rows.rows)
     assert len(held) == 4 and all(one.current and one.images == 12 for one in held)
     assert {one.recipe for one in held} >= {"efficientnet-lite0 on square@32"}
-    assert upkeep.check(tmp_path, rows=features.rows) == []
+    assert upkeep.check(tmp_path, rows=feature_rows.rows) == []
 
 
 def test_kept_features_are_what_keras_makes_of_the_images(pixels: PreparedPixels, root: Path) -> None:
