@@ -223,7 +223,8 @@ def _trained(
     drawn = Batches(
         sides.train, sides.codes, sides.pixels, size, augment=experiment, weights=weights, first_epoch=first
     )
-    judged = Batches(sides.validation, sides.codes, sides.pixels, size, weights=weights)
+    # Every image counts alike here, whatever it weighs in the loss: an accuracy is to be what people take it for.
+    judged = Batches(sides.validation, sides.codes, sides.pixels, size)
     model.fit(
         drawn, validation_data=judged, initial_epoch=first, epochs=experiment.epochs,
         # `drawn` orders itself by (seed, epoch); Keras would draw another order from the state of the process.
