@@ -105,6 +105,17 @@ class FeatureCache:
             for view in range(self.experiment.views):
                 yield Kind(self.recipe, part, self.experiment.taps, view)
 
+    def graphs(self) -> list[Path]:
+        """The exported networks of all parts, in order; none where some are not kept, as on a backend that does not export."""
+        found = [
+            self._graph(Kind(self.recipe, part, self.experiment.taps))
+            for part in backbones.parts(self.experiment.backbone)
+        ]
+        return found if all(path.exists() for path in found) else []
+
+    def _graph(self, kind: Kind) -> Path:
+        return self.root / GRAPHS / f"{kind.graph}.onnx"
+
     def _mean(self, digests: Sequence[str], part: Part) -> NDArray[np.float32]:
         total = np.zeros(1, np.float32)
         for kind in self.kinds():
@@ -121,7 +132,7 @@ class FeatureCache:
             # Keras exports ONNX from TensorFlow; on the other backends, and their devices, it is quick enough itself.
             model = backbones.network(kind.part, kind.recipe.size, taps=kind.taps)
             return lambda images: np.asarray(model.predict_on_batch(images.astype(np.float32)), np.float32)
-        path = self.root / GRAPHS / f"{kind.graph}.onnx"
+        path = self._graph(kind)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{os.getpid()}-{path.name}")

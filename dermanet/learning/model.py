@@ -1,25 +1,30 @@
 """The network with three heads: one graph from prepared pixels (bytes 0..255) to age, sex and diagnosis."""
 
 import logging
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import onnx
 from keras import layers
 
 from dermanet.errors import DermaNetError
 from dermanet.experiment import Experiment
-from dermanet.learning import backbones, orientations
+from dermanet.learning import assembly, backbones, orientations
 from dermanet.learning.backbones import Part
 from dermanet.records import Answers
 
 HEADS = ("age", "sex", "diagnosis")
 AGE, SEX, SEX_KNOWN, DIAGNOSIS, STANDARDISE = "standardised_age", "male_female", "sex_known", "diagnosis", "standardise"
 """The layers whose weights a probe fits."""
+
+FEATURES = "features"
+"""The layer that has the features of all parts side by side, of every orientation."""
 
 FITTED = (AGE, SEX, SEX_KNOWN, DIAGNOSIS, STANDARDISE)
 
@@ -55,7 +60,7 @@ def build(
         for part in chosen
     ]
     found = [network(seen) for network in networks]
-    features = layers.Concatenate(name="features")(found) if len(found) > 1 else found[0]
+    features = layers.Concatenate(name=FEATURES)(found) if len(found) > 1 else layers.Identity(name=FEATURES)(found[0])
     features = orientations.mean_of(features, views)
     if experiment.method != "scratch":
         # Not trained: filled with the mean and the variance of the training side's features.
@@ -138,11 +143,15 @@ def _rate(experiment: Experiment, steps: int) -> Any:
     )
 
 
-def export_onnx(model: keras.Model, path: Path, probe: np.ndarray) -> float:
+def export_onnx(
+    model: keras.Model, path: Path, probe: np.ndarray, frozen: Sequence[Path] = (), views: int = 1
+) -> float:
     """Writes the graph as ONNX, its outputs in the order of `HEADS`; returns its largest difference from Keras on `probe`
     (n, side, side, 3).
 
-    Raises DermaNetError beyond `PARITY`: a graph that answers otherwise than the network that was judged must not leave here.
+    `frozen`: the graphs of all its backbones in order, where they have been exported before and are as they were; they are put in as
+    they are. Raises DermaNetError beyond `PARITY`: a graph that answers otherwise than the network that was judged must not leave
+    here.
     """
     import onnxruntime
 
@@ -150,7 +159,10 @@ def export_onnx(model: keras.Model, path: Path, probe: np.ndarray) -> float:
     pixels = probe.astype(np.float32)
     # Called before it is exported: Keras refuses to export a network that never was.
     expected = [keras.ops.convert_to_numpy(output) for output in ordered(pixels, training=False)]
-    write_graph(ordered, path)
+    if frozen:
+        onnx.save(assembly.assembled(_pieces(model, frozen, views), HEADS), path)
+    else:
+        write_graph(ordered, path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found = session.run(None, {session.get_inputs()[0].name: pixels})
     units = (100.0, 1.0, 1.0)
@@ -158,6 +170,24 @@ def export_onnx(model: keras.Model, path: Path, probe: np.ndarray) -> float:
     if not difference <= PARITY:
         raise DermaNetError(f"the ONNX graph differs from Keras by {difference:.2g}; at most {PARITY:g} is allowed")
     return difference
+
+
+def _pieces(model: keras.Model, frozen: Sequence[Path], views: int) -> assembly.Pieces:
+    image, features = model.inputs[0], model.get_layer(FEATURES).output
+    side = image.shape[1]
+    before = None
+    if views > 1:
+        fresh = keras.Input(image.shape[1:], name="pixels")
+        before = _converted(keras.Model(fresh, orientations.all_of(fresh, views)))
+    after = _converted(keras.Model(features, [model.output[head] for head in HEADS]))
+    return assembly.Pieces(side, before, [onnx.load(path) for path in frozen], after)
+
+
+def _converted(model: Any) -> onnx.ModelProto:
+    model(np.zeros((8, *model.inputs[0].shape[1:]), np.float32))
+    with tempfile.TemporaryDirectory() as folder:
+        write_graph(model, Path(folder, "piece.onnx"))
+        return onnx.load(Path(folder, "piece.onnx"))
 
 
 def write_graph(model: Any, path: Path) -> None:

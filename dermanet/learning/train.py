@@ -136,7 +136,7 @@ def _probe(experiment: Experiment, sides: Sides, cache: FeatureCache, workdir: P
     if experiment.calibrate:
         calibration.apply(model, calibration.temperatures(given[1], wanted[1]))
     calibration.adjust(model, experiment.adjustment, wanted[0])
-    return _export(model, sides, workdir, history, [1])
+    return _export(model, sides, workdir, history, [1], cache.graphs(), experiment.views)
 
 
 def _finish_whole(
@@ -271,8 +271,11 @@ def _validation_answers(model: keras.Model, sides: Sides) -> Answers:
     return Answers(*(np.concatenate([getattr(one, head) for one in found]) for head in network.HEADS))
 
 
-def _export(model: keras.Model, sides: Sides, workdir: Path, history: list[Epoch], best: list[int]) -> Trained:
+def _export(
+    model: keras.Model, sides: Sides, workdir: Path, history: list[Epoch], best: list[int],
+    frozen: Sequence[Path] = (), views: int = 1,
+) -> Trained:  # fmt: skip
     keras_file, onnx_file = workdir / "model.keras", workdir / "model.onnx"
     model.save(keras_file, include_optimizer=False)
-    probe = sides.pixels.batch([record.digest for record in sides.validation[:8]])
-    return Trained(keras_file, onnx_file, history, best, network.export_onnx(model, onnx_file, probe))
+    images = sides.pixels.batch([record.digest for record in sides.validation[:8]])
+    return Trained(keras_file, onnx_file, history, best, network.export_onnx(model, onnx_file, images, frozen, views))
