@@ -5,6 +5,7 @@
     │   └── UnreadableImage  2  bytes that are not a whole JPEG or PNG of an allowed size (`reason` is the quarantine word)
     ├── StoreFault           1  stored images that are damaged or missing; an ingest of their source stores them anew
     ├── Changed              1  what was being read was replaced meanwhile; the same call once more reads what is there now
+    ├── Diverged             1  a training whose loss is no number any more: its experiment's fault, and the same again
     ├── GateRefused          3  the gate said no; the verdict says why
     └── DataRefused          3  the validation of the data said no; its report says why
 
@@ -41,6 +42,10 @@ class StoreFault(DermaNetError):
 
 class Changed(DermaNetError):
     """What was being read is not what it was when the reading began."""
+
+
+class Diverged(DermaNetError):
+    """A training's loss stopped being a number. Repeating it ends the same."""
 
 
 class GateRefused(DermaNetError):

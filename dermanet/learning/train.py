@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from dermanet.errors import BadInput, DermaNetError
+from dermanet.errors import BadInput, DermaNetError, Diverged
 from dermanet.experiment import Experiment
 from dermanet.learning import model as network
 from dermanet.learning.dataset import Batches, age_scale
@@ -55,8 +55,8 @@ def fit(
 
     `codes`: the diagnoses in order. `on_epoch` gets the whole history after every epoch, also of epochs from before a kill.
     Called again on the same `workdir` it resumes; on a finished one it returns what is there.
-    Raises BadInput where a side has no image; DermaNetError where another process trains there, where the loss stops being
-    a number, or where the export differs.
+    Raises BadInput where a side has no image; Diverged where the loss stops being a number; DermaNetError where another process
+    trains there, or where the export differs.
     """
     _require_sides(train, validation)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ class Survival(keras.callbacks.Callback):
         """Keras calls this with the number of the epoch that ended, counted from 0."""
         figures = {name: float(value) for name, value in (logs or {}).items()}
         if not all(math.isfinite(value) for value in figures.values()):
-            raise DermaNetError(f"epoch {epoch + 1}: the loss is no number any more ({figures}); lower learning_rate")
+            raise Diverged(f"epoch {epoch + 1}: the loss is no number any more ({figures}); lower learning_rate")
         progress, loss = self.progress, figures["val_loss"]
         progress.history.append(figures)
         progress.last_file = self._save(f"last-{epoch + 1}.keras", self.model.save)
