@@ -15,8 +15,9 @@ import mlflow
 import psutil
 import pytest
 from mlflow.entities import Run
+from typer.testing import CliRunner
 
-from dermanet import experiment, settings, stages
+from dermanet import cli, experiment, settings, stages
 from dermanet.errors import BadInput, Diverged
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import recipe
@@ -203,14 +204,24 @@ def test_a_trial_that_is_worse_than_the_median_is_pruned_and_never_the_best(tmp_
         bad.report([50.0])
 
 
-def test_nothing_is_pruned_where_losses_mean_different_things_or_a_training_has_hardly_begun(tmp_path: Path) -> None:
-    weights = study(tmp_path, "age_weight=0.5..2", "sex_auc")
-    long = study(tmp_path, base=experiment.named("plain"))
-    for one in (weights, long):
-        for loss in (*range(FIRST), 50.0):
-            with one.take(99) as taken:  # type: ignore[union-attr]
-                taken.report([float(loss)])
-                taken.finish(0.5)
+def test_nothing_is_pruned_where_losses_mean_different_things(tmp_path: Path) -> None:
+    one = study(tmp_path, "age_weight=0.5..2", "sex_auc")
+    for loss in (*range(FIRST), 50.0):
+        with one.take(99) as taken:  # type: ignore[union-attr]
+            taken.report([float(loss)])
+            taken.finish(0.5)
+
+
+def test_nothing_is_pruned_in_the_first_fifth_of_a_training(tmp_path: Path) -> None:
+    one = study(tmp_path, base=experiment.named("plain:epochs=10"))
+    for loss in range(FIRST):
+        with one.take(99) as taken:  # type: ignore[union-attr]
+            taken.report([float(loss)] * 10)
+            taken.finish(0.5)
+    with one.take(99) as bad:  # type: ignore[union-attr]
+        bad.report([50.0] * 2)
+        with pytest.raises(Pruned, match="epoch 3"):
+            bad.report([50.0] * 3)
 
 
 def test_the_same_experiment_is_not_trained_twice(tmp_path: Path) -> None:
@@ -368,14 +379,14 @@ def test_jobs_end_with_an_interrupt_and_with_their_parent_and_the_rest_is_done_w
     interrupted = start(*words)
     wait_until(lambda: interrupted.poll() is not None or len(family(interrupted.pid)) >= 3)
     os.killpg(interrupted.pid, signal.SIGINT)
-    said = interrupted.communicate(timeout=60)[1]
+    said = interrupted.communicate(timeout=120)[1]
     assert interrupted.returncode == 130 and "the same command goes on" in said and "Traceback" not in said, said
-    wait_until(lambda: not family(interrupted.pid), 20)
+    wait_until(lambda: not family(interrupted.pid), 60)
     killed = start(*words)
     wait_until(lambda: killed.poll() is not None or epochs(home) >= 1)
     assert len(family(killed.pid)) >= 3
     killed.kill()
-    wait_until(lambda: not family(killed.pid), 20)
+    wait_until(lambda: not family(killed.pid), 60)
     found = stages.search(snapshot, SHORT, RATES, "diagnosis_f1_macro", trials=2, jobs=2)
     assert (found["trials"], found["direction"]) == ({"finished": 2}, "maximize")
     for run in runs_of(found):
@@ -418,19 +429,31 @@ def test_a_search_keeps_its_runs_its_table_and_its_pictures_and_adds_to_what_is_
     assert again["command"] in parent.data.tags["mlflow.note.content"] and parent.info.status == "FINISHED"
     table = Path(mlflow.artifacts.download_artifacts(run_id=again["run_id"], artifact_path="trials.csv")).read_text()
     assert len(table.splitlines()) == FIRST + 3 and table.startswith("trial,state,value")
+    shown, listed = (CliRunner().invoke(cli.app, ["trials", *words]) for words in ([again["study"]], []))
+    assert again["command"] in shown.stdout and again["command"] in listed.stdout
+    assert shown.stdout.count("finished") == FIRST + 1 and {"pruned", "failed"} <= set(shown.stdout.split())
     assert stages.searches()["studies"] == [{name: value for name, value in again.items() if name != "run_id"}]
 
 
-def test_a_fault_spends_no_trial(snapshot: str, home: Path) -> None:
+def test_a_fault_spends_no_trial_and_what_was_found_is_not_trained_again(snapshot: str) -> None:
     def fault(line: str) -> None:
         if "epoch 1" in line:
             raise OSError("no space left")
 
+    words = (snapshot, "smoke:epochs=1,patience=1", "batch_size=16|32")
     with pytest.raises(OSError, match="no space left"):
-        stages.search(snapshot, "smoke", RATES, trials=1, jobs=1, progress=fault)
+        stages.search(*words, trials=1, jobs=1, progress=fault)
     (one,) = stages.searches()["studies"]
-    assert one["trials"] == {"running": 1}
-    assert stages.search(snapshot, "smoke", RATES, trials=1, jobs=1)["trials"] == {"finished": 1}
+    assert (one["trials"], one["best"]) == ({"running": 1}, None)
+    found = stages.search(*words, trials=3, jobs=1)
+    assert found["trials"] == {"finished": 3}
+    first: dict[str, Run] = {}
+    for run in runs_of(found):
+        before = first.setdefault(run.data.params["batch_size"], run)
+        assert run.data.metrics["objective"] == before.data.metrics["objective"]
+        assert (run.data.tags.get("dermanet.same_as"), len(history(run))) == (
+            (None, 1) if run is before else (before.info.run_name, 0)
+        )
 
 
 @pytest.mark.parametrize(

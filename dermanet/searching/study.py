@@ -39,7 +39,7 @@ LOWER_IS_BETTER = (LOSS, "age_mae")
 FIRST = 4
 """Finished trials before any is pruned."""
 
-WARM_UP = 0.1
+WARM_UP = 0.2
 """The share of a training's epochs in which it is not pruned."""
 
 STATES = {
@@ -256,7 +256,7 @@ class Taken:
 def _pruner(plan: Plan) -> optuna.pruners.BasePruner:
     if not plan.prunes:
         return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(n_startup_trials=FIRST, n_warmup_steps=int(plan.base.epochs * WARM_UP))
+    return optuna.pruners.MedianPruner(n_startup_trials=FIRST, n_warmup_steps=int(plan.base.epochs * WARM_UP) + 1)
 
 
 def _sampler(seed: int, number: int, field: str) -> optuna.samplers.BaseSampler:
