@@ -2,6 +2,8 @@
 
 dermanet retrain --experiment plain                    the reference network at 256 pixels
 dermanet retrain --experiment plain128                 the same, averaged down to 128 inside its graph: four times as fast
+dermanet retrain --experiment probe                    linear heads on frozen ImageNet features: seconds once those are cached
+dermanet retrain --experiment finetune                 the same, then the backbones trained too
 dermanet retrain --experiment plain128:epochs=5,seed=1 any field, changed by name
 """
 
@@ -12,13 +14,27 @@ from typing import Any
 
 from dermanet.errors import BadInput
 
+METHODS = ("scratch", "probe", "finetune")
+AGE_LOSSES = ("absolute", "huber")
+
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
     """Everything that decides what a training on a given snapshot comes to, apart from code and machine."""
 
     name: str
+    method: str = "scratch"
+    """`scratch`: every weight is learned. `probe`: the backbone stays as it is, linear heads are fitted to its features.
+    `finetune`: heads as in `probe`, then the backbone's last layers are trained with them."""
     backbone: str = "plain"
+    pretrained: bool = True
+    """Whether a backbone that has ImageNet weights starts from them."""
+    taps: bool = False
+    """Whether the means of earlier stages' maps are features too."""
+    unfrozen: float = 1.0
+    """Fine-tuning: which share of the backbone's layers is trained, counted from its end."""
+    views: int = 1
+    """Over how many mirrorings and quarter turns of the image the finished network averages its features: 1, 2, 4 or 8."""
     recipe: str = "dermanet"
     downscale: int = 1
     """The graph averages the prepared image over squares of this side before its first convolution."""
@@ -29,17 +45,45 @@ class Experiment:
     learning_rate: float = 1e-3
     cosine: bool = True
     """Whether the learning rate falls to nothing over `epochs`, along half a cosine (Loshchilov & Hutter, 2017)."""
+    warmup: float = 0.0
+    """Epochs over which the learning rate rises from a tenth first (Goyal et al., 2017)."""
+    weight_decay: float = 0.0
+    """Decoupled from the gradient, as in AdamW (Loshchilov & Hutter, 2019); 0: Adam."""
+    averaging: float = 0.0
+    """What an exponential average of the weights keeps of itself a step; it is what is judged and kept. 0: none."""
+    hidden: int = 128
+    """Units between features and heads; 0: none."""
     dropout: float = 0.3
     turns: bool = True
     """Whether training images are mirrored and turned by quarters at random: a lesion has no upright."""
+    crops: float = 1.0
+    """The least side of a random square that a training image is cut to and enlarged again; 1: the whole image."""
+    light: float = 0.0
+    """How far brightness, contrast and tint of training images are changed at random, as a share of their range."""
+    smoothing: float = 0.0
+    """How much of a diagnosis's label is spread over all diagnoses (Szegedy et al., 2016)."""
+    balance: float = 0.0
+    """Diagnoses are weighted in the loss by the inverse of their frequency to this power."""
+    adjustment: float = 0.0
+    """By how much of the logarithm of its frequency a diagnosis's logit is lowered in the end (Menon et al., 2021)."""
+    age_loss: str = "absolute"
+    """`absolute`, or `huber`: squared within half a standard deviation of the ages."""
     age_weight: float = 1.0
     sex_weight: float = 1.0
     diagnosis_weight: float = 1.0
+    calibrate: bool = True
+    """Whether the probabilities are given one temperature a head, fitted on the validation side (Guo et al., 2017)."""
     seed: int = 7
 
     def as_dict(self) -> dict[str, Any]:
         """The experiment as plain JSON."""
         return asdict(self)
+
+    @property
+    def most_epochs(self) -> int:
+        """After how many epochs it ends at the latest: fine-tuning takes the parts of a backbone in turn, a probe has one."""
+        parts = self.backbone.count("+") + 1
+        return {"scratch": self.epochs, "probe": 1, "finetune": self.epochs * parts}[self.method]
 
     @property
     def digest(self) -> str:
@@ -48,15 +92,26 @@ class Experiment:
 
 
 PLAIN = Experiment("plain")
+THREE = "efficientnet-lite0@224+efficientnet-lite1@240+efficientnet-lite2@256"
+PROBE = replace(
+    PLAIN, name="probe", method="probe", backbone=THREE, taps=True, views=2, recipe="square", hidden=0, balance=1.0,
+    age_loss="huber",
+)  # fmt: skip
 EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
         PLAIN,
         replace(PLAIN, name="plain128", downscale=2),
+        PROBE,
+        replace(PROBE, name="probe112", backbone="efficientnet-lite0", taps=False, views=1, recipe="square@112"),
+        replace(
+            PROBE, name="finetune", method="finetune", epochs=12, patience=12, learning_rate=1e-4, warmup=1.0,
+            weight_decay=1e-4, averaging=0.98, crops=0.7, light=0.15, smoothing=0.1, balance=0.5,
+        ),
         replace(PLAIN, name="demo", downscale=4, epochs=24, patience=24),
         replace(PLAIN, name="smoke", recipe="dermanet@32", epochs=2, patience=2),
     )
-}
+}  # fmt: skip
 
 
 def named(text: str) -> Experiment:
@@ -73,18 +128,42 @@ def from_dict(record: dict[str, Any]) -> Experiment:
     return check(Experiment(**record))
 
 
+RANGES: dict[str, tuple[float, float]] = {
+    "unfrozen": (0.0, 1.0), "downscale": (1, 8), "batch_size": (1, 4096), "epochs": (1, 10_000), "patience": (1, 10_000),
+    "learning_rate": (1e-7, 1.0), "warmup": (0.0, 1000.0), "weight_decay": (0.0, 1.0), "averaging": (0.0, 0.99999),
+    "hidden": (0, 65_536), "dropout": (0.0, 0.9), "crops": (0.1, 1.0), "light": (0.0, 0.9), "smoothing": (0.0, 0.9),
+    "balance": (0.0, 2.0), "adjustment": (0.0, 2.0), "age_weight": (0.0, 100.0), "sex_weight": (0.0, 100.0),
+    "diagnosis_weight": (0.0, 100.0), "seed": (0, 2**31 - 1),
+}  # fmt: skip
+"""The least and the greatest value of each number."""
+
+CHOICES: dict[str, tuple[Any, ...]] = {"method": METHODS, "views": (1, 2, 4, 8), "age_loss": AGE_LOSSES}
+
+
 def check(experiment: Experiment) -> Experiment:
-    """Returns the experiment, or raises BadInput for a value outside its range."""
-    ranges: dict[str, tuple[float, float]] = {
-        "downscale": (1, 8), "batch_size": (1, 4096), "epochs": (1, 10_000), "patience": (1, 10_000),
-        "learning_rate": (1e-7, 1.0), "dropout": (0.0, 0.9), "age_weight": (0.0, 100.0), "sex_weight": (0.0, 100.0),
-        "diagnosis_weight": (0.0, 100.0), "seed": (0, 2**31 - 1),
-    }  # fmt: skip
-    for field, (low, high) in ranges.items():
+    """Returns the experiment, or raises BadInput for a value outside its range, or values that exclude one another."""
+    for field, (low, high) in RANGES.items():
         value = getattr(experiment, field)
         if not low <= value <= high:
             raise BadInput(f"experiment {experiment.name}: {field}={value}; allowed are {low:g} to {high:g}")
+    for field, allowed in CHOICES.items():
+        value = getattr(experiment, field)
+        if value not in allowed:
+            raise BadInput(f"experiment {experiment.name}: {field}={value}; allowed are {', '.join(map(str, allowed))}")
+    if experiment.method != "scratch":
+        _check_transfer(experiment)
     return experiment
+
+
+def _check_transfer(experiment: Experiment) -> None:
+    """Linear heads on pretrained features: what else is asked for must not be passed over in silence."""
+    for field, wanted in (("hidden", 0), ("downscale", 1), ("pretrained", True)):
+        if getattr(experiment, field) != wanted:
+            raise BadInput(f"experiment {experiment.name}: method={experiment.method} needs {field}={wanted}")
+    if "plain" in experiment.backbone.split("+"):
+        raise BadInput(
+            f"experiment {experiment.name}: method={experiment.method} needs a pretrained backbone, as efficientnet-lite0"
+        )
 
 
 def _difference(part: str) -> tuple[str, Any]:

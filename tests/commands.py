@@ -21,7 +21,7 @@ import sqlalchemy.dialects.postgresql.psycopg
 from dermanet import cli, settings, stages
 from dermanet.intake import catalogue, ingest, inventory, isic2018, look, snapshots, sources, synthetic, tables
 from dermanet.judging import gates, metrics
-from dermanet.pixels import prepared
+from dermanet.pixels import shards
 from dermanet.registry import tracking, versions
 imagehash.phash(imagehash.Image.new("L", (64, 64)))
 {before}

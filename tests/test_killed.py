@@ -26,7 +26,7 @@ SHARD = 8
 @pytest.fixture(scope="module")
 def small_steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     """Something to run commands with, whose batches and shards are small: a kill shall fall between two of them."""
-    running = Commands(tmp_path_factory.mktemp("commands"), f"ingest.BATCH, prepared.SHARD = 10, {SHARD}")
+    running = Commands(tmp_path_factory.mktemp("commands"), f"ingest.BATCH, shards.SHARD = 10, {SHARD}")
     yield running
     running.close()
 

@@ -18,7 +18,7 @@ import pytest
 import samples
 
 from dermanet.errors import DermaNetError, UnreadableImage
-from dermanet.pixels import prepared
+from dermanet.pixels import shards
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import prepare, recipe
 
@@ -73,7 +73,7 @@ def test_each_recipe_keeps_its_own(tmp_path: Path) -> None:
 
 
 def test_images_are_found_in_any_order_across_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepared, "SHARD", 4)
+    monkeypatch.setattr(shards, "SHARD", 4)
     pixels = PreparedPixels(tmp_path, SMALL)
     pixels.fill(digests(11), read)
     assert len(list(tmp_path.rglob("*.npy"))) == 3
@@ -99,7 +99,7 @@ def test_an_image_that_was_never_prepared_is_a_key_error(tmp_path: Path) -> None
 
 
 def test_progress_counts_from_what_was_there_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepared, "SHARD", 4)
+    monkeypatch.setattr(shards, "SHARD", 4)
     pixels = PreparedPixels(tmp_path, SMALL)
     pixels.fill(digests(3), read)
     told: list[int] = []
@@ -128,7 +128,7 @@ def flip(path: Path, place: int) -> None:
 def test_a_damaged_shard_is_named_and_made_again_by_the_next_fill(tmp_path: Path, damage: str) -> None:
     pixels = PreparedPixels(tmp_path, SMALL)
     pixels.fill(digests(6), read)
-    (shard,), (index,) = pixels.folder.glob("*.npy"), prepared.indexes(pixels.folder)
+    (shard,), (index,) = pixels.shards.folder.glob("*.npy"), shards.indexes(pixels.shards.folder)
     record = json.loads(index.read_text())
     if damage.startswith("index"):
         changed = {
@@ -180,11 +180,15 @@ def test_a_shard_that_was_made_again_meanwhile_is_not_set_aside(tmp_path: Path) 
 def test_what_killed_runs_left_goes_and_what_others_write_stays(tmp_path: Path) -> None:
     pixels = PreparedPixels(tmp_path, SMALL)
     pixels.fill(digests(2), read)
-    dead, old, young = pixels.folder / ".dead", pixels.folder / "old.npy", pixels.folder / "young.npy"
+    dead, old, young = (
+        pixels.shards.folder / ".dead",
+        pixels.shards.folder / "old.npy",
+        pixels.shards.folder / "young.npy",
+    )
     for path in (dead, old, young):
         path.write_bytes(b"half")
     os.utime(old, (0, 0))
-    with prepared._Temporary(pixels.folder) as held:
+    with shards._Temporary(pixels.shards.folder) as held:
         pixels.fill(digests(4), read)
         assert held.path.exists()
     assert not dead.exists() and not old.exists() and young.exists()
@@ -203,7 +207,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_one_line_and_what_was_whole_is_kept(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepared, "SHARD", 100)
+    monkeypatch.setattr(shards, "SHARD", 100)
     pixels = PreparedPixels(small_disk, SMALL)
     with pytest.raises(DermaNetError, match="no space left") as caught:
         pixels.fill(digests(400), read)
@@ -211,7 +215,7 @@ def test_a_full_disk_is_one_line_and_what_was_whole_is_kept(small_disk: Path, mo
     kept = PreparedPixels(small_disk, SMALL)
     there = [digest for digest in digests(400) if digest in kept]
     assert there == digests(400)[: len(there)] and len(there) in {200, 300} and right(kept, there)
-    assert not [path for path in kept.folder.iterdir() if path.name.startswith(".")]
+    assert not [path for path in kept.shards.folder.iterdir() if path.name.startswith(".")]
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
     assert kept.fill(digests(400), read).computed == 400 - len(there) and right(kept, digests(400))
 
@@ -220,19 +224,19 @@ def test_a_full_disk_is_one_line_and_what_was_whole_is_kept(small_disk: Path, mo
 def test_a_disk_that_fills_at_any_write_leaves_nothing_half(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
-    pixels, left, whole = PreparedPixels(tmp_path, SMALL), [write], prepared._Temporary.write
+    pixels, left, whole = PreparedPixels(tmp_path, SMALL), [write], shards._Temporary.write
 
-    def full(self: prepared._Temporary, data: bytes) -> None:
+    def full(self: shards._Temporary, data: bytes) -> None:
         left[0] -= 1
         if left[0] < 0:
             raise OSError(errno.EDQUOT, "Disk quota exceeded")
         whole(self, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepared._Temporary, "write", full)
+        patch.setattr(shards._Temporary, "write", full)
         with pytest.raises(DermaNetError, match="no space left"):
             pixels.fill(digests(3), read)
-    assert {path.name for path in pixels.folder.iterdir()} <= {"recipe.json"}
+    assert {path.name for path in pixels.shards.folder.iterdir()} <= {"recipe.json"}
     assert pixels.fill(digests(3), read).computed == 3
 
 
@@ -290,7 +294,7 @@ def replace(source, target):
     if left[0] == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     rename(source, target)
-t.prepared.SHARD, os.replace = 4, replace
+t.shards.SHARD, os.replace = 4, replace
 t.PreparedPixels(Path(sys.argv[1]), t.SMALL).fill(t.digests(12), t.read)
 """
 
@@ -314,6 +318,6 @@ def test_two_fills_at_once_both_end_and_agree(tmp_path: Path) -> None:
     pixels = PreparedPixels(tmp_path, SMALL)
     assert pixels.fill(digests(900), read).computed == 0
     assert right(pixels, digests(900))
-    assert not [path for path in pixels.folder.iterdir() if path.name.startswith(".")]
-    for index in prepared.indexes(pixels.folder):
+    assert not [path for path in pixels.shards.folder.iterdir() if path.name.startswith(".")]
+    for index in shards.indexes(pixels.shards.folder):
         assert len(np.load(index.with_suffix(".npy"), mmap_mode="r")) == len(json.loads(index.read_text())["digests"])

@@ -72,7 +72,7 @@ def test_a_damaged_image_is_named_set_aside_and_restored(source: Path, store: Pl
 def test_one_run_names_all_that_are_wrong_and_keeps_the_shards_that_were_whole(
     source: Path, store: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dermanet.pixels.prepared.SHARD", 2)
+    monkeypatch.setattr("dermanet.pixels.shards.SHARD", 2)
     snapshot = stages.snapshot()["snapshot"]
     by_digest = sorted(range(8), key=stored)
     store.remove(stored(by_digest[4]))

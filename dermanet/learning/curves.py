@@ -10,8 +10,8 @@ PANELS = (("loss", "loss"), ("age_mae", "age: mean absolute error (years)"),
           ("sex_accuracy", "sex: accuracy"), ("diagnosis_accuracy", "diagnosis: accuracy"))  # fmt: skip
 
 
-def draw(history: Sequence[Epoch], best_epoch: int) -> Figure:
-    """Four panels over the epochs: loss and the three heads, training and validation, the kept epoch marked."""
+def draw(history: Sequence[Epoch], best_epochs: Sequence[int]) -> Figure:
+    """Four panels over the epochs: loss and the three heads, training and validation, the kept epochs marked."""
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     epochs = range(1, len(history) + 1)
     for axes, (name, title) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
@@ -24,7 +24,8 @@ def draw(history: Sequence[Epoch], best_epoch: int) -> Figure:
             marker="o",
             markersize=3,
         )
-        axes.axvline(best_epoch, color="#c2571a", linewidth=1, linestyle="--", label="kept epoch")
+        for place, epoch in enumerate(best_epochs):
+            axes.axvline(epoch, color="#c2571a", linewidth=1, linestyle="--", label="" if place else "kept epoch")
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.25)

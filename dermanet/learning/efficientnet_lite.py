@@ -79,16 +79,31 @@ def _rounded(channels: float) -> int:
     return found + 8 if found < 0.9 * channels else found
 
 
-def features(pixels: Any, variant: Variant) -> Any:
-    """The network without its classes: a Keras tensor (n, side, side, 3) in [0, 255] in, (n, 1280) out."""
+def features(pixels: Any, variant: Variant, taps: bool = False) -> Any:
+    """The network without its classes: a Keras tensor (n, side, side, 3) in [0, 255] in, (n, 1280) out.
+
+    `taps`: behind them the means of the last map of each stage from the third on, 744 more in Lite 0.
+    """
     x = layers.Rescaling(1 / 128, offset=-127 / 128, name="rescale")(pixels)
     x = _convolved(x, "stem", STEM, 3, 2)
+    ends = {}
     for block in blocks(variant):
         y = _convolved(x, f"{block.name}_expand", block.narrow * block.expansion) if block.expansion > 1 else x
         y = _convolved(y, f"{block.name}_depth", None, block.kernel, block.stride)
         y = _convolved(y, f"{block.name}_project", block.wide, active=False)
         x = layers.Add(name=f"{block.name}_add")([x, y]) if block.residual else y
-    return layers.GlobalAveragePooling2D(name="pool")(_convolved(x, "head", HEAD))
+        ends[block.wide] = x
+    pooled = layers.GlobalAveragePooling2D(name="pool")(_convolved(x, "head", HEAD))
+    if not taps:
+        return pooled
+    means = [layers.GlobalAveragePooling2D(name=f"tap{wide}")(ends[wide]) for wide in sorted(ends)[2:]]
+    return layers.Concatenate(name="taps")([pooled, *means])
+
+
+def width(variant: Variant, taps: bool = False) -> int:
+    """How many `features` there are."""
+    channels = sorted({block.wide for block in blocks(variant)})
+    return HEAD + (sum(channels[2:]) if taps else 0)
 
 
 def _convolved(

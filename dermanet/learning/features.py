@@ -1,7 +1,19 @@
-"""Features of a frozen pretrained backbone, computed by ONNX Runtime: several times as fast as Keras on a processor."""
+"""Features of frozen pretrained backbones, computed by ONNX Runtime and kept by (image digest, recipe, backbone, orientation).
 
+    <root>/<fingerprint>/…        float16 (n, d) in shards, see `pixels.shards`
+    <root>/graphs/<key>.onnx      the backbone that made them
+
+What is new is computed, whatever else a snapshot holds. ONNX Runtime is several times as fast as Keras on a processor.
+"""
+
+import hashlib
+import json
+import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +21,171 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from dermanet.learning import efficientnet_lite
+from dermanet.experiment import Experiment
+from dermanet.learning import backbones, efficientnet_lite, orientations
+from dermanet.learning.backbones import Part
 from dermanet.learning.model import write_graph
+from dermanet.pixels.prepared import PreparedPixels
+from dermanet.pixels.preprocess import Recipe
+from dermanet.pixels.shards import Preparation, Row, Shards, checksum
+
+REVISION = 1
+"""Raised whenever the code changes what a backbone makes of an image: it is part of every fingerprint."""
+
+BATCH = 32
+GRAPHS = "graphs"
+KIND = np.dtype(np.float16)
+"""Of kept features: their error, a two-thousandth, is far below what separates two photographs of one lesion."""
 
 Extractor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Prepared images, uint8 (n, side, side, 3), in; float32 (n, features) out."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Which features: of which backbone, on pixels of which recipe, in which orientation."""
+
+    recipe: Recipe
+    part: Part
+    taps: bool
+    view: int = 0
+
+    @property
+    def graph(self) -> str:
+        """Names the frozen network: 16 hexadecimal digits."""
+        return _digest({"backbone": str(self.part), "taps": self.taps, "side": self.recipe.size, **_origin(self.part)})
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the features: equal fingerprints, equal features. 16 hexadecimal digits."""
+        return _digest({"graph": self.graph, "pixels": self.recipe.fingerprint, "view": self.view})
+
+    def about(self, width: int) -> dict[str, Any]:
+        """What a folder of these features says of itself."""
+        turned = f", orientation {self.view}" if self.view else ""
+        return {
+            "name": f"{self.part}{' with taps' if self.taps else ''}{turned} on {self.recipe.name}", "size": self.recipe.size,
+            "revision": REVISION, "width": width, "fingerprint": self.fingerprint,
+        }  # fmt: skip
+
+
+class FeatureCache:
+    """The features that experiments stand on, under one root. Any number of readers and writers may share it."""
+
+    def __init__(self, root: Path, recipe: Recipe, experiment: Experiment) -> None:
+        self.root = root
+        self.recipe = recipe
+        self.experiment = experiment
+
+    def fill(
+        self, digests: Sequence[str], pixels: PreparedPixels, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> Preparation:  # fmt: skip
+        """Computes what is missing of every part in every orientation, and says how much that was, counted in images and parts.
+
+        Killed, it goes on from its last whole shard. Raises DermaNetError where the disk is full or weights are missing.
+        """
+        kinds, computed, reused = list(self.kinds()), 0, 0
+        damaged: list[str] = []
+        total = len(set(digests)) * len(kinds)
+        for place, kind in enumerate(kinds):
+            before = place * len(set(digests))
+            done = self._shards(kind).fill(
+                digests,
+                lambda chunks, kind=kind: _made(chunks, pixels, self._extractor(kind), kind.view),  # type: ignore[misc]
+                lambda count, before=before: progress(before + count, total),  # type: ignore[misc]
+            )
+            computed, reused = computed + done.computed, reused + done.reused
+            damaged += done.damaged
+        return Preparation(computed, reused, tuple(damaged))
+
+    def read(self, digests: Sequence[str], only: Part | None = None) -> NDArray[np.float32]:
+        """Features (n, d) of images that `fill` was called for, the mean over orientations: all parts side by side, or `only` one."""
+        chosen = (only,) if only else backbones.parts(self.experiment.backbone)
+        return np.concatenate([self._mean(digests, part) for part in chosen], axis=1)
+
+    def kinds(self) -> Iterator[Kind]:
+        """Every part of the backbone in every orientation."""
+        for part in backbones.parts(self.experiment.backbone):
+            for view in range(self.experiment.views):
+                yield Kind(self.recipe, part, self.experiment.taps, view)
+
+    def _mean(self, digests: Sequence[str], part: Part) -> NDArray[np.float32]:
+        total = np.zeros(1, np.float32)
+        for kind in self.kinds():
+            if kind.part == part:
+                total = total + self._shards(kind).batch(digests).astype(np.float32)
+        return np.asarray(total / np.float32(self.experiment.views), np.float32)
+
+    def _shards(self, kind: Kind) -> Shards:
+        width = _width(kind.part, kind.recipe.size, kind.taps)
+        return Shards(self.root / kind.fingerprint, Row((width,), KIND), kind.about(width))
+
+    def _extractor(self, kind: Kind) -> Extractor:
+        path = self.root / GRAPHS / f"{kind.graph}.onnx"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{os.getpid()}-{path.name}")
+            temporary.write_bytes(exported(kind.part, kind.recipe.size, kind.taps))
+            os.replace(temporary, path)
+        return _running(path.read_bytes())
+
+
+def rows(about: Mapping[str, Any], fingerprint: str) -> Row | None:
+    """The rows of a folder of features; None where this code makes others."""
+    if about.get("revision") != REVISION or about.get("fingerprint") != fingerprint:
+        return None
+    return Row((int(about["width"]),), KIND)
+
+
 def extractor(name: str, side: int) -> Extractor:
     """A backbone by name, frozen, for images of `side` pixels. Raises BadInput for a name that there is not."""
-    session = onnxruntime.InferenceSession(exported(name, side), providers=["CPUExecutionProvider"])
-    pixels = session.get_inputs()[0].name
-    return lambda images: np.asarray(session.run(None, {pixels: images.astype(np.float32)})[0], np.float32)
+    (part,) = backbones.parts(name)
+    return _running(exported(part, side))
 
 
-def exported(name: str, side: int) -> bytes:
+def exported(part: Part, side: int, taps: bool = False) -> bytes:
     """The backbone as an ONNX graph."""
-    model: Any = efficientnet_lite.pretrained(name, side)
+    model: Any = backbones.network(part, side, taps=taps)
     model(np.zeros((1, side, side, 3), np.float32))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "backbone.onnx")
         write_graph(model, path)
         return path.read_bytes()
+
+
+def _running(graph: bytes) -> Extractor:
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    pixels = session.get_inputs()[0].name
+    return lambda images: np.asarray(session.run(None, {pixels: images.astype(np.float32)})[0], np.float32)
+
+
+def _made(
+    chunks: Iterable[list[str]], pixels: PreparedPixels, extract: Extractor, view: int
+) -> Iterator[tuple[list[str], list[tuple[NDArray[Any], int]]]]:
+    for chunk in chunks:
+        found = []
+        for start in range(0, len(chunk), BATCH):
+            images = pixels.batch(chunk[start : start + BATCH])
+            found.append(extract(orientations.one_of(images, view)).astype(KIND))
+        yield chunk, [(row, checksum(row)) for row in np.concatenate(found)]
+
+
+@lru_cache
+def _width(part: Part, side: int, taps: bool) -> int:
+    """How many features a part has; an EfficientNet-Lite's without building it."""
+    if part.name in efficientnet_lite.VARIANTS:
+        return efficientnet_lite.width(efficientnet_lite.VARIANTS[part.name], taps)
+    return int(backbones.network(part, side, pretrained=False, taps=taps).output.shape[-1])
+
+
+@lru_cache
+def _origin(part: Part) -> dict[str, Any]:
+    """Where a part's weights come from: the digest of an installed file, or the version of the library that downloads them."""
+    if part.name in efficientnet_lite.VARIANTS:
+        file = efficientnet_lite.weights_file(efficientnet_lite.VARIANTS[part.name])
+        return {"revision": REVISION, "weights": hashlib.sha256(file.read_bytes()).hexdigest()}
+    return {"revision": REVISION, "weights": f"keras {version('keras')}"}
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]

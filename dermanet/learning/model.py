@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,16 @@ from keras import layers
 
 from dermanet.errors import DermaNetError
 from dermanet.experiment import Experiment
-from dermanet.learning.backbones import backbone
-from dermanet.records import SEXES, Answers
+from dermanet.learning import backbones, orientations
+from dermanet.learning.backbones import Part
+from dermanet.records import Answers
 
 HEADS = ("age", "sex", "diagnosis")
+AGE, SEX, SEX_KNOWN, DIAGNOSIS, STANDARDISE = "standardised_age", "male_female", "sex_known", "diagnosis", "standardise"
+"""The layers whose weights a probe fits."""
+
+FITTED = (AGE, SEX, SEX_KNOWN, DIAGNOSIS, STANDARDISE)
+
 PARITY = 1e-4
 """How far the ONNX graph may be from Keras, in probabilities and in hundredths of a century of age."""
 
@@ -28,41 +35,109 @@ class AgeScale:
     spread: float
 
 
-def build(experiment: Experiment, side: int, diagnoses: int, scale: AgeScale) -> keras.Model:
+def build(
+    experiment: Experiment, side: int, diagnoses: int, scale: AgeScale, *, only: Part | None = None, views: int = 1,
+    weights: bool = True,
+) -> keras.Model:  # fmt: skip
     """The network. Input `image`: (n, side, side, 3), values 0..255. Outputs by name: `age` (n, 1) in years,
-    `sex` (n, 3) and `diagnosis` (n, diagnoses) as probabilities, in the order of `SEXES` and of the taxonomy."""
+    `sex` (n, 3) and `diagnosis` (n, diagnoses) as probabilities, in the order of `SEXES` and of the taxonomy.
+
+    `only`: of the experiment's backbone this part alone. `views`: over how many orientations features are averaged. `weights`: whether
+    a pretrained backbone's are read, which is needless where others are put in their place.
+    """
     keras.utils.set_random_seed(experiment.seed)
+    chosen = (only,) if only else backbones.parts(experiment.backbone)
     image = keras.Input((side, side, 3), name="image")
-    pixels = layers.Rescaling(1 / 255, name="to_unit_range")(image)
-    if experiment.downscale > 1:
-        pixels = layers.AveragePooling2D(experiment.downscale, name="downscale")(pixels)
-    features = layers.Dropout(experiment.dropout)(backbone(experiment.backbone)(pixels))
-    hidden = layers.Dense(128, activation="relu", name="hidden")(features)
-    hidden = layers.Dropout(experiment.dropout)(hidden)
-    standardised = layers.Dense(1, name="standardised_age")(hidden)
-    outputs = {
+    pixels, side = _reduced(image, side, experiment.downscale)
+    seen = orientations.all_of(pixels, views)
+    networks = [
+        backbones.network(part, side, pretrained=experiment.pretrained and weights, taps=experiment.taps)
+        for part in chosen
+    ]
+    found = [network(seen) for network in networks]
+    features = layers.Concatenate(name="features")(found) if len(found) > 1 else found[0]
+    features = orientations.mean_of(features, views)
+    if experiment.method != "scratch":
+        # Not trained: filled with the mean and the variance of the training side's features.
+        features = layers.BatchNormalization(center=False, scale=False, epsilon=0.0, trainable=False, name=STANDARDISE)(
+            features
+        )
+    return keras.Model(image, _heads(features, experiment, diagnoses, scale), name="DermaNet")
+
+
+def _reduced(image: Any, side: int, times: int) -> tuple[Any, int]:
+    if times == 1:
+        return image, side
+    return layers.AveragePooling2D(times, name="downscale")(image), side // times
+
+
+def _heads(features: Any, experiment: Experiment, diagnoses: int, scale: AgeScale) -> dict[str, Any]:
+    hidden = layers.Dropout(experiment.dropout)(features)
+    if experiment.hidden:
+        hidden = layers.Dense(experiment.hidden, activation="relu", name="hidden")(hidden)
+        hidden = layers.Dropout(experiment.dropout)(hidden)
+    # Male or female is learned from images of which it is known; how likely it is to be on record stands beside it.
+    known = layers.Dense(1, activation="sigmoid", name=SEX_KNOWN)(hidden)
+    sexes = layers.Multiply(name="known_sex")([layers.Dense(2, activation="softmax", name=SEX)(hidden), known])
+    unknown = layers.Rescaling(-1.0, offset=1.0, name="unknown_sex")(known)
+    standardised = layers.Dense(1, name=AGE)(hidden)
+    return {
         "age": layers.Rescaling(scale.spread, offset=scale.centre, name="age")(standardised),
-        "sex": layers.Dense(len(SEXES), activation="softmax", name="sex")(hidden),
-        "diagnosis": layers.Dense(diagnoses, activation="softmax", name="diagnosis")(hidden),
+        "sex": layers.Concatenate(name="sex")([sexes, unknown]),
+        "diagnosis": layers.Dense(diagnoses, activation="softmax", name=DIAGNOSIS)(hidden),
     }
-    return keras.Model(image, outputs, name=experiment.backbone)
+
+
+def unfreeze(backbone: Any, share: float) -> None:
+    """Lets the last `share` of a backbone's layers be trained; its batch normalisation stays as ImageNet left it.
+
+    Its statistics over batches of thirty-two photographs would be worse than those over a million; and a step is a third shorter.
+    """
+    layers_in_order = list(_leaves(backbone))
+    frozen = round((1 - share) * len(layers_in_order))
+    for place, layer in enumerate(layers_in_order):
+        layer.trainable = place >= frozen and not isinstance(layer, layers.BatchNormalization)
+
+
+def _leaves(model: Any) -> Iterator[Any]:
+    for layer in model.layers:
+        yield from _leaves(layer) if hasattr(layer, "layers") else (layer,)
 
 
 def compile_for_training(model: keras.Model, experiment: Experiment, scale: AgeScale, steps: int) -> None:
-    """Adam, over `steps` steps in all where its rate falls; absolute error of age in spreads, categorical cross-entropy of
-    sex and diagnosis, weighted by the experiment."""
-    rate: Any = experiment.learning_rate
-    if experiment.cosine:
-        rate = keras.optimizers.schedules.CosineDecay(experiment.learning_rate, steps)
+    """AdamW, over `steps` steps in all where its rate falls; the age's error in spreads, categorical cross-entropy of sex and
+    diagnosis, weighted by the experiment."""
+    year, loss = 1 / scale.spread, "mae"
+    if experiment.age_loss == "huber":
+        turn = scale.spread / 2
+        year, loss = year / turn, keras.losses.Huber(turn)
     model.compile(
-        optimizer=keras.optimizers.Adam(rate),
-        loss={"age": "mae", "sex": "categorical_crossentropy", "diagnosis": "categorical_crossentropy"},
+        optimizer=keras.optimizers.AdamW(
+            _rate(experiment, steps), weight_decay=experiment.weight_decay, global_clipnorm=5.0
+        ),
+        loss={
+            "age": loss,
+            "sex": "categorical_crossentropy",
+            "diagnosis": keras.losses.CategoricalCrossentropy(label_smoothing=experiment.smoothing),
+        },
         loss_weights={
-            "age": experiment.age_weight / scale.spread,
+            "age": experiment.age_weight * year,
             "sex": experiment.sex_weight,
             "diagnosis": experiment.diagnosis_weight,
         },
         weighted_metrics={"age": ["mae"], "sex": ["accuracy"], "diagnosis": ["accuracy"]},
+    )
+
+
+def _rate(experiment: Experiment, steps: int) -> Any:
+    """The learning rate over `steps` steps in all."""
+    top, rising = experiment.learning_rate, round(experiment.warmup * steps / experiment.epochs)
+    if not experiment.cosine:
+        return top
+    if not rising:
+        return keras.optimizers.schedules.CosineDecay(top, steps)
+    return keras.optimizers.schedules.CosineDecay(
+        top / 10, max(1, steps - rising), warmup_target=top, warmup_steps=rising
     )
 
 

@@ -71,6 +71,7 @@ RECIPES = {
         Recipe("dermanet"),
         Recipe("grey", order="grey blur equalize resize", room=0, reach=0, sampling="linear"),
         Recipe("plain", order="resize", room=0, reach=0, blur=0, clip=0.0),
+        Recipe("square", order="centre resize", room=0, reach=0.875, blur=0, clip=0.0),
     )
 }
 
@@ -120,6 +121,8 @@ def apply(image: NDArray[np.uint8], factor: int, recipe: Recipe) -> NDArray[np.u
     for step in recipe.order.split():
         if step == "grey":
             image = luminance(image)
+        elif step == "centre":
+            image = centre(image)
         elif step == "luma":
             colour, image = image, luminance(image)
             luma = image
@@ -134,6 +137,13 @@ def apply(image: NDArray[np.uint8], factor: int, recipe: Recipe) -> NDArray[np.u
     elif image.ndim == 2:
         image = _three_channels(image)
     return image if len(image) == recipe.size else resize(image, recipe.size)
+
+
+def centre(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The square in the middle, as wide as the shorter side: what `resize` makes of it keeps its shape."""
+    side = min(image.shape[:2])
+    top, left = ((length - side) // 2 for length in image.shape[:2])
+    return image[top : top + side, left : left + side]
 
 
 def luminance(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,22 +1,22 @@
-"""Removing images from the prepared pixels, of every recipe."""
+"""Removing images from a cache of shards: prepared pixels of every recipe, features of every backbone."""
 
 import json
 from collections.abc import Collection
 from pathlib import Path
 
-from dermanet.pixels.prepared import RECIPE
+from dermanet.pixels.shards import ABOUT
 
 
 def remove(root: Path, digests: Collection[str]) -> int:
-    """Removes every shard that holds one of the images, and returns how many; the others of a shard are prepared again when needed.
+    """Removes every shard that holds one of the images, and returns how many; the others of a shard are made again when needed.
 
-    The pixels go before the index that leads to them: killed in between, the next call finds the index and finishes. An index
+    The rows go before the index that leads to them: killed in between, the next call finds the index and finishes. An index
     that cannot be read goes too: what it leads to may be one of the images.
     """
     gone = set(digests)
     removed = 0
     for index in sorted(root.glob("*/*.json")):
-        if index.name != RECIPE and _may_hold(index, gone):
+        if index.name != ABOUT and _may_hold(index, gone):
             index.with_suffix(".npy").unlink(missing_ok=True)
             index.unlink(missing_ok=True)
             removed += 1

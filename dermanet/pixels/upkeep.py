@@ -1,20 +1,33 @@
-"""Upkeep of the cache of prepared pixels: what it holds, whether it is sound, and what is no longer needed."""
+"""Upkeep of a cache of shards, prepared pixels or features of them: what it holds, whether it is sound, what is not needed.
+
+Every function takes the cache's root and `rows`: what the rows of one of its folders are by what the folder says of itself, or None
+where this code makes others.
+"""
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dermanet.errors import BadInput
-from dermanet.pixels.prepared import RECIPE, Shard, clean, indexes, read_index, set_aside
-from dermanet.pixels.preprocess import Recipe, from_dict
+from dermanet.pixels.prepared import row_of
+from dermanet.pixels.preprocess import from_dict
+from dermanet.pixels.shards import ABOUT, Row, Shard, clean, indexes, read_index, set_aside
+
+Rows = Callable[[Mapping[str, Any], str], Row | None]
+"""What a folder says of itself and its name in; what its rows are out, or None where this code makes others."""
+
+UNKNOWN = Row((), np.dtype(np.uint8))
+"""Of shards that are only counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What the cache holds of one recipe. `recipe`: its name and side; `current`: whether this code makes the same pixels."""
+    """What the cache holds in one folder. `recipe`: its name and side; `current`: whether this code makes the same."""
 
     fingerprint: str
     recipe: str
@@ -36,26 +49,35 @@ class Leaving:
     size: int
 
 
-def survey(root: Path) -> list[Holding]:
-    """Every recipe that the cache holds pixels of."""
+def pixel_rows(about: Mapping[str, Any], fingerprint: str) -> Row | None:
+    """The rows of a recipe's prepared pixels."""
+    try:
+        recipe = from_dict(dict(about))
+    except (TypeError, BadInput):
+        return None
+    return row_of(recipe) if recipe.fingerprint == fingerprint else None
+
+
+def survey(root: Path, rows: Rows = pixel_rows) -> list[Holding]:
+    """Every folder of the cache and what it holds."""
     found = []
     for folder in _folders(root):
-        recipe = _recipe_of(folder)
-        size_of = recipe.size if recipe else 0
-        shards = [shard for index in indexes(folder) if isinstance(shard := read_index(index, size_of), Shard)]
+        row = _row_of(folder, rows)
+        shards = [shard for index in indexes(folder) if isinstance(shard := read_index(index, row or UNKNOWN), Shard)]
         images = len({digest for shard in shards for digest in shard.digests})
         size = sum(path.stat().st_size for path in folder.iterdir())
-        name = f"{recipe.name}@{recipe.size}" if recipe else _stated(folder)
-        found.append(Holding(folder.name, name, recipe is not None, images, len(shards), size))
+        found.append(Holding(folder.name, _stated(folder, row is not None), row is not None, images, len(shards), size))
     return found
 
 
-def check(root: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
-    """Reads every shard of every recipe that this code makes; sets the damaged ones aside and names each with what is wrong."""
+def check(
+    root: Path, progress: Callable[[int, int], None] = lambda done, total: None, rows: Rows = pixel_rows
+) -> list[str]:
+    """Reads every shard that this code makes; sets the damaged ones aside and names each with what is wrong."""
     damaged = []
-    todo = [(index, recipe) for folder in _folders(root) if (recipe := _recipe_of(folder)) for index in indexes(folder)]
-    for done, (index, recipe) in enumerate(todo, 1):
-        shard = read_index(index, recipe.size)
+    todo = [(index, row) for folder in _folders(root) if (row := _row_of(folder, rows)) for index in indexes(folder)]
+    for done, (index, row) in enumerate(todo, 1):
+        shard = read_index(index, row)
         if wrong := shard.whole_fault() if isinstance(shard, Shard) else shard:
             set_aside(index)
             damaged.append(f"{index.with_suffix('.npy')} {wrong}")
@@ -63,13 +85,13 @@ def check(root: Path, progress: Callable[[int, int], None] = lambda done, total:
     return damaged
 
 
-def unneeded(root: Path, digests: Collection[str]) -> list[Leaving]:
-    """The shards without any image among `digests`, and all those of recipes that this code does not make."""
+def unneeded(root: Path, digests: Collection[str], rows: Rows = pixel_rows) -> list[Leaving]:
+    """The shards without any image among `digests`, and all those that this code does not make."""
     leaving = []
     for folder in _folders(root):
-        recipe = _recipe_of(folder)
+        row = _row_of(folder, rows)
         for index in indexes(folder):
-            shard = read_index(index, recipe.size) if recipe else None
+            shard = read_index(index, row) if row else None
             if not isinstance(shard, Shard) or not any(digest in digests for digest in shard.digests):
                 parts = (index, index.with_suffix(".npy"))
                 leaving.append(Leaving(parts[1], sum(part.stat().st_size for part in parts if part.exists())))
@@ -82,31 +104,33 @@ def remove(leaving: Iterable[Leaving]) -> int:
     freed = sum(set_aside(one.path) for one in leaving)
     for folder in {one.path.parent for one in leaving}:
         clean(folder)
-        if {path.name for path in folder.iterdir()} <= {RECIPE}:
-            (folder / RECIPE).unlink(missing_ok=True)
+        if {path.name for path in folder.iterdir()} <= {ABOUT}:
+            (folder / ABOUT).unlink(missing_ok=True)
             folder.rmdir()
     return freed
 
 
 def _folders(root: Path) -> list[Path]:
-    """The recipes' folders: named as fingerprints are, so that nothing else in the root is ever touched."""
+    """Those named as fingerprints are, so that nothing else in the root is ever touched."""
     if not root.is_dir():
         return []
     return sorted(path for path in root.iterdir() if path.is_dir() and re.fullmatch("[0-9a-f]{16}", path.name))
 
 
-def _recipe_of(folder: Path) -> Recipe | None:
-    """The recipe of a folder; None where this code makes other pixels, or the folder says nothing of itself."""
+def _about(folder: Path) -> dict[str, Any]:
+    """What a folder says of itself; nothing where that cannot be read."""
     try:
-        recipe = from_dict(json.loads((folder / RECIPE).read_bytes()))
-    except (OSError, ValueError, TypeError, BadInput):
-        return None
-    return recipe if recipe.fingerprint == folder.name else None
+        return dict(json.loads((folder / ABOUT).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
-def _stated(folder: Path) -> str:
-    try:
-        record = json.loads((folder / RECIPE).read_bytes())
-        return f"{record['name']}@{record['size']} of revision {record['revision']}"
-    except (OSError, ValueError, TypeError, KeyError):
+def _row_of(folder: Path, rows: Rows) -> Row | None:
+    return rows(_about(folder), folder.name)
+
+
+def _stated(folder: Path, current: bool) -> str:
+    about = _about(folder)
+    if not {"name", "size", "revision"} <= set(about):
         return "unknown"
+    return f"{about['name']}@{about['size']}" + ("" if current else f" of revision {about['revision']}")

@@ -19,8 +19,8 @@ from dermanet.experiment import Experiment
 
 DEFAULT = Path(__file__).parents[1] / "search.yaml"
 
-YARDSTICK = ("age_weight", "sex_weight", "diagnosis_weight")
-"""Fields that change what the loss means: losses of trials that differ in them are not compared."""
+YARDSTICK = ("method", "backbone", "smoothing", "balance", "age_loss", "age_weight", "sex_weight", "diagnosis_weight")
+"""Fields that change what the loss of an epoch means: the epochs of trials that differ in them are not compared."""
 
 DIGITS = 4
 """Significant digits of a drawn number: more tell nothing, and nobody would type them."""

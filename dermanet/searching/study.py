@@ -32,7 +32,7 @@ from dermanet.searching import space as spaces
 from dermanet.searching.space import Choices, Dimension, Space, Value
 
 LOSS = "loss"
-"""The objective that is there without being named: the weighted validation loss of the epoch that is kept."""
+"""The objective that is there without being named: the validation loss of the finished network, by the base experiment's weights."""
 
 LOWER_IS_BETTER = (LOSS, "age_mae")
 
@@ -256,7 +256,7 @@ class Taken:
 def _pruner(plan: Plan) -> optuna.pruners.BasePruner:
     if not plan.prunes:
         return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(n_startup_trials=FIRST, n_warmup_steps=int(plan.base.epochs * WARM_UP) + 1)
+    return optuna.pruners.MedianPruner(n_startup_trials=FIRST, n_warmup_steps=int(plan.base.most_epochs * WARM_UP) + 1)
 
 
 def _sampler(seed: int, number: int, field: str) -> optuna.samplers.BaseSampler:

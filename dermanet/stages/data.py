@@ -137,8 +137,9 @@ def prepare(
 
 def preparation_parts(snapshot_id: str, experiment_text: str) -> list[dict[str, int]]:
     """The parts in which `prepare_part` prepares a snapshot side by side: at most MOST_PARTS, of a shard of new images or more."""
-    from dermanet.pixels.prepared import SHARD, PreparedPixels
+    from dermanet.pixels.prepared import PreparedPixels
     from dermanet.pixels.preprocess import recipe
+    from dermanet.pixels.shards import SHARD
 
     here = settings.read()
     pixels = PreparedPixels(prepared_root(here), recipe(chosen_experiment(here, experiment_text).recipe))

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, cast
@@ -48,11 +49,10 @@ def work_side_by_side(count: int, study_id: str, asked: int, parent: str, progre
     Raises what a job ended with, after the others were ended; an interrupt ends them too.
     """
     threads = max(1, cores() // count)
-    jobs = {}
+    jobs: dict[Connection, SpawnProcess] = {}
     try:
-        for _ in range(count):
-            pipe, process = _start(threads, (study_id, asked, parent))
-            jobs[pipe] = process
+        with _deaf_to_interrupts():
+            jobs.update(_start(threads, (study_id, asked, parent)) for _ in range(count))
         while jobs:
             for ready in wait(list(jobs)):
                 pipe = cast(Connection, ready)
@@ -65,20 +65,32 @@ def work_side_by_side(count: int, study_id: str, asked: int, parent: str, progre
 def _start(threads: int, work: tuple[str, int, str]) -> "tuple[Connection, SpawnProcess]":
     ours, theirs = SPAWN.Pipe(duplex=False)
     process = SPAWN.Process(target=_job, args=(theirs, threads, work), daemon=True)
-    with _deaf_to_interrupts():
-        process.start()
+    process.start()
     theirs.close()
     return ours, process
 
 
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """A process that is started here is never interrupted by the terminal: Ctrl-C reaches whoever started it, who ends it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Processes that are started here are never interrupted by the terminal: Ctrl-C reaches whoever started them, who ends them.
+
+    An interrupt meanwhile is raised afterwards, when all of them are known: the mask alone, which they inherit, would leave it to
+    another thread of this process.
+    """
+    heard: list[int] = []
+    # One that was started on the way would end the deafness.
+    resource_tracker.ensure_running()
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number)) if main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if main:
+            signal.signal(signal.SIGINT, handler)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def _heard(pipe: Connection, process: SpawnProcess, progress: Progress) -> bool:

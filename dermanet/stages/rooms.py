@@ -11,7 +11,8 @@ from dermanet.settings import Settings
 from dermanet.storage import Folder, place
 
 if TYPE_CHECKING:
-    from dermanet.pixels.prepared import Preparation, PreparedPixels
+    from dermanet.pixels.prepared import PreparedPixels
+    from dermanet.pixels.shards import Preparation
     from dermanet.records import Answers, Record, Snapshot
     from dermanet.registry.tracking import Tracking
     from dermanet.registry.versions import Versions
@@ -43,6 +44,11 @@ def snapshot_place(here: Settings) -> Folder:
 def prepared_root(here: Settings) -> Path:
     """Where prepared pixels are kept."""
     return here.home / "prepared"
+
+
+def features_root(here: Settings) -> Path:
+    """Where features of frozen backbones are kept."""
+    return here.home / "features"
 
 
 def frozen_snapshot(here: Settings, snapshot_id: str) -> "Snapshot":

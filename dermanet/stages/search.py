@@ -54,7 +54,7 @@ def search(
         raise BadInput("a search takes a snapshot or sources, not both; leave one out")
     frozen = frozen_snapshot(here, snapshot_id or gather(sources, progress, accept_data)["snapshot"])
     plan = Plan(frozen.id, base, space, objective)
-    _require_objective(frozen, objective, space)
+    _require_objective(frozen, objective)
     for recipe in recipes:
         fill_pixels(here, recipe, frozen.train + frozen.validation)
     study = studies_of(here).open(plan)
@@ -93,16 +93,10 @@ def _recipes(base: "Experiment", space: "Space") -> list[str]:
     return found
 
 
-def _require_objective(frozen: "Snapshot", objective: str, space: "Space") -> None:
+def _require_objective(frozen: "Snapshot", objective: str) -> None:
     from dermanet.judging import metrics
-    from dermanet.searching import space as spaces
     from dermanet.searching.study import LOSS
 
-    weights = [dimension.field for dimension in space if dimension.field in spaces.YARDSTICK]
-    if objective == LOSS and weights:
-        raise BadInput(
-            f"the space changes {weights[0]}, and with it what the loss means; choose a figure: --objective age_mae"
-        )
     codes, validation = frozen.taxonomy.codes, frozen.validation
     trivial = metrics.trivial_answers(frozen.train, len(validation), codes) if frozen.train and validation else None
     there = [LOSS, *(metrics.figures(validation, trivial, codes) if trivial else ())]

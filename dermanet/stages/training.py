@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermanet import __version__, experiment, settings
-from dermanet.stages.rooms import Progress, chosen_experiment, fill_pixels, frozen_snapshot, say_nothing, tracking_of
+from dermanet.stages.rooms import (
+    Progress,
+    chosen_experiment,
+    features_root,
+    fill_pixels,
+    frozen_snapshot,
+    say_nothing,
+    tracking_of,
+)
 from dermanet.stages.validation import data_tags
 
 if TYPE_CHECKING:
@@ -29,7 +37,7 @@ def train(
     trains anew on the same data.
     """
     from dermanet.learning import curves
-    from dermanet.learning.train import fit
+    from dermanet.learning.train import Sides, fit
 
     here = settings.read()
     frozen, chosen = frozen_snapshot(here, snapshot_id), chosen_experiment(here, experiment_text)
@@ -44,19 +52,12 @@ def train(
     tracking.end(run_id, "RUNNING")
     tracking.log_params(run_id, {**chosen.as_dict(), "snapshot": frozen.id, "taxonomy": frozen.taxonomy.digest})
     pixels = fill_pixels(here, chosen.recipe, frozen.records)[0]
-    report = _EpochReport(tracking, run_id, chosen.epochs, progress)
+    report = _EpochReport(tracking, run_id, chosen.most_epochs, progress)
     try:
-        trained = fit(
-            chosen,
-            frozen.taxonomy.codes,
-            frozen.train,
-            frozen.validation,
-            pixels,
-            here.home / "training" / work,
-            report,
-        )
-        tracking.log_picture(run_id, curves.draw(trained.history, trained.best_epoch), "learning_curves.png")
-        tracking.log_params(run_id, {"best_epoch": trained.best_epoch})
+        sides = Sides(frozen.taxonomy.codes, frozen.train, frozen.validation, pixels)
+        trained = fit(chosen, sides, here.home / "training" / work, features_root(here), report, progress)
+        tracking.log_picture(run_id, curves.draw(trained.history, trained.best_epochs), "learning_curves.png")
+        tracking.log_params(run_id, {"best_epoch": ", ".join(map(str, trained.best_epochs))})
         files = _model_files(trained.keras_file, trained.onnx_file, _card(frozen, chosen, run_id), chosen.recipe)
         tracking.log_model(run_id, _package() / "serving" / "scorer.py", files, _package(), _requirements())
     except Exception:
@@ -64,7 +65,7 @@ def train(
         raise
     tracking.end(run_id, "FINISHED")
     _discard(here.home / "training" / work)
-    return {"run_id": run_id, "trained": True, "epochs": len(trained.history), "best_epoch": trained.best_epoch}
+    return {"run_id": run_id, "trained": True, "epochs": len(trained.history), "best_epochs": trained.best_epochs}
 
 
 class _EpochReport:

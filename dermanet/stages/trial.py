@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING
 from dermanet import __version__, settings
 from dermanet.errors import Diverged
 from dermanet.settings import Settings
-from dermanet.stages.rooms import Progress, fill_pixels, frozen_snapshot, search_tracking, studies_of
+from dermanet.stages.rooms import (
+    Progress,
+    features_root,
+    fill_pixels,
+    frozen_snapshot,
+    search_tracking,
+    studies_of,
+)
 
 if TYPE_CHECKING:
-    from dermanet.learning.train import Epoch, Trained
+    from dermanet.learning.train import Epoch, Sides, Trained
     from dermanet.pixels.prepared import PreparedPixels
     from dermanet.records import Answers, Snapshot
     from dermanet.registry.tracking import Tracking
@@ -103,11 +110,10 @@ class _Work:
             return value
         pixels = fill_pixels(self.here, taken.experiment.recipe, self.frozen.train + self.frozen.validation)[0]
         trained = self._trained(taken, run_id, pixels)
-        figures = validation_figures(trained, self.frozen, pixels)
+        figures = self._figures(trained, pixels)
         self.tracking.log_figures(run_id, {f"validation_{name}": figure for name, figure in figures.items()})
-        self.tracking.log_params(run_id, {"best_epoch": trained.best_epoch})
-        loss = trained.history[trained.best_epoch - 1]["val_loss"]
-        return {**figures, "loss": loss}[self.study.plan.objective]
+        self.tracking.log_params(run_id, {"best_epoch": ", ".join(map(str, trained.best_epochs))})
+        return figures[self.study.plan.objective]
 
     def _trained(self, taken: "Taken", run_id: str, pixels: "PreparedPixels") -> "Trained":
         from dermanet.learning.train import fit
@@ -118,19 +124,26 @@ class _Work:
                 self.progress(f"trial {taken.number}, epoch {len(history)}: loss {history[-1]['val_loss']:.4f}")
             taken.report([epoch["val_loss"] for epoch in history])
 
-        frozen, folder = self.frozen, training_folder(self.here, self.study, taken.number)
-        return fit(
-            taken.experiment, frozen.taxonomy.codes, frozen.train, frozen.validation, pixels, folder, report
-        )  # fmt: skip
+        folder = training_folder(self.here, self.study, taken.number)
+        return fit(taken.experiment, self._sides(pixels), folder, features_root(self.here), report, self.progress)
 
+    def _sides(self, pixels: "PreparedPixels") -> "Sides":
+        from dermanet.learning.train import Sides
 
-def validation_figures(trained: "Trained", frozen: "Snapshot", pixels: "PreparedPixels") -> dict[str, float]:
-    """The figures of a trained network on the validation side of its snapshot."""
-    from dermanet.judging import metrics
-    from dermanet.learning.model import load
+        return Sides(self.frozen.taxonomy.codes, self.frozen.train, self.frozen.validation, pixels)
 
-    network, digests = load(trained.keras_file), [record.digest for record in frozen.validation]
-    return metrics.figures(frozen.validation, _answers(network, digests, pixels), frozen.taxonomy.codes)
+    def _figures(self, trained: "Trained", pixels: "PreparedPixels") -> dict[str, float]:
+        """The figures of a trained network on the validation side, and the loss by the base experiment's weights."""
+        from dermanet.judging import metrics
+        from dermanet.learning import yardstick
+        from dermanet.learning.model import load
+
+        sides = self._sides(pixels)
+        digests = [record.digest for record in sides.validation]
+        answers = _answers(load(trained.keras_file), digests, pixels)
+        taught, wanted = sides.targets()
+        loss = yardstick.loss(answers, wanted, taught, sides.scale, self.study.plan.base)
+        return {"loss": loss, **metrics.figures(sides.validation, answers, sides.codes)}
 
 
 def _answers(network: object, digests: list[str], pixels: "PreparedPixels") -> "Answers":

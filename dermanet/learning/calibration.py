@@ -1,0 +1,71 @@
+"""Probabilities that mean what they say: one temperature a head, fitted on the validation side (Guo et al., ICML 2017).
+
+A temperature divides a head's logits, so it changes no answer but its certainty; it is written into the head's own weights, and the
+graph stays as it was.
+"""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from dermanet.learning import model as network
+from dermanet.learning.dataset import Targets
+from dermanet.records import Answers
+
+LEAST = 20
+"""Images below which nothing is fitted: a temperature from a handful would be noise."""
+
+LIMITS = (0.25, 4.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Temperatures:
+    """Above 1 where the network was too sure of itself."""
+
+    diagnosis: float = 1.0
+    sex: float = 1.0
+
+
+def temperatures(answers: Answers, wanted: Targets) -> Temperatures:
+    """The temperatures that make the labels of the validation side likeliest; sex by the images of which it is known."""
+    known = wanted.sex[:, 2] == 0
+    return Temperatures(
+        temperature(np.log(np.maximum(answers.diagnosis, 1e-12)), wanted.diagnosis),
+        temperature(np.log(np.maximum(answers.sex[known, :2], 1e-12)), wanted.sex[known, :2]),
+    )
+
+
+def temperature(logits: NDArray[np.floating], wanted: NDArray[np.floating]) -> float:
+    """The temperature for logits (n, k), up to a constant a row, and one-hot labels (n, k): 0.25 to 4, and 1 below `LEAST` rows."""
+    if len(logits) < LEAST:
+        return 1.0
+
+    def loss(logarithm: float) -> float:
+        cooled = logits / np.exp(logarithm)
+        highest = cooled.max(axis=1, keepdims=True)
+        normalised = cooled - highest - np.log(np.exp(cooled - highest).sum(axis=1, keepdims=True))
+        return float(-(normalised * wanted).sum(axis=1).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=tuple(np.log(LIMITS)), method="bounded").x))
+
+
+def apply(model: keras.Model, found: Temperatures) -> None:
+    """Divides the logits of the heads by their temperatures."""
+    for name, value in ((network.DIAGNOSIS, found.diagnosis), (network.SEX, found.sex)):
+        layer = model.get_layer(name)
+        layer.set_weights([weights / value for weights in layer.get_weights()])
+
+
+def adjust(model: keras.Model, strength: float, wanted: Targets) -> None:
+    """Lowers each diagnosis's logit by `strength` times the logarithm of its frequency on the training side (Menon et al., 2021).
+
+    A diagnosis that nobody there has counts as half an image.
+    """
+    if strength:
+        counts = np.maximum(wanted.diagnosis.sum(axis=0), 0.5)
+        layer = model.get_layer(network.DIAGNOSIS)
+        weights, offset = layer.get_weights()
+        layer.set_weights([weights, offset - strength * np.log(counts / counts.sum()).astype(np.float32)])

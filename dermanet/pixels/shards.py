@@ -1,0 +1,337 @@
+"""Rows of one kind by image digest, made once: prepared pixels, or features of them; in shards that are mapped, not read.
+
+    <folder>/recipe.json     what the rows are and how they were made
+    <folder>/<shard>.npy     (n, *shape) of one type
+    <folder>/<shard>.json    the n image digests, in order, and a CRC-32 of each row; written last, so that a shard without it does
+                             not exist
+
+A shard is named by its digests, so that its index proves itself. Its size is checked whenever a folder is opened, its rows when one
+is first used: what is damaged is named and set aside, and the next run makes it again. Nothing is synced to the disk: what a
+power cut takes is found by the same checks.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dermanet.errors import DermaNetError
+
+SHARD = 256
+"""Rows in a shard: 50 MB of pixels at 256, so that a killed run loses seconds and a big set stays a few hundred files."""
+
+STALE = 3600.0
+"""Seconds after which a file that no index names and nobody holds is taken for what a killed run left."""
+
+ABOUT = "recipe.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What one run of `Shards.fill` did. `damaged`: the shards that were found so, and whose rows were made again."""
+
+    computed: int
+    reused: int
+    damaged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What every row of a folder is: an array of this shape and type."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+Making = Callable[[Iterable[list[str]]], Iterator[tuple[list[str], Iterable[tuple[NDArray[Any], int]]]]]
+"""Chunks of digests in; each chunk with its rows and their checksums out, in order. It may work ahead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The index of one shard: where its pixels lie, whose rows they are, and their checksums."""
+
+    path: Path
+    digests: tuple[str, ...]
+    checks: tuple[int, ...]
+    row: Row
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its rows together."""
+        return len(self.digests), *self.row.shape
+
+    @property
+    def header(self) -> bytes:
+        """What its file begins with."""
+        return header(self.shape, self.row.dtype)
+
+    def mapped(self) -> NDArray[Any]:
+        """Its rows, mapped for reading."""
+        return np.memmap(self.path, self.row.dtype, "r", len(self.header), self.shape)
+
+    def fault(self) -> str:
+        """What is wrong with it as far as a look at the file's size can tell, or nothing."""
+        try:
+            size = self.path.stat().st_size
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+        wanted = len(self.header) + int(np.prod(self.shape)) * self.row.dtype.itemsize
+        return "" if size == wanted else f"has {size:,} bytes instead of {wanted:,}"
+
+    def whole_fault(self) -> str:
+        """What is wrong with it, every byte read; or nothing."""
+        if wrong := self.fault():
+            return wrong
+        with self.path.open("rb") as file:
+            if file.read(len(self.header)) != self.header:
+                return "has another header"
+        for digest, check, row in zip(self.digests, self.checks, self.mapped(), strict=True):
+            if checksum(row) != check:
+                return f"holds other values of image {digest[:12]}… than were written"
+        return ""
+
+
+class Shards:
+    """The rows of one folder. Any number of readers and writers may share it."""
+
+    def __init__(self, folder: Path, row: Row, about: Mapping[str, Any]) -> None:
+        """`about`: what the folder says of itself, as JSON."""
+        self.folder = folder
+        self.row = row
+        self._about = about
+        self._damaged: list[str] = []
+        self._places: dict[str, tuple[Shard, int]] = {}
+        self._shards: set[str] = set()
+        self._mapped: dict[Path, NDArray[Any]] = {}
+        self._checked: set[str] = set()
+        self._refresh()
+
+    def missing(self, digests: Iterable[str]) -> list[str]:
+        """Those of `digests` that have no row yet, each once, in order."""
+        return [digest for digest in dict.fromkeys(digests) if digest not in self._places]
+
+    def fill(
+        self, digests: Sequence[str], make: Making, progress: Callable[[int], None] = lambda done: None
+    ) -> Preparation:
+        """Makes what is missing of `digests`, shard by shard.
+
+        Killed, it goes on from its last whole shard when called again. Raises DermaNetError where the disk is full.
+        """
+        missing = self.missing(digests)
+        reused = done = len(set(digests)) - len(missing)
+        progress(done)
+        if missing:
+            try:
+                self._make_folder()
+                for chunk, rows in make(batched(missing)):
+                    self._write(chunk, rows)
+                    done += len(chunk)
+                    progress(done)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise DermaNetError(
+                    f"no space left in {self.folder}; make room (`dermanet cache --prune` may) and run this again: it goes on "
+                    "from its last whole shard"
+                ) from error
+            self._refresh()
+        damaged, self._damaged = tuple(self._damaged), []
+        return Preparation(len(missing), reused, damaged)
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._places
+
+    def one(self, digest: str) -> NDArray[Any]:
+        """One row: a view into the mapped shard, checked at its first use.
+
+        Raises KeyError, and DermaNetError where the row is not what was written: the shard is then set aside.
+        """
+        shard, place = self._places[digest]
+        if shard.path not in self._mapped:
+            self._mapped[shard.path] = shard.mapped()
+        row = self._mapped[shard.path][place]
+        if digest not in self._checked:
+            if checksum(row) != shard.checks[place]:
+                # Looked at anew: another process may have put a sound one in its place, which must stay.
+                if wrong := shard.whole_fault():
+                    set_aside(shard.path)
+                wrong = wrong or "was damaged, and has been made again since"
+                raise DermaNetError(f"shard {shard.path} {wrong}; run this again: what is missing is made anew")
+            self._checked.add(digest)
+        return row
+
+    def batch(self, digests: Sequence[str]) -> NDArray[Any]:
+        """Several rows, (n, *shape), copied out of the shards."""
+        return np.stack([self.one(digest) for digest in digests])
+
+    def _write(self, digests: Sequence[str], rows: Iterable[tuple[NDArray[Any], int]]) -> None:
+        name, checks = hashlib.sha256("".join(digests).encode()).hexdigest()[:24], []
+        target = self.folder / f"{name}.npy"
+        with _Temporary(self.folder) as file:
+            # Written, not mapped: a full disk is an error here, and would be the death of the process there.
+            file.write(header((len(digests), *self.row.shape), self.row.dtype))
+            for row, check in rows:
+                file.write(row.data)
+                checks.append(check)
+            file.rename(target)
+        try:
+            with _Temporary(self.folder) as file:
+                file.write(json.dumps({"digests": digests, "crc32": checks}).encode())
+                file.rename(target.with_suffix(".json"))
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        clean(self.folder)
+        if not (self.folder / ABOUT).exists():
+            with _Temporary(self.folder) as file:
+                file.write(json.dumps(dict(self._about)).encode())
+                file.rename(self.folder / ABOUT)
+
+    def _refresh(self) -> None:
+        for index in indexes(self.folder):
+            if index.stem in self._shards:
+                continue
+            shard = read_index(index, self.row)
+            if shard is None:
+                continue
+            wrong = shard if isinstance(shard, str) else shard.fault()
+            if wrong:
+                set_aside(index)
+                self._damaged.append(f"{index.with_suffix('.npy')} {wrong}")
+            elif isinstance(shard, Shard):
+                self._shards.add(index.stem)
+                self._places |= {digest: (shard, place) for place, digest in enumerate(shard.digests)}
+
+
+def checksum(row: NDArray[Any]) -> int:
+    """The CRC-32 of a row's bytes."""
+    return zlib.crc32(row.data)
+
+
+def indexes(folder: Path) -> list[Path]:
+    """The indexes of a folder, whole or not."""
+    return sorted(path for path in folder.glob("*.json") if path.name != ABOUT and not path.name.startswith("."))
+
+
+def read_index(index: Path, row: Row) -> Shard | str | None:
+    """The shard that an index describes, or what is wrong with the index; None where it has gone."""
+    try:
+        record = json.loads(index.read_bytes())
+        digests, checks = tuple(map(str, record["digests"])), tuple(map(int, record["crc32"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return "has an index that cannot be read"
+    named = hashlib.sha256("".join(digests).encode()).hexdigest()[:24]
+    if named != index.stem or len(digests) != len(checks):
+        return "has an index that is not its own"
+    return Shard(index.with_suffix(".npy"), digests, checks, row)
+
+
+def set_aside(path: Path) -> int:
+    """Removes a shard, its index first, so that nobody finds half of it; who has it mapped goes on. Returns the bytes given back."""
+    freed = 0
+    for part in (path.with_suffix(".json"), path.with_suffix(".npy")):
+        try:
+            size = part.stat().st_size
+            part.unlink()
+        except FileNotFoundError:
+            continue
+        freed += size
+    return freed
+
+
+def clean(folder: Path) -> None:
+    """Removes what killed runs left in a folder: files under way that nobody holds, and old rows without an index."""
+    old = time.time() - STALE
+    for path in folder.glob(".*"):
+        _remove_if_left(path, old)
+    for path in folder.glob("*.npy"):
+        if not path.with_suffix(".json").exists() and _modified(path) < old:
+            path.unlink(missing_ok=True)
+
+
+def _remove_if_left(path: Path, old: float) -> None:
+    try:
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            except OSError:
+                # A file system without locks: only age tells.
+                if _modified(path) > old:
+                    return
+            path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
+
+
+class _Temporary:
+    """A file under way, of a name of its own and locked while its writer lives; gone at the end unless it was renamed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> "_Temporary":
+        while True:
+            # The name is unique so that two runs at once cannot write into one file; the rename makes the last one win whole.
+            self.path = self._folder / f".{uuid4().hex}"
+            self._file: BinaryIO = self.path.open("xb")
+            # Where this fails a cleaner holds it, and it is gone in a moment; or this file system knows no locks.
+            with suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self.path.exists():
+                return self
+            self._file.close()
+
+    def write(self, data: "bytes | memoryview") -> None:
+        self._file.write(data)
+
+    def rename(self, target: Path) -> None:
+        self._file.flush()
+        os.replace(self.path, target)
+
+    def __exit__(self, *failure: object) -> None:
+        try:
+            self._file.close()
+        except OSError:
+            # What could not be written is no news by now, and hides what was raised first.
+            if failure[0] is None:
+                raise
+        finally:
+            self.path.unlink(missing_ok=True)
+
+
+def header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """NumPy's own file header, so that anyone may `np.load` a shard."""
+    text = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"
+    return b"\x93NUMPY\x01\x00\x76\x00" + text.ljust(117).encode() + b"\n"
+
+
+def batched(digests: Sequence[str]) -> Iterator[list[str]]:
+    """In chunks of a shard each."""
+    return (list(digests[start : start + SHARD]) for start in range(0, len(digests), SHARD))
