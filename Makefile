@@ -26,6 +26,9 @@ run: $(VENV)/installed ## start Airflow, MLflow and the scorer here, retrain, pr
 test: $(VENV)/installed ## run the tests
 	$(BIN)/python -m pytest
 
+test-jax: $(VENV)-jax/installed ## run the tests of training over several processes, in .venv-jax
+	$(VENV)-jax/bin/python -m pytest -n 0 tests/test_distribution.py
+
 lint: $(VENV)/installed ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,12 +43,14 @@ bench: $(VENV)/installed ## measure speed, as ratios within one run
 
 install: $(VENV)/installed ## make .venv from requirements.lock
 
-lock: $(UV) ## renew requirements.lock and bootstrap.lock
+lock: $(UV) ## renew requirements.lock, requirements-jax.lock and bootstrap.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --upgrade --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --upgrade --python-version 3.11 --extra jax --no-emit-package tensorflow \
+		--constraint requirements.lock pyproject.toml -o requirements-jax.lock
 	echo uv | $(UV) pip compile --quiet --universal --generate-hashes --upgrade --python-version 3.11 - -o bootstrap.lock
 
-clean: ## remove .venv; data in .dermanet stays
-	rm -rf $(VENV) $(VENV)-uv
+clean: ## remove .venv and .venv-jax; data in .dermanet stays
+	rm -rf $(VENV) $(VENV)-jax $(VENV)-uv
 
 # uv comes from the package index like everything else, pinned with its hash; nothing outside this folder is touched.
 $(UV): bootstrap.lock
@@ -62,4 +67,11 @@ $(VENV)/installed: requirements.lock pyproject.toml | $(UV)
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help run test lint format bench install lock clean
+# requirements-jax.lock is whole but for TensorFlow, at the versions of requirements.lock: alone it serves a machine that trains on JAX only.
+$(VENV)-jax/installed: requirements.lock requirements-jax.lock pyproject.toml | $(UV)
+	test -x $(VENV)-jax/bin/python || $(UV) venv --quiet --python '>=3.11,<3.14' $(VENV)-jax
+	$(UV) pip sync --quiet --require-hashes --python $(VENV)-jax/bin/python requirements.lock requirements-jax.lock
+	$(UV) pip install --quiet --python $(VENV)-jax/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: help run test test-jax lint format bench install lock clean

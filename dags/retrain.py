@@ -10,8 +10,9 @@ a green run, nothing registered.
 its training done and repeats only the judgement; the parameter *fresh* trains anew.
 
 **Where to look:** the task *validate_snapshot* returns every warning about the data and names the MLflow run with its report; the
-task *apply_gates* returns every check with value, limit and reason; the MLflow run has `verdict.md`, the learning curves and the
-confusion matrix.
+task *apply_gates* returns every check with value, limit and reason; the MLflow run has `verdict.md`, the learning curves, the
+confusion matrix, the age scatter, the reliability of sex and diagnosis, the datasets with their digests, and what the machine
+was doing (*System metrics*). The log of *fit_network* has a line an epoch, with the time left.
 
 **If it fails:** the champion goes on serving.
 - *validate_snapshot* failed with *the data … are anomalous*: a figure is beyond its limit, and the line says which, before and
@@ -25,6 +26,12 @@ confusion matrix.
 - *prepare_pixels* names stored images that are damaged or missing: start **ingest** on the sources that it names, then clear it.
 - *fit_network* was killed (a full memory, a machine that went away): it is retried and resumes from its last whole epoch, in
   the same MLflow run. Clear it if the retries are spent.
+- *fit_network* says that no space is left: make room in the folder that it names and clear it; the run is failed, nothing is
+  registered, and it goes on from its last whole epoch.
+- *fit_network* says that the loss is no number to learn from: start a run with the parameter *experiment* and a lower
+  `learning_rate`; it is not retried by itself.
+  the same MLflow run. Clear it if the retries are spent. So it is where `DERMANET_PROCESSES` lets several processes train and one of
+  them fails: the line names it, the others are ended, all go on together.
 - one line about the input (no images, an unknown experiment): mend it and clear the task; it is not retried by itself.
 
 **Safe to clear:** yes, any task, at any time. A run has one MLflow run and at most one version.
@@ -73,7 +80,7 @@ PATIENCE = ExceptionRetryPolicy([RetryRule(WRONG, RetryAction.FAIL, reason="it w
             "",
             type="string",
             title="Experiment",
-            description="plain, plain128, demo, smoke, or NAME:field=value,… Empty: DERMANET_EXPERIMENT.",
+            description="probe, finetune, plain, plain128, demo, smoke, or NAME:field=value,… Empty: DERMANET_EXPERIMENT.",
         ),
         "fresh": Param(
             False,

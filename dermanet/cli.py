@@ -7,11 +7,21 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from dermanet import __version__, stages
@@ -241,7 +251,7 @@ def cache(
     yes: Annotated[bool, typer.Option("--yes", help="With --prune: do it; without, it is only listed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the cache of prepared pixels, check it, or remove what is not needed: `prepare` makes anything again."""
+    """Show the cache of prepared pixels and features, check it, or remove what is not needed: all of it is made again when needed."""
     if (check and prune) or ((everything or yes) and not prune):
         raise BadInput("--check and --prune exclude each other; --all and --yes go with --prune")
     if prune:
@@ -254,12 +264,14 @@ def cache(
             return _print_json(found)
         for line in found["damaged"]:
             out.print(line, markup=False)
-        return err.print(f"{len(found['damaged'])} damaged; `dermanet prepare` makes them again", markup=False)
+        return err.print(
+            f"{len(found['damaged'])} damaged; the next `prepare` or `train` makes them again", markup=False
+        )
     held = stages.cache()
     if as_json:
         return _print_json(held)
-    table = Table("recipe", "fingerprint", "images", "shards", "MB", "", title=held["folder"])
-    for one in held["recipes"]:
+    table = Table("pixels and features", "fingerprint", "images", "shards", "MB", "", title=held["folder"])
+    for one in held["recipes"] + held["features"]:
         counts = (f"{one[name]:,}" for name in ("images", "shards"))
         table.add_row(one["recipe"], one["fingerprint"], *counts, *_size_and_use(one))
     out.print(table)
@@ -295,7 +307,9 @@ def objects(
 @app.command(epilog="Example: dermanet train 3f0c9a7e1b2d4c55 --experiment plain128:epochs=10")
 def train(snapshot_id: SnapshotId, experiment: ExperimentName = "", as_json: Json = False) -> None:
     """Train on a snapshot and log the model; killed and called again, it resumes."""
-    _print(stages.train(snapshot_id, experiment, progress=err.print), as_json)
+    with _training_bar() as on_batch:
+        done = stages.train(snapshot_id, experiment, progress=_say, on_batch=on_batch)
+    _print(done, as_json)
 
 
 @app.command()
@@ -342,7 +356,8 @@ def retrain(
     as_json: Json = False,
 ) -> None:
     """Every stage up to the verdict and, if it passes, the registered and promoted version."""
-    record = stages.retrain(sources or (), experiment, fresh, lambda line: err.print(line, markup=False), accept_data)
+    with _training_bar() as on_batch:
+        record = stages.retrain(sources or (), experiment, fresh, _say, accept_data, on_batch)
     if as_json:
         _print_json(record)
     else:
@@ -511,6 +526,33 @@ def _cells(texts: list[str]) -> dict[str, str]:
 def _bar(what: str) -> Progress:
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=err, transient=not err.is_terminal)
+
+
+@contextmanager
+def _training_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """What moves a bar with every batch, from the first one on; None where standard error is no terminal: lines are enough there."""
+    if not err.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("batches, at most"))
+    bar = Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=err, transient=True)
+    tasks: list[TaskID] = []
+
+    def move(done: int, most: int) -> None:
+        # Started late, so that nothing moves before there is something to see, and what an earlier call did is not counted as speed.
+        if not tasks:
+            tasks.append(bar.add_task("training", total=most, completed=done))
+            bar.start()
+        bar.update(tasks[0], completed=done)
+
+    try:
+        yield move
+    finally:
+        bar.stop()
+
+
+def _say(line: str) -> None:
+    err.print(line, markup=False)
 
 
 def _print_json(record: Any) -> None:

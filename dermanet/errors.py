@@ -2,17 +2,22 @@
 
     DermaNetError            1  a fault: something broke that the user did not cause
     ├── BadInput             2  wrong use or bad input: one clear line says what was seen, what is allowed, what to do
+    │   ├── Diverged         2  a training whose loss is no number any more: the same experiment would say so again
     │   └── UnreadableImage  2  bytes that are not a whole JPEG or PNG of an allowed size (`reason` is the quarantine word)
     ├── StoreFault           1  stored images that are damaged or missing; an ingest of their source stores them anew
     ├── Changed              1  what was being read was replaced meanwhile; the same call once more reads what is there now
-    ├── Diverged             1  a training whose loss is no number any more: its experiment's fault, and the same again
     ├── GateRefused          3  the gate said no; the verdict says why
     └── DataRefused          3  the validation of the data said no; its report says why
 
 A single bad record never raises out of an ingest: it becomes a `records.Refusal`. A source that is wrong as a whole does.
 """
 
+import errno
 from typing import Any
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+"""What HDF5 and SQLite say of a full disk, whose errors carry no number."""
 
 
 class DermaNetError(Exception):
@@ -25,6 +30,10 @@ class BadInput(DermaNetError):
     """Wrong use or bad input: the message gives the value seen, the values allowed and the remedy."""
 
     exit_status = 2
+
+
+class Diverged(BadInput):
+    """A training's loss stopped being a number: its experiment is wrong for these data. Repeating it ends the same."""
 
 
 class UnreadableImage(BadInput):
@@ -44,10 +53,6 @@ class Changed(DermaNetError):
     """What was being read is not what it was when the reading began."""
 
 
-class Diverged(DermaNetError):
-    """A training's loss stopped being a number. Repeating it ends the same."""
-
-
 class GateRefused(DermaNetError):
     """The verdict was not a pass."""
 
@@ -62,3 +67,13 @@ class DataRefused(DermaNetError):
     def __init__(self, line: str, record: dict[str, Any] | None = None) -> None:
         super().__init__(line)
         self.record = record or {}
+
+
+def no_space_left(error: BaseException) -> bool:
+    """Whether a full disk, or a quota that is used up, is behind an error."""
+    chain: BaseException | None = error
+    while chain:
+        if getattr(chain, "errno", None) in FULL or any(words in str(chain) for words in FULL_WORDS):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False

@@ -15,7 +15,6 @@ from typing import Any
 from dermanet.errors import BadInput
 
 METHODS = ("scratch", "probe", "finetune")
-AGE_LOSSES = ("absolute", "huber")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +65,6 @@ class Experiment:
     """Diagnoses are weighted in the loss by the inverse of their frequency to this power."""
     adjustment: float = 0.0
     """By how much of the logarithm of its frequency a diagnosis's logit is lowered in the end (Menon et al., 2021)."""
-    age_loss: str = "absolute"
-    """`absolute`, or `huber`: squared within half a standard deviation of the ages."""
     age_weight: float = 1.0
     sex_weight: float = 1.0
     diagnosis_weight: float = 1.0
@@ -92,10 +89,10 @@ class Experiment:
 
 
 PLAIN = Experiment("plain")
-THREE = "efficientnet-lite0@224+efficientnet-lite1@240+efficientnet-lite2@256"
+TWO = "efficientnet-lite0@224+efficientnet-lite1@240"
+THREE = f"{TWO}+efficientnet-lite2@256"
 PROBE = replace(
     PLAIN, name="probe", method="probe", backbone=THREE, taps=True, views=2, recipe="square", hidden=0, balance=1.0,
-    age_loss="huber",
 )  # fmt: skip
 EXPERIMENTS = {
     experiment.name: experiment
@@ -105,7 +102,7 @@ EXPERIMENTS = {
         PROBE,
         replace(PROBE, name="probe112", backbone="efficientnet-lite0", taps=False, views=1, recipe="square@112"),
         replace(
-            PROBE, name="finetune", method="finetune", epochs=12, patience=12, learning_rate=1e-4, warmup=1.0,
+            PROBE, name="finetune", method="finetune", backbone=TWO, epochs=10, patience=10, learning_rate=3e-4, warmup=1.0,
             weight_decay=1e-4, averaging=0.98, crops=0.7, light=0.15, smoothing=0.1, balance=0.5,
         ),
         replace(PLAIN, name="demo", downscale=4, epochs=24, patience=24),
@@ -137,7 +134,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 """The least and the greatest value of each number."""
 
-CHOICES: dict[str, tuple[Any, ...]] = {"method": METHODS, "views": (1, 2, 4, 8), "age_loss": AGE_LOSSES}
+CHOICES: dict[str, tuple[Any, ...]] = {"method": METHODS, "views": (1, 2, 4, 8)}
 
 
 def check(experiment: Experiment) -> Experiment:

@@ -6,11 +6,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from dermanet import taxonomy
+from dermanet.errors import BadInput
 
 GATES = Path(__file__).with_name("gates.yaml")
 VALIDATION = Path(__file__).with_name("validation.yaml")
 DEMO_GATES = Path(__file__).with_name("gates-demo.yaml")
 EXPERIMENT = "plain128"
+PROCESSES = 4096
+"""More processes than this are a typing error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,12 @@ class Settings:
     """`DERMANET_OBJECTS`: where images are kept, by content: a folder or `s3://bucket/prefix`. Default: a folder in the home."""
     model: str
     """`DERMANET_MODEL`: the name of the registered model. Default `dermanet`."""
+    processes: int
+    """`DERMANET_PROCESSES`: how many processes train together, on JAX. Default 0: the stage trains itself, on its own Keras."""
+    coordinator: str
+    """`DERMANET_COORDINATOR`: host:port of the first of them. Default: none, all are on this machine and started by the stage."""
+    process: int
+    """`DERMANET_PROCESS`: which of them is this machine's, from 0. Read with `DERMANET_COORDINATOR` alone, and needed there."""
     tracking_uri: str
     """`MLFLOW_TRACKING_URI`, MLflow's own variable. Default: SQLite in the home."""
 
@@ -45,8 +54,12 @@ class Settings:
 
 
 def read(environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings of this process. Touches nothing: no folder is made and no service is asked."""
+    """The settings of this process. Touches nothing: no folder is made and no service is asked.
+
+    Raises BadInput where those of several processes contradict one another.
+    """
     environ = os.environ if environ is None else environ
+    processes, coordinator, process = _processes(environ)
     home = Path(environ.get("DERMANET_HOME") or ".dermanet").absolute()
     return Settings(
         home=home,
@@ -58,8 +71,29 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
         catalogue=environ.get("DERMANET_CATALOGUE") or f"sqlite:///{home / 'catalogue.db'}",
         objects=environ.get("DERMANET_OBJECTS") or str(home / "objects"),
         model=environ.get("DERMANET_MODEL") or "dermanet",
+        processes=processes,
+        coordinator=coordinator,
+        process=process,
         tracking_uri=environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
     )
+
+
+def _processes(environ: Mapping[str, str]) -> tuple[int, str, int]:
+    """How many train together, where the first of them is, and which one this machine has."""
+    coordinator = environ.get("DERMANET_COORDINATOR", "")
+    if not coordinator:
+        return _number("DERMANET_PROCESSES", environ.get("DERMANET_PROCESSES") or "0", 0, PROCESSES), "", 0
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise BadInput(f"DERMANET_COORDINATOR={coordinator!r}; host:port of the first process is needed")
+    processes = _number("DERMANET_PROCESSES", environ.get("DERMANET_PROCESSES", ""), 1, PROCESSES)
+    return processes, coordinator, _number("DERMANET_PROCESS", environ.get("DERMANET_PROCESS", ""), 0, processes - 1)
+
+
+def _number(name: str, text: str, low: int, high: int) -> int:
+    if not text.isdigit() or not low <= int(text) <= high:
+        raise BadInput(f"{name}={text!r}; allowed are {low} to {high}")
+    return int(text)
 
 
 def unknown(environ: Mapping[str, str]) -> list[str]:

@@ -124,6 +124,19 @@ def test_importing_the_stages_brings_nothing_heavy_along(module: str) -> None:
     assert done.stdout.split() == []
 
 
+def test_the_package_names_no_backend_of_keras_but_where_processes_join() -> None:
+    backends = {"tensorflow", "jax", "torch"}
+    named = {
+        (path.relative_to(PACKAGE).as_posix(), name.partition(".")[0])
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+        if name.partition(".")[0] in backends
+    }
+    assert named == {("learning/distribution.py", "jax")}
+
+
 def test_the_scorer_needs_no_tensorflow() -> None:
     script = "import sys, dermanet.serving.network, dermanet.serving.golden; print({'tensorflow', 'keras'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -13,7 +13,8 @@ from sklearn import metrics as sklearn
 
 from dermanet.judging import metrics
 from dermanet.judging.gates import Check, Verdict
-from dermanet.judging.report import confusion_matrix, verdict_page
+from dermanet.judging.plots import confusion_matrix
+from dermanet.judging.report import verdict_page
 from dermanet.records import SEXES, Answers
 
 CODES = samples.CODES
@@ -43,6 +44,13 @@ def test_the_figures_of_four_images_by_hand() -> None:
             "sex_f1": (2 / 3 + 2 * 2 / 3 + 1) / 4,
             # One man and two women: he stands above one of them and level with the other.
             "sex_auc": (1 + 0.5) / 2,
+            # 0.7 twice and right once, 0.6 and right, 0.8 and right.
+            "sex_ece": (2 * 0.2 + 0.4 + 0.2) / 4,
+            "sex_brier": (0.14 + 1.14 + 0.26 + 0.06) / 4,
+            "sex_log_loss": -np.log([0.7, 0.2, 0.6, 0.8]).mean(),
+            "diagnosis_ece": 2 / 4,
+            "diagnosis_brier": 2 * 2 / 4,
+            "diagnosis_log_loss": -2 * np.log(np.finfo(float).eps) / 4,
             "diagnosis_accuracy": 2 / 4,
             "diagnosis_balanced_accuracy": (1 / 2 + 1 / 2) / 2,
             "diagnosis_f1_weighted": (2 * 2 / 3 + 2 * 1 / 2) / 4,
@@ -97,7 +105,9 @@ def test_balanced_accuracy_is_that_of_scikit_learn() -> None:
 def test_figures_the_holdout_cannot_give_are_left_out() -> None:
     women = [samples.record(n, age=None, sex="female", diagnosis="nv") for n in range(3)]
     found = metrics.figures(women, answers([1, 2, 3], [MALE] * 3, ["nv"] * 3), CODES)
-    assert {name for name in found if name.startswith(("age", "sex"))} == {"sex_accuracy", "sex_f1"}
+    assert {name for name in found if name.startswith(("age", "sex"))} == {
+        "sex_accuracy", "sex_f1", "sex_ece", "sex_brier", "sex_log_loss",
+    }  # fmt: skip
     assert {name for name in found if "_f1_" in name or "recall" in name} == {
         "diagnosis_f1_weighted", "diagnosis_f1_macro", "diagnosis_f1_nv", "diagnosis_recall_nv",
     }  # fmt: skip
@@ -134,6 +144,14 @@ def test_the_trivial_reader_answers_the_training_side_s_middle() -> None:
     assert metrics.figures(FOUR, metrics.trivial_answers(train, 4, CODES), CODES)["sex_auc"] == 0.5
 
 
+def test_the_trivial_reader_s_probabilities_are_shares_that_rule_nothing_out() -> None:
+    train = [samples.record(n, sex="male", diagnosis=code) for n, code in enumerate(["nv"] * 8 + ["mel"] * 5)]
+    said = metrics.trivial_answers(train, 2, CODES)
+    assert said.sex[0] == pytest.approx([14 / 16, 1 / 16, 1 / 16])
+    assert said.diagnosis[0, CODES.index("nv")] == pytest.approx(9 / 20)
+    assert said.diagnosis[0, CODES.index("df")] == pytest.approx(1 / 20) and said.diagnosis[1].sum() == pytest.approx(1)
+
+
 def test_the_confusion_has_the_truth_by_rows() -> None:
     counts = metrics.confusion(FOUR, SAID, CODES)
     assert counts.shape == (7, 7) and counts.sum() == 4
@@ -143,9 +161,10 @@ def test_the_confusion_has_the_truth_by_rows() -> None:
 
 
 def test_the_picture_of_the_confusion_shows_every_count() -> None:
-    (axes,) = confusion_matrix(metrics.confusion(FOUR, SAID, CODES), CODES).axes
+    axes = confusion_matrix(metrics.confusion(FOUR, SAID, CODES), CODES, "4 images of 4 lesions").axes[0]
     assert len(axes.texts) == 49 and sum(int(text.get_text()) for text in axes.texts) == 4
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == list(CODES)
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == list(CODES)
+    assert [tick.get_text() for tick in axes.get_yticklabels()][4:6] == ["mel (2)", "nv (2)"]
 
 
 def test_the_page_of_a_verdict_holds_every_check_and_figure() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dermanet import settings, taxonomy
+from dermanet.errors import BadInput
 
 
 def test_everything_lies_under_the_home_by_default(home: Path) -> None:
@@ -59,3 +60,28 @@ def test_a_misspelt_variable_is_told_and_others_are_left_alone() -> None:
         "DERMANET_TRACKING_URI": "z",
     }
     assert settings.unknown(environ) == ["DERMANET_HOEM", "DERMANET_TRACKING_URI"]
+
+
+def test_one_machine_s_processes_and_several_machines_are_told_apart() -> None:
+    here = settings.read({"DERMANET_PROCESSES": "2", "DERMANET_PROCESS": "7"})
+    assert (here.processes, here.coordinator, here.process) == (2, "", 0)
+    told = {"DERMANET_COORDINATOR": "gpu-0:9000", "DERMANET_PROCESSES": "4", "DERMANET_PROCESS": "3"}
+    here = settings.read(told)
+    assert (here.processes, here.coordinator, here.process) == (4, "gpu-0:9000", 3)
+    assert settings.read({}).processes == 0
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        ({"DERMANET_PROCESSES": "two"}, "DERMANET_PROCESSES='two'; allowed are 0 to 4096"),
+        ({"DERMANET_PROCESSES": "-1"}, "DERMANET_PROCESSES='-1'"),
+        ({"DERMANET_COORDINATOR": "gpu-0"}, "host:port of the first process is needed"),
+        ({"DERMANET_COORDINATOR": "gpu-0:1"}, "DERMANET_PROCESSES=''; allowed are 1 to"),
+        ({"DERMANET_COORDINATOR": "gpu-0:1", "DERMANET_PROCESSES": "2"}, "DERMANET_PROCESS=''; allowed are 0 to 1"),
+        ({"DERMANET_COORDINATOR": "g:1", "DERMANET_PROCESSES": "2", "DERMANET_PROCESS": "2"}, "DERMANET_PROCESS=.2.; allowed"),
+    ],
+)  # fmt: skip
+def test_processes_that_contradict_one_another_are_refused(told: dict[str, str], line: str) -> None:
+    with pytest.raises(BadInput, match=line):
+        settings.read(told)

@@ -174,8 +174,13 @@ def test_another_list_of_diagnoses_trains_without_a_change(tmp_path: Path, monke
     assert list(row["diagnosis_probabilities"]) == ["acne", "psoriasis", "eczema"]
 
 
-def test_a_killed_training_resumes_in_the_same_run_and_ends_as_an_unbroken_one(tmp_path: Path) -> None:
-    experiment = "smoke:epochs=6,patience=6"
+FINETUNE = "finetune:backbone=efficientnet-lite0,recipe=square@32,epochs=6,patience=6,unfrozen=0.1,views=1"
+
+
+@pytest.mark.parametrize("experiment", ["smoke:epochs=6,patience=6", FINETUNE])
+def test_a_killed_training_resumes_in_the_same_run_and_ends_as_an_unbroken_one(experiment: str) -> None:
+    prepared = stages.prepare(stages.snapshot()["snapshot"], experiment)
+    assert prepared["images"]
     whole = stages.train(stages.snapshot()["snapshot"], experiment, "unbroken")
     command = f"from dermanet import stages; stages.train({stages.snapshot()['snapshot']!r}, {experiment!r}, 'killed')"
     process = subprocess.Popen([sys.executable, "-c", command], start_new_session=True, stderr=subprocess.DEVNULL)
@@ -196,4 +201,4 @@ def test_a_killed_training_resumes_in_the_same_run_and_ends_as_an_unbroken_one(t
 
 
 def _epochs(training: Path) -> int:
-    return max((len(json.loads(file.read_text())["history"]) for file in training.glob("*/progress.json")), default=0)
+    return max((len(json.loads(file.read_text())["history"]) for file in training.rglob("progress.json")), default=0)

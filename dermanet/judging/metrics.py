@@ -2,6 +2,8 @@
 
 Names: age_mae; sex_accuracy, sex_f1 (weighted), sex_auc; diagnosis_accuracy, diagnosis_balanced_accuracy,
 diagnosis_f1_weighted, diagnosis_f1_macro, and diagnosis_f1_<code> and diagnosis_recall_<code> for each diagnosis.
+Of the probabilities of sex and diagnosis, the less the better: <head>_ece (expected calibration error, see `calibration`),
+<head>_brier (squared error summed over the answers there are, 0 to 2; Brier, 1950) and <head>_log_loss (nats; 36 at most an image).
 A figure that the holdout cannot give (no known age, a diagnosis that nobody has) is left out, never a number that looks like one.
 """
 
@@ -13,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics
 
+from dermanet.judging import calibration
 from dermanet.records import SEXES, Answers, Record
 
 Figures = dict[str, float]
@@ -51,7 +54,7 @@ def sex_figures(records: Sequence[Record], answers: Answers) -> Figures:
     if len(set(truth[known])) == 2:
         male, female = answers.sex[known, 0], answers.sex[known, 1]
         found["sex_auc"] = float(metrics.roc_auc_score(truth[known] == 0, male / np.maximum(male + female, 1e-9)))
-    return found
+    return found | probability_figures("sex", answers.sex, truth)
 
 
 def diagnosis_figures(records: Sequence[Record], answers: Answers, codes: Sequence[str]) -> Figures:
@@ -70,7 +73,19 @@ def diagnosis_figures(records: Sequence[Record], answers: Answers, codes: Sequen
     for place, own_f1, own_recall in zip(present, f1, recall, strict=True):
         found[f"diagnosis_f1_{codes[place]}"] = float(own_f1)
         found[f"diagnosis_recall_{codes[place]}"] = float(own_recall)
-    return found
+    return found | probability_figures("diagnosis", answers.diagnosis, truth)
+
+
+def probability_figures(head: str, probabilities: NDArray[np.floating], truth: NDArray[np.int64]) -> Figures:
+    """Expected calibration error, Brier score and log loss of a head's `probabilities` (n, k) against the true places (n,)."""
+    shares = probabilities.astype(float) / probabilities.sum(axis=1, keepdims=True, dtype=float)
+    places = range(probabilities.shape[1])
+    brier = metrics.brier_score_loss(truth, shares, labels=places, scale_by_half=False)
+    return {
+        f"{head}_ece": calibration.expected_error(calibration.binned(shares, truth)),
+        f"{head}_brier": float(brier),
+        f"{head}_log_loss": float(metrics.log_loss(truth, shares, labels=places)),
+    }
 
 
 def support(records: Sequence[Record]) -> dict[str, int]:
@@ -85,14 +100,15 @@ def support(records: Sequence[Record]) -> dict[str, int]:
 
 
 def trivial_answers(train: Sequence[Record], count: int, codes: Sequence[str]) -> Answers:
-    """What a reader answers who never looks: the training side's median age, most frequent sex and most frequent diagnosis."""
+    """What a reader answers who never looks: the training side's median age, most frequent sex and most frequent diagnosis.
+
+    The probabilities are the training side's shares, by Laplace's rule of succession: what nobody has is not impossible.
+    """
     ages = [record.labels.age for record in train if record.labels.age is not None]
-    sex = Counter(record.labels.sex for record in train).most_common(1)[0][0]
-    diagnosis = Counter(record.labels.diagnosis for record in train).most_common(1)[0][0]
     return Answers(
         age=np.full(count, median(ages) if ages else 0.0, np.float32),
-        sex=np.tile(_one_hot(SEXES.index(sex), len(SEXES)), (count, 1)),
-        diagnosis=np.tile(_one_hot(codes.index(diagnosis), len(codes)), (count, 1)),
+        sex=np.tile(_shares([record.labels.sex for record in train], SEXES), (count, 1)),
+        diagnosis=np.tile(_shares([record.labels.diagnosis for record in train], codes), (count, 1)),
     )
 
 
@@ -109,5 +125,7 @@ def _mean_recall(truth: NDArray[np.int64], answered: NDArray[np.int64]) -> float
     return float(metrics.recall_score(truth, answered, labels=sorted(set(truth)), average="macro", zero_division=0))
 
 
-def _one_hot(place: int, width: int) -> NDArray[np.float32]:
-    return np.eye(width, dtype=np.float32)[place]
+def _shares(words: Sequence[str], known: Sequence[str]) -> NDArray[np.float32]:
+    counted = Counter(words)
+    counts = np.array([counted[word] + 1 for word in known], np.float32)
+    return counts / counts.sum()

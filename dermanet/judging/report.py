@@ -1,12 +1,17 @@
-"""What people read of an evaluation: the verdict as a page of Markdown, the confusion matrix as a picture."""
+"""What people see of an evaluation: the verdict as a page of Markdown, the answers on the holdout as pictures."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from dermanet.judging import calibration, plots
 from dermanet.judging.gates import Verdict
+from dermanet.judging.intervals import Intervals
+from dermanet.judging.metrics import confusion, probability_figures
+from dermanet.records import SEXES, Answers, Record
 
 WORDS = {"pass": "passed", "fail": "FAILED", "insufficient": "not enough cases"}
 
@@ -37,24 +42,30 @@ def _between(interval: Sequence[float] | None) -> str:
     return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
 
-def confusion_matrix(counts: NDArray[Any], codes: Sequence[str]) -> Figure:
-    """Counts (k, k) as a picture: the true diagnosis by rows, the answered one by columns, shaded within each row."""
-    figure = Figure(figsize=(6.5, 5.5), layout="constrained")
-    axes = figure.subplots()
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in ((r, c) for r in range(len(codes)) for c in range(len(codes))):
-        axes.text(
-            column,
-            row,
-            str(counts[row, column]),
-            ha="center",
-            va="center",
-            color="white" if shares[row, column] > 0.5 else "black",
-        )
-    axes.set_xticks(range(len(codes)), codes)
-    axes.set_yticks(range(len(codes)), codes)
-    axes.set_xlabel("answered")
-    axes.set_ylabel("true diagnosis")
-    axes.set_title("Diagnoses on the holdout")
-    return figure
+def pictures(
+    records: Sequence[Record], answers: Answers, codes: Sequence[str], intervals: Intervals
+) -> dict[str, Figure]:
+    """The pictures of `answers` (n rows) on `records` (n, same order), by file name: those that the records can give."""
+    counted = _counted(records)
+    drawn = {"confusion_matrix.png": plots.confusion_matrix(confusion(records, answers, codes), codes, counted)}
+    if records:
+        sexes = [SEXES.index(record.labels.sex) for record in records]
+        diagnoses = [codes.index(record.labels.diagnosis) for record in records]
+        drawn["reliability_sex.png"] = _reliability("sex", answers.sex, sexes, counted)
+        drawn["reliability_diagnosis.png"] = _reliability("diagnosis", answers.diagnosis, diagnoses, counted)
+    aged = [(record, age) for record, age in zip(records, answers.age, strict=True) if record.labels.age is not None]
+    if aged:
+        known, said = zip(*aged, strict=True)
+        true = [record.labels.age or 0.0 for record in known]
+        drawn["age_scatter.png"] = plots.age_scatter(true, said, _counted(known), intervals.get("age_mae"))
+    return drawn
+
+
+def _reliability(head: str, probabilities: NDArray[np.floating], truth: Sequence[int], counted: str) -> Figure:
+    places = np.array(truth)
+    brier = probability_figures(head, probabilities, places)[f"{head}_brier"]
+    return plots.reliability(head, calibration.binned(probabilities, places), counted, brier)
+
+
+def _counted(records: Sequence[Record]) -> str:
+    return f"{len(records):,} images of {len({record.labels.lesion_id for record in records}):,} lesions"

@@ -15,12 +15,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
+from numpy.typing import NDArray
 
 from dermanet.errors import BadInput, DermaNetError
 from dermanet.learning import efficientnet_lite
 
 PLAIN = "plain"
+TO_SIDE = ("rows_to_side", "columns_to_side")
+"""The two layers that bring an image to the side a part is fed."""
+
 PATTERN = re.compile(r"(?P<name>[A-Za-z][\w-]*?)(?:@(?P<side>\d{2,4})(?:x(?P<zoom>\d(?:\.\d+)?))?)?")
 
 
@@ -88,6 +93,7 @@ def network(part: Part, side: int, *, pretrained: bool = True, taps: bool = Fals
     else:
         features = _application(part.name, pixels, pretrained)
     model = keras.Model(image, features, name=part.layer)
+    _fill_sides(model, part, side)
     if pretrained and part.name in efficientnet_lite.VARIANTS:
         efficientnet_lite.load_weights(model, efficientnet_lite.VARIANTS[part.name])
     return model
@@ -100,8 +106,30 @@ def _middle(image: Any, part: Part, side: int) -> Any:
         margin = (before, side - seen - before)
         image = layers.Cropping2D((margin, margin), name="middle")(image)
     if part.side and part.side != seen:
-        image = layers.Resizing(part.side, part.side, name="to_side")(image)
+        for name, equation, shape in (
+            (TO_SIDE[0], "bhwc,hs->bswc", (part.side, seen, 3)), (TO_SIDE[1], "bhwc,ws->bhsc", (part.side, part.side, 3)),
+        ):  # fmt: skip
+            image = layers.EinsumDense(equation, shape, name=name, trainable=False)(image)
     return image
+
+
+def _fill_sides(model: keras.Model, part: Part, side: int) -> None:
+    for layer in model.layers:
+        if layer.name in TO_SIDE:
+            layer.set_weights([interpolation(round(side / part.zoom), part.side)])
+
+
+def interpolation(seen: int, side: int) -> NDArray[np.float32]:
+    """What each of `side` pixels takes of `seen` along one axis, (seen, side): linear, and averaged where there are fewer.
+
+    As Pillow's `BILINEAR`. Two matrix products: TensorFlow's own resizing neither averages nor comes out of its conversion to
+    ONNX as it went in, where a convolution follows.
+    """
+    step = seen / side
+    reach = max(step, 1.0)
+    centres = (np.arange(side) + 0.5) * step - 0.5
+    weights = np.maximum(0, 1 - np.abs(np.arange(seen)[:, None] - centres) / reach)
+    return (weights / weights.sum(axis=0)).astype(np.float32)
 
 
 def _application(name: str, pixels: Any, pretrained: bool) -> Any:

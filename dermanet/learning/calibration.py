@@ -5,6 +5,7 @@ graph stays as it was.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -42,14 +43,22 @@ def temperature(logits: NDArray[np.floating], wanted: NDArray[np.floating]) -> f
     """The temperature for logits (n, k), up to a constant a row, and one-hot labels (n, k): 0.25 to 4, and 1 below `LEAST` rows."""
     if len(logits) < LEAST:
         return 1.0
+    return float(np.exp(_best(logits, wanted, np.ones(len(logits))).x))
 
+
+def least_loss(logits: NDArray[np.floating], wanted: NDArray[np.floating], weights: NDArray[np.floating]) -> float:
+    """The cross-entropy, averaged with `weights` (n,), that is left at the best temperature: how well the logits tell labels apart."""
+    return float(_best(logits, wanted, weights).fun)
+
+
+def _best(logits: NDArray[np.floating], wanted: NDArray[np.floating], weights: NDArray[np.floating]) -> Any:
     def loss(logarithm: float) -> float:
         cooled = logits / np.exp(logarithm)
-        highest = cooled.max(axis=1, keepdims=True)
-        normalised = cooled - highest - np.log(np.exp(cooled - highest).sum(axis=1, keepdims=True))
-        return float(-(normalised * wanted).sum(axis=1).mean())
+        cooled = cooled - cooled.max(axis=1, keepdims=True)
+        likely = ((cooled - np.log(np.exp(cooled).sum(axis=1, keepdims=True))) * wanted).sum(axis=1)
+        return float(-np.average(likely, weights=weights)) if weights.any() else 0.0
 
-    return float(np.exp(minimize_scalar(loss, bounds=tuple(np.log(LIMITS)), method="bounded").x))
+    return minimize_scalar(loss, bounds=tuple(np.log(LIMITS)), method="bounded")
 
 
 def apply(model: keras.Model, found: Temperatures) -> None:

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -24,19 +25,14 @@ from numpy.typing import NDArray
 from dermanet.experiment import Experiment
 from dermanet.learning import backbones, efficientnet_lite, orientations
 from dermanet.learning.backbones import Part
+from dermanet.learning.feature_rows import KIND, REVISION
 from dermanet.learning.model import write_graph
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import Recipe
 from dermanet.pixels.shards import Preparation, Row, Shards, checksum
 
-REVISION = 1
-"""Raised whenever the code changes what a backbone makes of an image: it is part of every fingerprint."""
-
 BATCH = 32
 GRAPHS = "graphs"
-KIND = np.dtype(np.float16)
-"""Of kept features: their error, a two-thousandth, is far below what separates two photographs of one lesion."""
-
 Extractor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Prepared images, uint8 (n, side, side, 3), in; float32 (n, features) out."""
 
@@ -121,6 +117,10 @@ class FeatureCache:
         return Shards(self.root / kind.fingerprint, Row((width,), KIND), kind.about(width))
 
     def _extractor(self, kind: Kind) -> Extractor:
+        if keras.backend.backend() != "tensorflow":
+            # Keras exports ONNX from TensorFlow; on the other backends, and their devices, it is quick enough itself.
+            model = backbones.network(kind.part, kind.recipe.size, taps=kind.taps)
+            return lambda images: np.asarray(model.predict_on_batch(images.astype(np.float32)), np.float32)
         path = self.root / GRAPHS / f"{kind.graph}.onnx"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,13 +128,6 @@ class FeatureCache:
             temporary.write_bytes(exported(kind.part, kind.recipe.size, kind.taps))
             os.replace(temporary, path)
         return _running(path.read_bytes())
-
-
-def rows(about: Mapping[str, Any], fingerprint: str) -> Row | None:
-    """The rows of a folder of features; None where this code makes others."""
-    if about.get("revision") != REVISION or about.get("fingerprint") != fingerprint:
-        return None
-    return Row((int(about["width"]),), KIND)
 
 
 def extractor(name: str, side: int) -> Extractor:

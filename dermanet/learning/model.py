@@ -96,7 +96,8 @@ def unfreeze(backbone: Any, share: float) -> None:
     layers_in_order = list(_leaves(backbone))
     frozen = round((1 - share) * len(layers_in_order))
     for place, layer in enumerate(layers_in_order):
-        layer.trainable = place >= frozen and not isinstance(layer, layers.BatchNormalization)
+        fixed = isinstance(layer, layers.BatchNormalization) or layer.name in backbones.TO_SIDE
+        layer.trainable = place >= frozen and not fixed
 
 
 def _leaves(model: Any) -> Iterator[Any]:
@@ -105,23 +106,19 @@ def _leaves(model: Any) -> Iterator[Any]:
 
 
 def compile_for_training(model: keras.Model, experiment: Experiment, scale: AgeScale, steps: int) -> None:
-    """AdamW, over `steps` steps in all where its rate falls; the age's error in spreads, categorical cross-entropy of sex and
+    """AdamW, over `steps` steps in all where its rate falls; absolute error of age in spreads, categorical cross-entropy of sex and
     diagnosis, weighted by the experiment."""
-    year, loss = 1 / scale.spread, "mae"
-    if experiment.age_loss == "huber":
-        turn = scale.spread / 2
-        year, loss = year / turn, keras.losses.Huber(turn)
     model.compile(
         optimizer=keras.optimizers.AdamW(
             _rate(experiment, steps), weight_decay=experiment.weight_decay, global_clipnorm=5.0
         ),
         loss={
-            "age": loss,
+            "age": "mae",
             "sex": "categorical_crossentropy",
             "diagnosis": keras.losses.CategoricalCrossentropy(label_smoothing=experiment.smoothing),
         },
         loss_weights={
-            "age": experiment.age_weight * year,
+            "age": experiment.age_weight / scale.spread,
             "sex": experiment.sex_weight,
             "diagnosis": experiment.diagnosis_weight,
         },
@@ -164,11 +161,20 @@ def export_onnx(model: keras.Model, path: Path, probe: np.ndarray) -> float:
 
 
 def write_graph(model: Any, path: Path) -> None:
-    """Writes a network that has been called once as ONNX; nothing is compared."""
+    """Writes a network that has been called once as ONNX; nothing is compared.
+
+    Raises DermaNetError where what Keras exports with is not installed: on JAX that is no part of an installation.
+    """
     with warnings.catch_warnings():
         # Keras's converter asks NumPy for a name that NumPy has deprecated.
         warnings.simplefilter("ignore", FutureWarning)
-        model.export(path, format="onnx", verbose=False)
+        try:
+            model.export(path, format="onnx", verbose=False)
+        except ImportError as error:
+            raise DermaNetError(
+                f"no ONNX graph can be written on {keras.backend.backend()} here ({error}); run the same on TensorFlow, without "
+                "KERAS_BACKEND, on the same DERMANET_HOME: what was trained is kept there, and only the export is left to do"
+            ) from None
 
 
 def export_published_form(model: keras.Model, path: Path) -> None:

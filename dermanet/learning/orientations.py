@@ -4,7 +4,6 @@ same four of the image whose rows and columns have changed places.
 
 from typing import Any
 
-import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
@@ -30,12 +29,6 @@ def mean_of(features: Any, views: int) -> Any:
     if views == 1:
         return features
     return ops.mean(ops.reshape(features, (views, -1, features.shape[-1])), axis=0)
-
-
-def turned(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Each of `images` (n, side, side, 3) in an orientation of its own, drawn evenly."""
-    views = rng.integers(0, VIEWS, len(images))
-    return np.concatenate([one_of(images[place : place + 1], view) for place, view in enumerate(views)])
 
 
 def _one_of(images: Any, view: int) -> Any:

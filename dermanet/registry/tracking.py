@@ -4,6 +4,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +20,8 @@ from mlflow.types.schema import Map
 from mlflow.utils.time import get_current_time_millis
 
 from dermanet.errors import BadInput
+from dermanet.registry import machine
+from dermanet.registry.datasets import RecordSet, inputs
 
 EXPERIMENT = "dermanet"
 WORK = "dermanet.work"
@@ -49,7 +52,10 @@ class Tracking:
 
     def __init__(self, uri: str, artifacts: Path, experiment: str = EXPERIMENT) -> None:
         """`artifacts`: where a new experiment keeps its files if no server decides that. `experiment`: MLflow's, by name."""
+        # What MLflow's database cannot do is raised, too; its page of traceback would bury the line that says what to do.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         mlflow.set_tracking_uri(uri)
+        self.uri = uri
         self.client = MlflowClient(uri)
         if uri.startswith("sqlite:///"):
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
@@ -57,10 +63,12 @@ class Tracking:
 
     def run_for(self, work: str, name: str, tags: Mapping[str, str]) -> Run:
         """The run that works on `work`; made at the first call, set running again at later ones."""
-        found = self.client.search_runs([self.experiment], f"tags.`{WORK}` = '{work}'", max_results=1)
-        if found:
-            return found[0]
-        return self.client.create_run(self.experiment, run_name=name, tags={**tags, WORK: work})
+        return self.found(work) or self.client.create_run(self.experiment, run_name=name, tags={**tags, WORK: work})
+
+    def found(self, work: str) -> Run | None:
+        """The run that works on `work`, where there is one."""
+        runs = self.client.search_runs([self.experiment], f"tags.`{WORK}` = '{work}'", max_results=1)
+        return runs[0] if runs else None
 
     def run(self, run_id: str) -> Run:
         """A run by its id. Raises BadInput where there is none."""
@@ -112,6 +120,14 @@ class Tracking:
         before = self.run(run_id).data.metrics
         changed = {name: value for name, value in figures.items() if before.get(name) != value}
         self.client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in changed.items()])
+
+    def log_datasets(self, run_id: str, sets: Sequence[RecordSet]) -> None:
+        """Keeps what a run was trained or judged on; the same sets may be kept again."""
+        self.client.log_inputs(run_id, inputs(sets))
+
+    def machine_watched(self, run_id: str) -> AbstractContextManager[None]:
+        """Measures the machine while a block runs, as `system/…` metrics of the run."""
+        return machine.watched(run_id, self.uri)
 
     def log_json(self, run_id: str, record: Any, name: str) -> None:
         """Keeps a JSON artifact."""

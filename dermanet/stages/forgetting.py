@@ -6,13 +6,13 @@ from dermanet import settings
 from dermanet.errors import BadInput
 from dermanet.settings import Settings
 from dermanet.stages.groups import forget_sheets
-from dermanet.stages.rooms import frozen_snapshot, tracking_of, versions_of
+from dermanet.stages.rooms import features_root, frozen_snapshot, prepared_root, tracking_of, versions_of
 from dermanet.stages.validation import redraw_reports
 from dermanet.storage import place
 
 
 def forget(lesion_id: str = "", patient_id: str = "") -> dict[str, Any]:
-    """Removes a lesion's images, or all of a patient's, from the object store, the catalogue, quarantine and the prepared pixels.
+    """Removes a lesion's images, or all of a patient's, from object store, catalogue, quarantine, prepared pixels and features.
 
     Returns how many images and which registered versions were trained or judged on a snapshot that holds them. May be repeated.
     Raises BadInput where nothing is known of the lesion or patient, or where not exactly one of the two is given.
@@ -29,7 +29,8 @@ def forget(lesion_id: str = "", patient_id: str = "") -> dict[str, Any]:
         lesions, digests = forgetting.forget_patient(patient_id, catalogue, objects)
     else:
         lesions, digests = [lesion_id], forgetting.forget(lesion_id, catalogue, objects)
-    removal.remove(here.home / "prepared", digests)
+    for root in (prepared_root(here), features_root(here)):
+        removal.remove(root, digests)
     forget_sheets(here)
     redraw_reports(here, lesions)
     whom = {"patient": patient_id} if patient_id else {"lesion": lesion_id}

@@ -23,6 +23,10 @@ Progress = Callable[[str], None]
 """Takes one line for whoever watches."""
 
 
+OnBatch = Callable[[int, int], None]
+"""Takes how many batches of a training are done, and of how many at most, for whoever wants to see it move."""
+
+
 def say_nothing(line: str) -> None:
     """The progress of a caller who does not watch."""
 

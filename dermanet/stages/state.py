@@ -5,7 +5,7 @@ from typing import Any
 
 from dermanet.errors import BadInput
 from dermanet.settings import Settings
-from dermanet.stages.training import epoch_line
+from dermanet.stages.progress import epoch_line
 from dermanet.storage import place
 
 

@@ -3,13 +3,21 @@
 import hashlib
 import json
 import shutil
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermanet import __version__, experiment, settings
+from dermanet.errors import DermaNetError, no_space_left
+from dermanet.settings import Settings
+from dermanet.stages import members
+from dermanet.stages.datasets import trained_on
+from dermanet.stages.progress import EpochReport
 from dermanet.stages.rooms import (
+    OnBatch,
     Progress,
     chosen_experiment,
     features_root,
@@ -21,6 +29,7 @@ from dermanet.stages.rooms import (
 from dermanet.stages.validation import data_tags
 
 if TYPE_CHECKING:
+    from dermanet.learning.train import Trained
     from dermanet.records import Snapshot
     from dermanet.registry.tracking import Tracking
 
@@ -29,20 +38,34 @@ SCORER_REQUIREMENTS = ("mlflow", "onnxruntime", "numpy", "pandas", "opencv-pytho
 
 
 def train(
-    snapshot_id: str, experiment_text: str, attempt: str = "", progress: Progress = say_nothing
+    snapshot_id: str,
+    experiment_text: str,
+    attempt: str = "",
+    progress: Progress = say_nothing,
+    on_batch: OnBatch | None = None,
 ) -> dict[str, Any]:
     """Trains an experiment on a snapshot and logs the scorer. Returns the run's id.
 
     The run is named by (snapshot, experiment, attempt): called again it resumes, or finds the work done. Another `attempt`
-    trains anew on the same data.
+    trains anew on the same data. `progress` gets a line an epoch, `on_batch` how many batches are done.
+    Raises BadInput where the loss stops being a number, and DermaNetError where the disk is full: the run has failed then, and
+    the same call goes on from the last whole epoch.
+    With `DERMANET_PROCESSES` its epochs are those of several processes on JAX, and all else is done here; where `DERMANET_PROCESS`
+    says that this is another machine than the first, its share of them is all that is done.
     """
-    from dermanet.learning import curves
-    from dermanet.learning.train import Sides, fit
-
     here = settings.read()
     frozen, chosen = frozen_snapshot(here, snapshot_id), chosen_experiment(here, experiment_text)
-    tracking = tracking_of(here)
-    work = hashlib.sha256(f"{frozen.id}\n{chosen.digest}\n{attempt}".encode()).hexdigest()[:24]
+    with _with_room(here):
+        return _train(here, frozen, chosen, attempt, progress, on_batch)
+
+
+def _train(
+    here: Settings, frozen: "Snapshot", chosen: experiment.Experiment, attempt: str, progress: Progress,
+    on_batch: OnBatch | None,
+) -> dict[str, Any]:  # fmt: skip
+    tracking, work = tracking_of(here), work_of(frozen.id, chosen, attempt)
+    if here.process:
+        return _take_part(here, frozen, chosen, work)
     tags = {"dermanet.snapshot": frozen.id, "dermanet.holdout": frozen.holdout_digest, "dermanet.version": __version__}
     tags |= data_tags(here, frozen.id)
     run_id = tracking.run_for(work, f"{chosen.name}-{frozen.id[:8]}", tags).info.run_id
@@ -50,52 +73,85 @@ def train(
         progress(f"run {run_id} has trained this already")
         return {"run_id": run_id, "trained": False}
     tracking.end(run_id, "RUNNING")
-    tracking.log_params(run_id, {**chosen.as_dict(), "snapshot": frozen.id, "taxonomy": frozen.taxonomy.digest})
-    pixels = fill_pixels(here, chosen.recipe, frozen.records)[0]
-    report = _EpochReport(tracking, run_id, chosen.most_epochs, progress)
     try:
-        sides = Sides(frozen.taxonomy.codes, frozen.train, frozen.validation, pixels)
-        trained = fit(chosen, sides, here.home / "training" / work, features_root(here), report, progress)
-        tracking.log_picture(run_id, curves.draw(trained.history, trained.best_epochs), "learning_curves.png")
-        tracking.log_params(run_id, {"best_epoch": ", ".join(map(str, trained.best_epochs))})
+        trained = _fitted(here, tracking, run_id, frozen, chosen, here.home / "training" / work, progress, on_batch)
         files = _model_files(trained.keras_file, trained.onnx_file, _card(frozen, chosen, run_id), chosen.recipe)
         tracking.log_model(run_id, _package() / "serving" / "scorer.py", files, _package(), _requirements())
     except Exception:
-        tracking.end(run_id, "FAILED")
+        _fail(tracking, run_id)
         raise
     tracking.end(run_id, "FINISHED")
     _discard(here.home / "training" / work)
     return {"run_id": run_id, "trained": True, "epochs": len(trained.history), "best_epochs": trained.best_epochs}
 
 
-class _EpochReport:
-    """After each epoch: its figures to MLflow, and one line with the time left to whoever watches."""
-
-    def __init__(self, tracking: "Tracking", run_id: str, epochs: int, progress: Progress) -> None:
-        self.tracking, self.run_id, self.epochs, self.progress = tracking, run_id, epochs, progress
-        self.clock = time.monotonic
-        self.start = self.clock()
-        self.resumed = -1
-
-    def __call__(self, history: list[dict[str, float]]) -> None:
-        self.tracking.log_history(self.run_id, history)
-        if self.resumed < 0:
-            self.resumed = len(history)
-            if history:
-                self.progress(f"resumes after epoch {len(history)}")
-            return
-        done = len(history)
-        left = (self.clock() - self.start) / (done - self.resumed) * (self.epochs - done)
-        self.progress(f"{epoch_line(history)}; {self.epochs} at most, {left:.0f} s")
+def work_of(snapshot_id: str, chosen: experiment.Experiment, attempt: str) -> str:
+    """Names a training by what it works on: 24 hexadecimal digits."""
+    return hashlib.sha256(f"{snapshot_id}\n{chosen.digest}\n{attempt}".encode()).hexdigest()[:24]
 
 
-def epoch_line(history: list[dict[str, float]]) -> str:
-    """The last of the epochs so far as one line for people."""
-    last = history[-1]
-    return (
-        f"epoch {len(history)}: validation loss {last['val_loss']:.3f}, age error {last['val_age_mae']:.1f} years, "
-        f"sex {last['val_sex_accuracy']:.3f}, diagnosis {last['val_diagnosis_accuracy']:.3f}"
-    )
+def _take_part(here: Settings, frozen: "Snapshot", chosen: experiment.Experiment, work: str) -> dict[str, Any]:
+    """What `train` does on the machine of another process than the first: its share of the epochs, and no more."""
+    from dermanet.learning.train import Sides, ready
+
+    found = tracking_of(here).found(work)
+    trained = (found is None or "dermanet.model" not in found.data.tags) and chosen.method != "probe"
+    if trained:
+        pixels = fill_pixels(here, chosen.recipe, [*frozen.train, *frozen.validation])[0]
+        ready(chosen, Sides(frozen.taxonomy.codes, frozen.train, frozen.validation, pixels), features_root(here))
+        members.train(here, frozen.id, chosen, here.home / "training" / work, lambda history: None)
+    return {"process": here.process, "processes": here.processes, "trained": trained}
+
+
+def _fitted(
+    here: Settings, tracking: "Tracking", run_id: str, frozen: "Snapshot", chosen: experiment.Experiment, folder: Path,
+    progress: Progress, on_batch: OnBatch | None,
+) -> "Trained":  # fmt: skip
+    """Trains in `folder`, and keeps in the run what it was given, what it cost the machine, and how it went."""
+    from dermanet.learning import curves
+    from dermanet.learning.train import Sides, fit, ready
+    from dermanet.learning.watching import Watch
+
+    tracking.log_params(run_id, {**chosen.as_dict(), "snapshot": frozen.id, "taxonomy": frozen.taxonomy.digest})
+    tracking.log_datasets(run_id, trained_on(here, frozen))
+    pixels = fill_pixels(here, chosen.recipe, frozen.records)[0]
+    patience = chosen.patience if chosen.method == "scratch" else chosen.most_epochs
+    report = EpochReport(partial(tracking.log_history, run_id), chosen.most_epochs, patience, progress)
+    sides, features = Sides(frozen.taxonomy.codes, frozen.train, frozen.validation, pixels), features_root(here)
+    watch = Watch(report, on_batch, progress)
+    with tracking.machine_watched(run_id):
+        if here.processes and chosen.method != "probe":
+            ready(chosen, sides, features, watch)
+            members.train(here, frozen.id, chosen, folder, report)
+            watch = Watch()
+        trained = fit(chosen, sides, folder, features, watch)
+    tracking.log_picture(run_id, curves.draw(trained.history, trained.best_epochs), "learning_curves.png")
+    tracking.log_params(run_id, {"best_epoch": ", ".join(map(str, trained.best_epochs))})
+    return trained
+
+
+@contextmanager
+def _with_room(here: Settings) -> Iterator[None]:
+    """Says in one line that a disk is full, whoever of MLflow's parts it was that could not write."""
+    try:
+        yield
+    except DermaNetError:
+        raise
+    except Exception as error:
+        if not no_space_left(error):
+            raise
+        raise DermaNetError(
+            f"no space left for the training's run in MLflow; make room where its database and files lie ({here.home}, unless "
+            "MLFLOW_TRACKING_URI says otherwise) and run this again"
+        ) from error
+
+
+def _fail(tracking: "Tracking", run_id: str) -> None:
+    try:
+        tracking.end(run_id, "FAILED")
+    except Exception:
+        # What broke the training may also keep MLflow from hearing of it, and is what has to be said.
+        return
 
 
 def _card(frozen: "Snapshot", chosen: experiment.Experiment, run_id: str) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from dermanet.stages.rooms import (
 )
 
 if TYPE_CHECKING:
-    from dermanet.learning.train import Epoch, Sides, Trained
+    from dermanet.learning.train import Sides, Trained
+    from dermanet.learning.watching import Epoch
     from dermanet.pixels.prepared import PreparedPixels
     from dermanet.records import Answers, Snapshot
     from dermanet.registry.tracking import Tracking
@@ -117,6 +118,7 @@ class _Work:
 
     def _trained(self, taken: "Taken", run_id: str, pixels: "PreparedPixels") -> "Trained":
         from dermanet.learning.train import fit
+        from dermanet.learning.watching import Watch
 
         def report(history: "list[Epoch]") -> None:
             self.tracking.log_history(run_id, history)
@@ -125,7 +127,8 @@ class _Work:
             taken.report([epoch["val_loss"] for epoch in history])
 
         folder = training_folder(self.here, self.study, taken.number)
-        return fit(taken.experiment, self._sides(pixels), folder, features_root(self.here), report, self.progress)
+        watch = Watch(report, say=self.progress)
+        return fit(taken.experiment, self._sides(pixels), folder, features_root(self.here), watch)
 
     def _sides(self, pixels: "PreparedPixels") -> "Sides":
         from dermanet.learning.train import Sides

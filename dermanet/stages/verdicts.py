@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from dermanet import settings
 from dermanet.settings import Settings
+from dermanet.stages.datasets import judged_on
 from dermanet.stages.rooms import frozen_snapshot, holdout_answers, network_in, tracking_of, versions_of
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ def evaluate(run_id: str) -> dict[str, Any]:
     }  # fmt: skip
     tracking.log_figures(run_id, record["candidate"])
     tracking.log_figures(run_id, {f"baseline_{name}": value for name, value in record["baseline"].items()})
-    tracking.log_picture(
-        run_id, report.confusion_matrix(metrics.confusion(holdout, answers, codes), codes), "confusion_matrix.png"
-    )
+    tracking.log_datasets(run_id, [judged_on(here, frozen)])
+    for name, picture in report.pictures(holdout, answers, codes, record["intervals"]).items():
+        tracking.log_picture(run_id, picture, name)
     tracking.log_json(run_id, record, EVALUATION)
     return record
 

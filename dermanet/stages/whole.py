@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from dermanet import settings
+from dermanet.errors import BadInput
 from dermanet.stages.champions import promote, register
 from dermanet.stages.data import ingest, prepare, snapshot
 from dermanet.stages.inbox import require_whole
-from dermanet.stages.rooms import Progress, chosen_experiment, say_nothing
+from dermanet.stages.rooms import OnBatch, Progress, chosen_experiment, say_nothing
 from dermanet.stages.state import gates_summary
 from dermanet.stages.training import train
 from dermanet.stages.validation import limits_summary, validate
@@ -35,20 +36,24 @@ def retrain(
     attempt: str = "",
     progress: Progress = say_nothing,
     accept_data: str = "",
+    on_batch: OnBatch | None = None,
 ) -> dict[str, Any]:
     """Every stage in order, by hand. Returns run, snapshot, verdict, version (None if refused) and the holdout figures.
 
     `accept_data`: why anomalous data are let pass, as in `validate`. Raises DataRefused where they are not.
+    `progress` gets lines for people, `on_batch` how many batches of the training are done, and of how many at most.
     """
     # What is wrong is said now, not after an hour of training.
     here = settings.read()
+    if here.process:
+        raise BadInput(f"DERMANET_PROCESS={here.process}; only `dermanet train` runs on other machines than the first")
     chosen_experiment(here, experiment_text)
     gates_summary(here)
     limits_summary(here)
     data = gather(sources, progress, accept_data)
     prepared = prepare(data["snapshot"], experiment_text)
     progress(f"prepared {prepared['computed']} images, reused {prepared['reused']}")
-    run_id = train(data["snapshot"], experiment_text, attempt, progress)["run_id"]
+    run_id = train(data["snapshot"], experiment_text, attempt, progress, on_batch)["run_id"]
     evaluation = evaluate(run_id)
     verdict = judge(run_id)
     version = None

@@ -1,0 +1,78 @@
+"""What people are told of a training: the lines of its epochs, the time that is left, a bar that moves on a terminal alone."""
+
+import io
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from dermanet import cli
+from dermanet.stages import progress
+from dermanet.stages.progress import EpochReport, History, epoch_line, spoken
+
+
+def epochs(*losses: float) -> list[dict[str, float]]:
+    return [
+        {"val_loss": loss, "val_age_mae": 9.04, "val_sex_accuracy": 0.5, "val_diagnosis_accuracy": 0.25}
+        for loss in losses
+    ]
+
+
+def test_a_line_says_which_epoch_and_which_was_best() -> None:
+    assert epoch_line(epochs(3.0, 2.5), 100) == (
+        "epoch 2 of 100: validation loss 2.500 (best so far), age error 9.0 years, sex 0.500, diagnosis 0.250"
+    )
+    assert "epoch 3: validation loss 2.500 (best 2.500 in epoch 2)" in epoch_line(epochs(3.0, 2.5, 2.5))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the time that the report reads."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return lambda seconds: now.__setitem__(0, seconds)
+
+
+def test_the_time_left_is_that_of_the_epochs_left_and_ends_sooner_where_nothing_gets_better(
+    clock: Callable[[float], None],
+) -> None:
+    lines: list[str] = []
+    kept: list[History] = []
+    report = EpochReport(lambda history: kept.append(list(history)), 100, 4, lines.append)
+    report([])
+    assert lines == [] and kept == [[]]
+    for seconds, losses in ((60, [3]), (70, [3, 2]), (80, [3, 2, 2.5]), (100, [3, 2, 2.5, 2.5, 2.5, 2.5])):
+        clock(seconds)
+        report(epochs(*losses))
+    assert [line.partition("; ")[2] for line in lines] == [
+        "60.0 s an epoch, 1:39:00 left at most, 0:04:00 if nothing gets better",
+        "10.0 s an epoch, 0:16:20 left at most, 0:00:40 if nothing gets better",
+        "10.0 s an epoch, 0:16:10 left at most, 0:00:30 if nothing gets better",
+        "10.0 s an epoch, ended",
+    ]
+
+
+def test_a_resumed_training_counts_only_its_own_epochs(clock: Callable[[float], None]) -> None:
+    lines: list[str] = []
+    report = EpochReport(lambda history: None, 10, 10, lines.append)
+    report(epochs(3.0, 2.9, 2.8))
+    clock(7)
+    report(epochs(3.0, 2.9, 2.8, 2.7))
+    assert lines[0] == "resumes after epoch 3" and lines[1].endswith("; 7.0 s an epoch, 0:00:42 left at most")
+
+
+def test_hours_are_spoken_as_hours() -> None:
+    assert [spoken(seconds) for seconds in (0.4, 61, 36_061)] == ["0:00:00", "0:01:01", "10:01:01"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_moves_on_a_terminal_alone(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+    monkeypatch.setattr(cli, "err", console)
+    with cli._training_bar() as on_batch:
+        assert (on_batch is not None) == terminal
+        if on_batch:
+            on_batch(41, 90)
+            on_batch(42, 90)
+    assert isinstance(console.file, io.StringIO)
+    assert ("42/90" in console.file.getvalue()) == terminal

@@ -1,0 +1,376 @@
+"""Backbones by name, features that are computed once, heads that scikit-learn fits, and one graph at the end of either method."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnxruntime
+import pytest
+import samples
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+
+from dermanet import experiment
+from dermanet.errors import BadInput, DermaNetError
+from dermanet.learning import backbones, calibration, feature_rows, heads, orientations, train
+from dermanet.learning import model as network
+from dermanet.learning.backbones import Part
+from dermanet.learning.dataset import Targets
+from dermanet.learning.features import FeatureCache
+from dermanet.learning.model import AgeScale
+from dermanet.learning.train import Sides
+from dermanet.pixels import upkeep
+from dermanet.pixels.prepared import PreparedPixels
+from dermanet.pixels.preprocess import recipe
+from dermanet.records import Record
+
+CODES = samples.CODES
+SMALL = recipe("square@32")
+FILES = {hashlib.sha256(data).hexdigest(): data for data in (samples.jpeg(seed) for seed in range(40))}
+RECORDS = [
+    Record(digest, f"I{n}", samples.record(n, age=20.0 + n, sex=("male", "female", "unknown")[n % 3],
+                                          diagnosis=CODES[n % 4]).labels)
+    for n, digest in enumerate(FILES)
+]  # fmt: skip
+PROBE = replace(experiment.named("probe"), backbone="efficientnet-lite0", taps=False, recipe="square@32", views=2)
+TWO = replace(PROBE, backbone="efficientnet-lite0+efficientnet-lite0@48x1.5", taps=True, views=4)
+FINETUNE = replace(
+    experiment.named("finetune"),
+    backbone=TWO.backbone,
+    recipe="square@32",
+    views=2,
+    epochs=1,
+    patience=1,
+    unfrozen=0.05,
+)
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory: pytest.TempPathFactory) -> PreparedPixels:
+    made = PreparedPixels(tmp_path_factory.mktemp("prepared"), SMALL)
+    made.fill(list(FILES), FILES.__getitem__)
+    return made
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features are kept across the tests of this module, as they are across trainings."""
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture
+def sides(pixels: PreparedPixels) -> Sides:
+    return Sides(CODES, RECORDS[:28], RECORDS[28:], pixels)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain", [Part("plain")]),
+        ("efficientnet-lite0", [Part("efficientnet-lite0")]),
+        ("efficientnet-lite2@260", [Part("efficientnet-lite2", 260)]),
+        ("MobileNetV2@96+efficientnet-lite1@224x1.5", [Part("MobileNetV2", 96), Part("efficientnet-lite1", 224, 1.5)]),
+    ],
+)
+def test_a_backbone_is_read_from_its_name_and_says_it_again(text: str, expected: list[Part]) -> None:
+    found = backbones.parts(text)
+    assert list(found) == expected and "+".join(map(str, found)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "plane", "efficientnet-lite3", "plain+", "efficientnet-lite0@8", "plain@64x9", "plain+plain", "plain@2000", "Model"]
+)  # fmt: skip
+def test_a_wrong_backbone_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(BadInput, match="allowed") as caught:
+        backbones.parts(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ("probe:backbone=plain", "needs a pretrained backbone"), ("probe:hidden=16", "needs hidden=0"),
+        ("finetune:downscale=2", "needs downscale=1"), ("probe:views=3", "allowed are 1, 2, 4, 8"),
+        ("plain:method=magic", "allowed are scratch, probe, finetune"),
+    ],
+)  # fmt: skip
+def test_what_a_method_would_pass_over_in_silence_is_refused(changes: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        experiment.named(changes)
+
+
+def test_any_network_of_keras_applications_is_a_backbone() -> None:
+    model = backbones.network(Part("MobileNetV2", 64, 1.5), 80, pretrained=False)
+    assert model(np.full((2, 80, 80, 3), 200, np.float32)).shape == (2, 1280)
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path), raising=False)
+    monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", _no_network)
+    with pytest.raises(DermaNetError, match="ImageNet weights of MobileNetV2") as caught:
+        backbones.network(Part("MobileNetV2", 96), 96)
+    assert "\n" not in str(caught.value)
+
+
+def _no_network(*given: object) -> None:
+    raise OSError("no route to host")
+
+
+def test_a_zoom_sees_the_middle_alone() -> None:
+    model = backbones.network(Part("efficientnet-lite0", 64, 2.0), 64, taps=True)
+    images = np.full((1, 64, 64, 3), 180, np.float32)
+    images[:, 24:36, 28:40] = 60
+    framed = images.copy()
+    framed[:, :16] = framed[:, -16:] = framed[:, :, :16] = framed[:, :, -16:] = 0
+    assert np.array_equal(np.array(model(images)), np.array(model(framed)))
+    framed[:, 30:40, 20:30] = 60
+    assert not np.array_equal(np.array(model(images)), np.array(model(framed)))
+
+
+def test_orientations_are_eight_and_the_same_in_both_forms() -> None:
+    images = np.random.default_rng(1).integers(0, 256, (3, 6, 6, 3)).astype(np.float32)
+    found = [orientations.one_of(images, view) for view in range(8)]
+    assert len({view[0].tobytes() for view in found}) == 8
+    assert np.array_equal(np.array(orientations.all_of(images, 8)), np.concatenate(found))
+    flat = np.concatenate([view.reshape(3, -1) for view in found])
+    assert np.allclose(
+        np.array(orientations.mean_of(keras.ops.array(flat), 8)), flat.reshape(8, 3, -1).mean(axis=0), atol=1e-4
+    )
+
+
+def test_features_are_computed_once_for_each_image_backbone_and_orientation(
+    pixels: PreparedPixels, tmp_path: Path
+) -> None:
+    wanted = list(FILES)[:12]
+    first = FeatureCache(tmp_path, SMALL, PROBE).fill(wanted[:10], pixels)
+    assert (first.computed, first.reused) == (20, 0)
+    again = FeatureCache(tmp_path, SMALL, PROBE).fill(wanted, pixels)
+    assert (again.computed, again.reused) == (4, 20)
+    more = FeatureCache(tmp_path, SMALL, replace(PROBE, views=4)).fill(wanted, pixels)
+    assert (more.computed, more.reused) == (24, 24)
+    assert (
+        FeatureCache(tmp_path, SMALL, replace(PROBE, views=4, seed=3, balance=0.5)).fill(wanted, pixels).computed == 0
+    )
+    assert FeatureCache(tmp_path, recipe("square@33"), PROBE).fill([], pixels).computed == 0
+    held = upkeep.survey(tmp_path, feature_rows.rows)
+    assert len(held) == 4 and all(one.current and one.images == 12 for one in held)
+    assert {one.recipe for one in held} >= {"efficientnet-lite0 on square@32"}
+    assert upkeep.check(tmp_path, rows=feature_rows.rows) == []
+
+
+def test_kept_features_are_what_keras_makes_of_the_images(pixels: PreparedPixels, root: Path) -> None:
+    wanted = list(FILES)[:6]
+    cache = FeatureCache(root, SMALL, TWO)
+    cache.fill(wanted, pixels)
+    found = cache.read(wanted)
+    images = pixels.batch(wanted).astype(np.float32)
+    expected = np.concatenate(
+        [
+            np.mean(
+                [backbones.network(part, 32, taps=True)(orientations.one_of(images, view)) for view in range(4)], axis=0
+            )
+            for part in backbones.parts(TWO.backbone)
+        ],
+        axis=1,
+    )
+    assert found.shape == expected.shape == (6, 2 * (1280 + 744))
+    assert np.allclose(found, expected, rtol=2e-3, atol=2e-3)
+    assert np.array_equal(cache.read(wanted, backbones.parts(TWO.backbone)[1]), found[:, 2024:])
+
+
+def test_a_damaged_shard_of_features_is_made_again(pixels: PreparedPixels, tmp_path: Path) -> None:
+    wanted = list(FILES)[:5]
+    one = replace(PROBE, views=1)
+    cache = FeatureCache(tmp_path, SMALL, one)
+    cache.fill(wanted, pixels)
+    before = cache.read(wanted)
+    (shard,) = tmp_path.glob("*/*.npy")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    again = FeatureCache(tmp_path, SMALL, one)
+    done = again.fill(wanted, pixels)
+    assert done.computed == 5 and len(done.damaged) == 1 and np.array_equal(again.read(wanted), before)
+
+
+def made_up(count: int, width: int, seed: int) -> tuple[np.ndarray, Targets]:
+    """Features that tell diagnosis, sex and age to who looks, of `count` records."""
+    rng = np.random.default_rng(seed)
+    codes, sexes = rng.integers(0, 4, count), rng.integers(0, 3, count)
+    ages = rng.uniform(20, 80, count).astype(np.float32)
+    signal = np.random.default_rng(99).normal(size=(8, width))
+    state = np.concatenate([np.eye(4)[codes], np.eye(3)[sexes], (ages[:, None] - 50) / 20], axis=1)
+    found = (state @ signal + rng.normal(scale=0.3, size=(count, width))).astype(np.float32)
+    return found, Targets(
+        ages, np.ones(count, np.float32), np.eye(3, dtype=np.float32)[sexes], np.eye(7, dtype=np.float32)[codes]
+    )
+
+
+@pytest.mark.parametrize("width", [12, 300])
+def test_heads_find_what_the_features_tell(width: int) -> None:
+    train_side, validation = made_up(150, width, 1), made_up(60, width, 2)
+    scale = AgeScale(50.0, 17.0)
+    both, alone = heads.fit(PROBE, *train_side, *validation, scale)
+    unseen, wanted = made_up(80, width, 3)
+    for found in (both, alone):
+        given = found.answers(unseen, scale)
+        assert (given.diagnosis.argmax(1) == wanted.diagnosis.argmax(1)).mean() > 0.9
+        assert (given.sex.argmax(1) == wanted.sex.argmax(1)).mean() > 0.85
+        assert np.abs(given.age - wanted.age).mean() < 8
+        assert np.allclose(given.sex.sum(1), 1, atol=1e-5) and np.allclose(given.diagnosis.sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [30, 200])
+def test_principal_axes_find_the_heads_that_all_coordinates_would(width: int) -> None:
+    found, wanted = made_up(40, width, 5)
+    found -= found.mean(axis=0)
+    labels = wanted.diagnosis.argmax(1)
+    coordinates, axes = heads.principal(found)
+    assert coordinates.shape[1] <= 40 and np.allclose(coordinates @ axes.T, found, atol=1e-3)
+    short, whole = (LogisticRegression(C=0.1, tol=1e-8, max_iter=2000).fit(x, labels) for x in (coordinates, found))
+    assert np.allclose(short.coef_ @ axes.T, whole.coef_, atol=2e-3)
+    fewer, axes = heads.principal(found, 5)
+    assert fewer.shape == (40, 5) and np.allclose(axes.T @ axes, np.eye(5), atol=1e-4)
+    assert np.allclose(sorted(np.linalg.svd(found, compute_uv=False)[:5]), np.linalg.norm(fewer, axis=0), rtol=1e-3)
+
+
+def test_one_age_that_is_far_off_hardly_moves_the_others() -> None:
+    (x, y), scale = made_up(200, 12, 1), AgeScale(50.0, 17.0)
+    before = heads._age(x, y, 1.0, scale)(x)[1:, 0] * scale.spread
+    ages = y.age.copy()
+    ages[0] = 1000.0
+    after = heads._age(x, Targets(ages, y.age_known, y.sex, y.diagnosis), 1.0, scale)(x)[1:, 0] * scale.spread
+    assert np.abs(after - before).mean() < 2
+
+
+def spoiled(wanted: Targets, how: str) -> Targets:
+    sex, diagnosis = wanted.sex.copy(), wanted.diagnosis.copy()
+    if how == "no sex":
+        sex[:] = (0, 0, 1)
+    if how == "all sexes":
+        sex[:] = (1, 0, 0)
+    if how == "one diagnosis":
+        diagnosis[:] = np.eye(7)[2]
+    return Targets(wanted.age, wanted.age_known, sex, diagnosis)
+
+
+@pytest.mark.parametrize("how", ["no sex", "all sexes", "one diagnosis"])
+def test_a_head_with_nothing_to_tell_apart_answers_with_what_there_is(how: str) -> None:
+    (x, y), (v, w) = made_up(60, 20, 1), made_up(30, 20, 2)
+    found = heads.fit(PROBE, x, spoiled(y, how), v, spoiled(w, how), AgeScale(50.0, 17.0))[0].answers(
+        v, AgeScale(50.0, 17.0)
+    )
+    assert all(np.isfinite(part).all() for part in (found.age, found.sex, found.diagnosis))
+    expected = {"no sex": found.sex[:, 2], "all sexes": found.sex[:, 0], "one diagnosis": found.diagnosis[:, 2]}[how]
+    assert (expected > 0.9).all()
+
+
+def test_a_diagnosis_that_nobody_has_is_unlikely_and_not_impossible() -> None:
+    (x, y), (v, w) = made_up(60, 20, 1), made_up(30, 20, 2)
+    found = heads.fit(PROBE, x, y, v, w, AgeScale(50.0, 17.0))[0].answers(v, AgeScale(50.0, 17.0))
+    assert (found.diagnosis[:, 5] > 0).all() and found.diagnosis[:, 5].mean() < 0.1
+
+
+@given(st.integers(0, 1000), st.floats(0.3, 3.0))
+def test_a_temperature_undoes_what_made_the_logits_too_sure(seed: int, factor: float) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(scale=2, size=(4000, 3))
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    wanted = np.eye(3)[(chances.cumsum(axis=1) > rng.random((4000, 1))).argmax(axis=1)]
+    assert calibration.temperature(logits * factor, wanted) == pytest.approx(factor, rel=0.15)
+    assert calibration.temperature(logits[:5], wanted[:5]) == 1
+
+
+def answers_of(path: Path, images: np.ndarray) -> Sequence[np.ndarray]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return [np.asarray(one) for one in session.run(None, {session.get_inputs()[0].name: images.astype(np.float32)})]
+
+
+def test_a_probe_answers_as_its_heads_do_on_kept_features(sides: Sides, root: Path, tmp_path: Path) -> None:
+    plainly = replace(TWO, calibrate=False)
+    trained = train.fit(plainly, sides, tmp_path, root)
+    assert len(trained.history) == 1 and trained.parity < 1e-4 and trained.history[0]["val_loss"] > 0
+    cache = FeatureCache(root, SMALL, plainly)
+    both = train._heads(plainly, sides, cache)[0]
+    expected = both.answers(cache.read([record.digest for record in sides.validation]), sides.scale)
+    images = sides.pixels.batch([record.digest for record in sides.validation])
+    age, sex, diagnosis = answers_of(trained.onnx_file, images)
+    # Features are kept in half precision.
+    assert np.allclose(age[:, 0], expected.age, atol=0.3) and np.allclose(sex, expected.sex, atol=0.01)
+    assert np.allclose(diagnosis, expected.diagnosis, atol=0.01)
+    loaded = network.answers(keras.models.load_model(trained.keras_file), images)
+    assert np.allclose(loaded.diagnosis, diagnosis, atol=1e-4)
+
+
+def test_two_probes_are_the_same(sides: Sides, root: Path, tmp_path: Path) -> None:
+    first, second = (train.fit(PROBE, sides, tmp_path / name, root) for name in "ab")
+    assert first.history == second.history
+    images = sides.pixels.batch([record.digest for record in sides.validation])
+    pairs = zip(answers_of(first.onnx_file, images), answers_of(second.onnx_file, images), strict=True)
+    assert all(np.array_equal(one, other) for one, other in pairs)
+
+
+def test_calibration_and_adjustment_change_certainty_and_preference(sides: Sides) -> None:
+    model = network.build(experiment.PLAIN, 32, len(CODES), sides.scale)
+    images = sides.pixels.batch([record.digest for record in sides.train])
+    before = network.answers(model, images)
+    calibration.apply(model, calibration.Temperatures(2.0, 2.0))
+    cooler = network.answers(model, images)
+    assert np.array_equal(before.diagnosis.argmax(1), cooler.diagnosis.argmax(1))
+    assert (cooler.diagnosis.max(1) < before.diagnosis.max(1)).all() and np.allclose(
+        cooler.sex[:, 2], before.sex[:, 2], atol=1e-5
+    )
+    rare = Targets(*(np.repeat(part, [1] + [20] * (len(images) - 1), axis=0) for part in vars_of(sides)))
+    calibration.adjust(model, 1.0, rare)
+    wanted = sides.targets()[0].diagnosis[0].argmax()
+    assert (network.answers(model, images).diagnosis[:, 6] > cooler.diagnosis[:, 6]).all() and wanted == 0
+
+
+def vars_of(sides: Sides) -> tuple[np.ndarray, ...]:
+    wanted = sides.targets()[0]
+    return wanted.age, wanted.age_known, wanted.sex, wanted.diagnosis
+
+
+def test_a_fine_tuned_network_answers_with_the_mean_logits_of_its_parts(
+    sides: Sides, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[dict[str, list[np.ndarray]]] = []
+    join = train._join
+    monkeypatch.setattr(train, "_join", lambda model, fitted: (kept.extend(fitted), join(model, fitted))[1])
+    chosen = replace(FINETUNE, views=1, calibrate=False)
+    trained = train.fit(chosen, sides, tmp_path, root)
+    assert trained.best_epochs == [1, 2] and len(trained.history) == 2 and trained.parity < 1e-4
+    images = sides.pixels.batch([record.digest for record in sides.validation])
+    logits = []
+    for part, weights in zip(backbones.parts(chosen.backbone), kept, strict=True):
+        model = network.build(chosen, 32, len(CODES), sides.scale, only=part, weights=False)
+        for name, tensors in weights.items():
+            model.get_layer(name).set_weights(tensors)
+        logits.append(np.log(network.answers(model, images).diagnosis))
+        first = model.get_layer(part.layer).get_layer("stem_conv").get_weights()[0]
+        assert np.array_equal(first, backbones.network(part, 32).get_layer("stem_conv").get_weights()[0])
+    mean = np.exp(np.mean(logits, axis=0))
+    assert np.allclose(answers_of(trained.onnx_file, images)[2], mean / mean.sum(axis=1, keepdims=True), atol=1e-4)
+
+
+def test_only_the_last_layers_are_trained_and_no_statistics() -> None:
+    backbone = backbones.network(Part("efficientnet-lite0"), 32)
+    network.unfreeze(backbone, 0.1)
+    trained = {layer.name for layer in backbone.layers if layer.trainable and layer.weights}
+    assert "head_conv" in trained and "stem_conv" not in trained and not any("norm" in name for name in trained)
+    network.unfreeze(backbone, 1.0)
+    assert backbone.get_layer("stem_conv").trainable
+    network.unfreeze(backbone, 0.0)
+    assert not backbone.trainable_variables
+
+
+@pytest.mark.parametrize(("seen", "side"), [(21, 48), (32, 32), (300, 224), (256, 64)])
+def test_an_image_is_brought_to_a_side_as_pillow_does(seen: int, side: int) -> None:
+    line = np.random.default_rng(2).integers(0, 256, (seen, seen), dtype=np.uint8)
+    weights = backbones.interpolation(seen, side)
+    expected = np.asarray(Image.fromarray(line).resize((side, side), Image.Resampling.BILINEAR), float)
+    assert np.abs(weights.T @ line @ weights - expected).max() < 1.1
