@@ -371,6 +371,62 @@ def retrain(
     raise typer.Exit(0 if record["verdict"] == "pass" else 3)
 
 
+@app.command(
+    epilog="Examples: dermanet search ./HAM10000 --experiment plain128   |   "
+    "dermanet search -e plain128 --space 'learning_rate=1e-4..1e-2:log,batch_size=16|32' --objective diagnosis_f1_macro   |   "
+    "dermanet search --snapshot 3f0c9a7e1b2d4c55 --trials 40 --jobs 1"
+)
+def search(
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Sources to take in first; none: search on what is catalogued.")
+    ] = None,
+    experiment: ExperimentName = "",
+    snapshot_id: Annotated[str, typer.Option("--snapshot", help="A snapshot to search on, instead of sources.")] = "",
+    space: Annotated[
+        str, typer.Option("--space", help="What to change: a YAML file, or field=low..high[:log],field=a|b|c.")
+    ] = "",
+    objective: Annotated[
+        str,
+        typer.Option("--objective", help="`loss`, or a figure of the validation side: diagnosis_f1_macro, age_mae, …"),
+    ] = "loss",
+    trials: Annotated[int, typer.Option("--trials", help="Trials in all, earlier ones included.", min=1)] = 20,
+    jobs: Annotated[
+        int, typer.Option("--jobs", help="Trials side by side; 0: as many as cores and memory hold.", min=0)
+    ] = 0,
+    accept_data: Annotated[
+        str, typer.Option("--accept-data", help="Let anomalous data pass: why, kept with your name.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Try many experiments, judge them on the validation side, print the best; called again, it goes on where it stopped."""
+    found = stages.search(
+        snapshot_id, experiment, space, objective, trials, jobs,
+        lambda line: err.print(line, markup=False), sources or (), accept_data,
+    )  # fmt: skip
+    _print_json(found) if as_json else _print_study(found)
+
+
+@app.command("trials", epilog="Example: dermanet trials   |   dermanet trials 9f1c0b7a2e4d5c63")
+def list_trials(
+    study: Annotated[str, typer.Argument(help="The study, as `search` prints it; none: the studies there are.")] = "",
+    as_json: Json = False,
+) -> None:
+    """The trials of a search as a table, or all searches."""
+    found = stages.trials(study) if study else stages.searches()
+    if as_json:
+        return _print_json(found)
+    if not study:
+        for one in found["studies"]:
+            _print_study(one)
+        return err.print(f"{len(found['studies'])} studies")
+    table = Table("trial", "state", found["objective"], "epochs", "experiment")
+    for one in found["all"]:
+        value = "" if one["value"] is None else f"{one['value']:.4g}"
+        table.add_row(str(one["trial"]), one["state"], value, str(one["epochs"]), one["experiment"])
+    out.print(table)
+    return _print_study(found)
+
+
 @app.command(epilog="Example: dermanet promote 4")
 def promote(version: Version, as_json: Json = False) -> None:
     """Make a version the champion; the one before becomes `previous`."""
@@ -550,6 +606,14 @@ def _print_checks(word: str, checks: list[dict[str, Any]]) -> None:
     for check in checks:
         mark = "ok " if check["outcome"] == "pass" else "NO "
         err.print(f"  {mark} {check['metric']} ({check['kind']}): {check['reason']}", markup=False)
+
+
+def _print_study(found: dict[str, Any]) -> None:
+    counts = ", ".join(f"{count} {state}" for state, count in found["trials"].items()) or "no trial yet"
+    out.print(f"study {found['study']} on snapshot {found['snapshot']}: {counts}", markup=False)
+    if best := found["best"]:
+        out.print(f"  best {found['objective']} {best['value']:.4g}, trial {best['trial']}", markup=False)
+        out.print(f"  {found['command']}", markup=False)
 
 
 def _print_data(found: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
     DermaNetError            1  a fault: something broke that the user did not cause
     ├── BadInput             2  wrong use or bad input: one clear line says what was seen, what is allowed, what to do
+    │   ├── Diverged         2  a training whose loss is no number any more: the same experiment would say so again
     │   └── UnreadableImage  2  bytes that are not a whole JPEG or PNG of an allowed size (`reason` is the quarantine word)
     ├── StoreFault           1  stored images that are damaged or missing; an ingest of their source stores them anew
     ├── Changed              1  what was being read was replaced meanwhile; the same call once more reads what is there now
@@ -29,6 +30,10 @@ class BadInput(DermaNetError):
     """Wrong use or bad input: the message gives the value seen, the values allowed and the remedy."""
 
     exit_status = 2
+
+
+class Diverged(BadInput):
+    """A training's loss stopped being a number: its experiment is wrong for these data. Repeating it ends the same."""
 
 
 class UnreadableImage(BadInput):

@@ -34,6 +34,16 @@ def load(path: Path, what: str, setting: str) -> Any:
         raise BadInput(f"{what} {path}: not YAML ({' '.join(str(error).split())})") from None
 
 
+def lines(path: Path) -> dict[Any, int]:
+    """In which line, from 1, each key of the outermost mapping of a file stands that `load` has read."""
+    import yaml
+
+    loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+    node = loader.get_single_node()
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return {loader.construct_object(key): key.start_mark.line + 1 for key, _ in pairs}
+
+
 class _Repeated(Exception):
     """A key that stands twice in one mapping."""
 

@@ -16,7 +16,7 @@ WORDS = {
     "taxonomy", "errors", "records", "settings", "experiment", "storage", "transfer", "imagefile", "imagekind", "yamlfile",
     "contactsheet",
 }  # fmt: skip
-ROOMS = {"intake", "validating", "pixels", "judging", "registry", "learning", "serving"}
+ROOMS = {"intake", "validating", "pixels", "judging", "registry", "learning", "searching", "serving"}
 MAY = {
     **dict.fromkeys(WORDS, WORDS),
     "intake": WORDS,
@@ -24,6 +24,7 @@ MAY = {
     "validating": WORDS,
     "judging": WORDS,
     "registry": WORDS,
+    "searching": WORDS,
     "learning": WORDS | {"pixels"},
     "serving": WORDS | {"pixels", "registry"},
     "stages": WORDS | ROOMS,
@@ -38,7 +39,7 @@ LAZILY = {"cli": {"serving.app", "doctor"}}
 
 HEAVY = {
     "tensorflow", "keras", "mlflow", "cv2", "pandas", "sklearn", "boto3", "sqlalchemy", "numpy", "onnxruntime", "matplotlib",
-    "airflow", "pandera", "scipy", "jinja2",
+    "airflow", "pandera", "scipy", "jinja2", "optuna",
 }  # fmt: skip
 DAGS = sorted((ROOT / "dags").rglob("*.py"))
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from dermanet.errors import BadInput, DermaNetError, no_space_left
+from dermanet.errors import DermaNetError, Diverged, no_space_left
 from dermanet.experiment import Experiment
 from dermanet.learning import distribution
 from dermanet.learning import model as network
@@ -88,7 +88,7 @@ class Survival(keras.callbacks.Callback):
         broken = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
         if broken:
             # Nothing of this epoch is saved: the same training would say so again.
-            raise BadInput(
+            raise Diverged(
                 f"epoch {epoch + 1}: {', '.join(broken)}, which is no number to learn from; lower the experiment's learning_rate"
             )
         progress, loss = self.progress, figures["val_loss"]

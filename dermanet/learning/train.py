@@ -67,7 +67,7 @@ def fit(experiment: Experiment, sides: Sides, workdir: Path, features: Path, wat
 
     `workdir` is this training's own; `features`: the root of the features that are kept for all.
     Called again on the same `workdir` it resumes; on a finished one it returns what is there.
-    Raises BadInput where a side has no image or no age, or where the loss stops being a number; DermaNetError where another
+    Raises BadInput where a side has no image or no age, Diverged where the loss stops being a number; DermaNetError where another
     process trains there, where the disk is full, or where the export differs.
     """
     _require_sides(sides)

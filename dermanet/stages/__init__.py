@@ -23,6 +23,7 @@ from dermanet.stages.groups import group_sheet, groups, part_images, settle_grou
 from dermanet.stages.inbox import require_whole
 from dermanet.stages.objects import check_objects, objects, prune_objects
 from dermanet.stages.quarantine import drop_quarantined, quarantined, release_quarantined, show_quarantined
+from dermanet.stages.search import search, searches, trials
 from dermanet.stages.state import catalogued, example, gates_summary, holds_real_images, training_now
 from dermanet.stages.training import train
 from dermanet.stages.validation import limits_summary, report_file, validate
@@ -34,6 +35,6 @@ __all__ = [
     "example", "export", "forget", "gates_summary", "group_sheet", "groups", "holds_real_images", "ingest",
     "ingest_configured", "judge", "limits_summary", "objects", "part_images", "predict", "preparation_parts", "prepare",
     "prepare_part", "promote", "prune_cache", "prune_objects", "quarantined", "register", "release_quarantined",
-    "report_file", "require_whole", "retrain", "roll_back", "settle_group", "show_quarantined", "snapshot", "train",
-    "training_now", "validate",
+    "report_file", "require_whole", "retrain", "roll_back", "search", "searches", "settle_group", "show_quarantined",
+    "snapshot", "train", "training_now", "trials", "validate",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dermanet.records import Answers, Record, Snapshot
     from dermanet.registry.tracking import Tracking
     from dermanet.registry.versions import Versions
+    from dermanet.searching.study import Studies
     from dermanet.serving.network import Network
 
 Progress = Callable[[str], None]
@@ -73,6 +74,20 @@ def snapshot_tracking(here: Settings) -> "Tracking":
     from dermanet.registry.tracking import Tracking
 
     return Tracking(here.tracking_uri, here.artifacts, f"{here.model}-snapshots")
+
+
+def search_tracking(here: Settings) -> "Tracking":
+    """MLflow's runs of searches and their trials, in an experiment of their own."""
+    from dermanet.registry.tracking import Tracking
+
+    return Tracking(here.tracking_uri, here.artifacts, f"{here.model}-searches")
+
+
+def studies_of(here: Settings) -> "Studies":
+    """The studies that searches work on."""
+    from dermanet.searching.study import Studies
+
+    return Studies(here.home / "searches")
 
 
 def versions_of(here: Settings, tracking: "Tracking") -> "Versions":

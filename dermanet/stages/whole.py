@@ -15,6 +15,21 @@ from dermanet.stages.validation import limits_summary, validate
 from dermanet.stages.verdicts import evaluate, judge
 
 
+def gather(sources: Sequence[str], progress: Progress, accept_data: str = "") -> dict[str, Any]:
+    """Takes sources in, freezes a snapshot and validates its data; returns what `validate` found, the snapshot's id in it."""
+    for source in sources:
+        progress(f"ingest {source}")
+        done = ingest(source)
+        progress(f"  {done}")
+        require_whole(done)
+    frozen = snapshot()
+    sides = ", ".join(f"{frozen[side]} {side}" for side in ("train", "validation", "holdout"))
+    progress(f"snapshot {frozen['snapshot']}: {sides} images")
+    data = validate(frozen["snapshot"], accept_data)
+    progress(f"data {data['verdict']}; {len(data['warnings'])} warnings")
+    return data
+
+
 def retrain(
     sources: Sequence[str],
     experiment_text: str,
@@ -35,19 +50,10 @@ def retrain(
     chosen_experiment(here, experiment_text)
     gates_summary(here)
     limits_summary(here)
-    for source in sources:
-        progress(f"ingest {source}")
-        done = ingest(source)
-        progress(f"  {done}")
-        require_whole(done)
-    frozen = snapshot()
-    sides = ", ".join(f"{frozen[side]} {side}" for side in ("train", "validation", "holdout"))
-    progress(f"snapshot {frozen['snapshot']}: {sides} images")
-    data = validate(frozen["snapshot"], accept_data)
-    progress(f"data {data['verdict']}; {len(data['warnings'])} warnings")
-    prepared = prepare(frozen["snapshot"], experiment_text)
+    data = gather(sources, progress, accept_data)
+    prepared = prepare(data["snapshot"], experiment_text)
     progress(f"prepared {prepared['computed']} images, reused {prepared['reused']}")
-    run_id = train(frozen["snapshot"], experiment_text, attempt, progress, on_batch)["run_id"]
+    run_id = train(data["snapshot"], experiment_text, attempt, progress, on_batch)["run_id"]
     evaluation = evaluate(run_id)
     verdict = judge(run_id)
     version = None
@@ -55,7 +61,7 @@ def retrain(
         version = register(run_id)["version"]
         promote(version)
     return {
-        "run_id": run_id, "snapshot": frozen["snapshot"], "verdict": verdict["verdict"], "version": version,
+        "run_id": run_id, "snapshot": data["snapshot"], "verdict": verdict["verdict"], "version": version,
         "metrics": evaluation["candidate"], "intervals": evaluation["intervals"], "baseline": evaluation["baseline"],
         "checks": verdict["checks"], "data": data,
     }  # fmt: skip

@@ -1,0 +1,168 @@
+"""What a search may change: fields of an experiment, each between two bounds or one of a list.
+
+    learning_rate: {low: 0.0001, high: 0.01, log: true}     a file, as the default `search.yaml`
+    batch_size: [16, 32, 64]
+
+    learning_rate=1e-4..1e-2:log,batch_size=16|32|64        the same in one word
+
+Every bound and choice passes `experiment.check`, so that no trial can leave the ranges that experiments have.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dermanet import experiment, yamlfile
+from dermanet.errors import BadInput
+from dermanet.experiment import Experiment
+
+DEFAULT = Path(__file__).parents[1] / "search.yaml"
+
+YARDSTICK = ("method", "backbone", "smoothing", "balance", "age_loss", "age_weight", "sex_weight", "diagnosis_weight")
+"""Fields that change what the loss of an epoch means: the epochs of trials that differ in them are not compared."""
+
+DIGITS = 4
+"""Significant digits of a drawn number: more tell nothing, and nobody would type them."""
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A numeric field between two bounds, both included; `log`: drawn evenly in its logarithm."""
+
+    field: str
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """A field with one of several values."""
+
+    field: str
+    values: tuple[Value, ...]
+
+
+Dimension = Range | Choices
+Space = tuple[Dimension, ...]
+
+
+def chosen(text: str, base: Experiment) -> Space:
+    """The space that `text` names: a file, or `field=low..high,field=a|b`; empty: the default file.
+
+    Raises BadInput with the field, and in a file its line, and what is allowed there.
+    """
+    if text and "=" in text and not Path(text).exists():
+        return _in_one_word(text, base)
+    path = Path(text or DEFAULT)
+    entries = yamlfile.load(path, "space", "--space")
+    if not isinstance(entries, dict) or not entries:
+        raise BadInput(f"space {path}: needs fields of an experiment with ranges or choices; see docs/search.md")
+    lines = yamlfile.lines(path)
+    return tuple(
+        _dimension(str(name), entry, base, f"{path}, line {lines.get(name, 1)}") for name, entry in entries.items()
+    )
+
+
+def as_list(space: Space) -> list[dict[str, Any]]:
+    """The space as plain JSON."""
+    return [asdict(dimension) for dimension in space]
+
+
+def from_list(record: Sequence[Mapping[str, Any]]) -> Space:
+    """The space that `as_list` recorded."""
+    return tuple(
+        Choices(entry["field"], tuple(entry["values"])) if "values" in entry else Range(**entry) for entry in record
+    )
+
+
+def changed(base: Experiment, space: Space, drawn: Mapping[str, Value]) -> Experiment:
+    """The experiment with the values drawn for it, numbers between bounds rounded to `DIGITS` significant digits."""
+    values = {one.field: _rounded(one, drawn[one.field]) for one in space}
+    return experiment.check(replace(base, **values))  # type: ignore[arg-type]
+
+
+def text_of(found: Experiment) -> str:
+    """The experiment as `--experiment` takes it: its name and what differs from the experiment of that name."""
+    usual = experiment.EXPERIMENTS[found.name].as_dict()
+    different = {field: value for field, value in found.as_dict().items() if value != usual[field]}
+    changes = ",".join(f"{field}={_spelt(value)}" for field, value in different.items())
+    return f"{found.name}:{changes}" if changes else found.name
+
+
+def recipes(base: Experiment, space: Space) -> list[str]:
+    """Every recipe of pixels that a trial may ask for."""
+    own = [one.values for one in space if isinstance(one, Choices) and one.field == "recipe"]
+    return [str(value) for value in own[0]] if own else [base.recipe]
+
+
+def _rounded(dimension: Dimension, value: Value) -> Value:
+    if isinstance(dimension, Choices) or isinstance(value, int):
+        return value
+    return min(max(float(f"{value:.{DIGITS}g}"), dimension.low), dimension.high)
+
+
+def _spelt(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _in_one_word(text: str, base: Experiment) -> Space:
+    parts = [part.partition("=") for part in text.split(",") if part]
+    names = [name for name, _, _ in parts]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadInput(f"space {text!r}: {name} stands twice; keep one of them")
+    return tuple(_dimension(name, _entry(told), base, repr(text)) for name, _, told in parts)
+
+
+def _entry(told: str) -> Any:
+    """What one field's part of the word would be in a file."""
+    low, dots, rest = told.partition("..")
+    if not dots:
+        return told.split("|")
+    high, colon, log = rest.partition(":")
+    return {"low": low, "high": high, **({"log": log == "log" or log} if colon else {})}
+
+
+def _dimension(name: str, entry: Any, base: Experiment, where: str) -> Dimension:
+    if isinstance(entry, list):
+        values = tuple(_value(name, one, base, where) for one in entry)
+        if len(set(values)) < 2 or len(set(values)) < len(values):
+            _refuse(where, f"{name} has the choices {entry}; two or more different ones are needed")
+        return Choices(name, values)
+    if not isinstance(entry, dict) or not {"low", "high"} <= set(entry) <= {"low", "high", "log"}:
+        _refuse(
+            where, f"{name} is {entry!r}; allowed are {{low: NUMBER, high: NUMBER, log: true}} and a list of values"
+        )
+    return _range(name, entry, base, where)
+
+
+def _range(name: str, entry: Mapping[str, Any], base: Experiment, where: str) -> Range:
+    low, high = (_value(name, entry[bound], base, where) for bound in ("low", "high"))
+    log = entry.get("log", False)
+    if isinstance(low, bool | str) or isinstance(high, bool | str):
+        _refuse(where, f"{name} is no number and has no range; give a list of values")
+    if not low < high:
+        _refuse(where, f"{name} goes from {low} to {high}; the lower bound comes first")
+    if not isinstance(log, bool):
+        _refuse(where, f"{name} has log {log!r}; true or false is needed, and `:log` in one word")
+    if log and low <= 0:
+        _refuse(where, f"{name} from {low} has no logarithm; give a lower bound above 0, or leave log out")
+    return Range(name, low, high, log)
+
+
+def _value(name: str, told: Any, base: Experiment, where: str) -> Any:
+    try:
+        # By its text, as on the command line: YAML takes 1e-4 for a word.
+        value = getattr(experiment.named(f"{base.name}:{name}={told}"), name)
+        experiment.check(replace(base, **{name: value}))
+    except BadInput as error:
+        raise BadInput(f"space {where}: {error}") from None
+    return value
+
+
+def _refuse(where: str, line: str) -> Any:
+    raise BadInput(f"space {where}: {line}")
