@@ -40,7 +40,10 @@ class Experiment:
     batch_size: int = 32
     epochs: int = 100
     patience: int = 40
-    """Epochs without a better validation loss after which training stops; the best epoch's weights are kept."""
+    """Epochs without a better validation loss after which training stops."""
+    kept: str = "best"
+    """Which epoch's weights are kept: the `best` by validation loss, or the `last`, whatever the patience: where the rate falls to
+    nothing and weights are averaged, a few validation images choose worse than the end does."""
     learning_rate: float = 1e-3
     cosine: bool = True
     """Whether the learning rate falls to nothing over `epochs`, along half a cosine (Loshchilov & Hutter, 2017)."""
@@ -102,7 +105,7 @@ EXPERIMENTS = {
         PROBE,
         replace(PROBE, name="probe112", backbone="efficientnet-lite0", taps=False, views=1, recipe="square@112"),
         replace(
-            PROBE, name="finetune", method="finetune", backbone=TWO, epochs=10, patience=10, learning_rate=3e-4, warmup=1.0,
+            PROBE, name="finetune", method="finetune", backbone=TWO, epochs=10, patience=10, kept="last", learning_rate=3e-4, warmup=1.0,
             weight_decay=1e-4, averaging=0.98, crops=0.7, light=0.15, smoothing=0.1, balance=0.5,
         ),
         replace(PLAIN, name="demo", downscale=4, epochs=24, patience=24),
@@ -134,7 +137,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 """The least and the greatest value of each number."""
 
-CHOICES: dict[str, tuple[Any, ...]] = {"method": METHODS, "views": (1, 2, 4, 8)}
+CHOICES: dict[str, tuple[Any, ...]] = {"method": METHODS, "views": (1, 2, 4, 8), "kept": ("best", "last")}
 
 
 def check(experiment: Experiment) -> Experiment:

@@ -52,6 +52,7 @@ class Survival(keras.callbacks.Callback):
         self.folder = folder
         self.seed = experiment.seed
         self.patience = experiment.patience
+        self.keeps_last = experiment.kept == "last"
         self.on_epoch = on_epoch
         self.writes = distribution.share().first
         self.state = folder / "progress.json"
@@ -93,7 +94,7 @@ class Survival(keras.callbacks.Callback):
             )
         progress, loss = self.progress, figures["val_loss"]
         progress.history.append(figures)
-        better = loss < progress.best_loss
+        better = self.keeps_last or loss < progress.best_loss
         if better:
             progress.best_loss, progress.best_epoch = loss, epoch + 1
         self._write(epoch + 1, better)
