@@ -105,7 +105,7 @@ EXPERIMENTS = {
         PROBE,
         replace(PROBE, name="probe112", backbone="efficientnet-lite0", taps=False, views=1, recipe="square@112"),
         replace(
-            PROBE, name="finetune", method="finetune", backbone=TWO, epochs=10, patience=10, kept="last", learning_rate=3e-4, warmup=1.0,
+            PROBE, name="finetune", method="finetune", backbone=TWO, epochs=10, kept="last", learning_rate=3e-4, warmup=1.0,
             weight_decay=1e-4, averaging=0.98, crops=0.7, light=0.15, smoothing=0.1, balance=0.5,
         ),
         replace(PLAIN, name="demo", downscale=4, epochs=24, patience=24),

@@ -357,6 +357,18 @@ def test_a_fine_tuned_network_answers_with_the_mean_logits_of_its_parts(
     assert np.allclose(answers_of(trained.onnx_file, images)[2], mean / mean.sum(axis=1, keepdims=True), atol=1e-4)
 
 
+@pytest.mark.parametrize("kept", ["best", "last"])
+def test_the_epoch_that_is_kept_is_the_best_or_the_last(sides: Sides, root: Path, tmp_path: Path, kept: str) -> None:
+    # So fast that validation gets worse from the first epoch on.
+    chosen = replace(
+        experiment.named("smoke"), recipe="square@32", epochs=4, patience=1, kept=kept, learning_rate=0.3, averaging=0.5
+    )
+    trained = train.fit(chosen, sides, tmp_path, root)
+    losses = [epoch["val_loss"] for epoch in trained.history]
+    expected = 4 if kept == "last" else 1 + losses.index(min(losses))
+    assert trained.best_epochs == [expected] and (len(losses) == 4 or kept == "best")
+
+
 def test_only_the_last_layers_are_trained_and_no_statistics() -> None:
     backbone = backbones.network(Part("efficientnet-lite0"), 32)
     network.unfreeze(backbone, 0.1)

@@ -115,7 +115,7 @@ def _fitted(
     tracking.log_params(run_id, {**chosen.as_dict(), "snapshot": frozen.id, "taxonomy": frozen.taxonomy.digest})
     tracking.log_datasets(run_id, trained_on(here, frozen))
     pixels = fill_pixels(here, chosen.recipe, frozen.records)[0]
-    patience = chosen.patience if chosen.method == "scratch" else chosen.most_epochs
+    patience = chosen.patience if chosen.method == "scratch" and chosen.kept == "best" else chosen.most_epochs
     report = EpochReport(partial(tracking.log_history, run_id), chosen.most_epochs, patience, progress)
     sides, features = Sides(frozen.taxonomy.codes, frozen.train, frozen.validation, pixels), features_root(here)
     watch = Watch(report, on_batch, progress)
