@@ -43,9 +43,7 @@ def versions() -> int:
 
 
 def test_a_diagnosis_that_no_lesion_has_is_never_answered_and_nothing_is_decided(tmp_path: Path) -> None:
-    done = stages.retrain(
-        [written(tmp_path / "source", 60, lambda row: row.diagnosis not in ("vasc", "mel"))], experiment
-    )
+    done = stages.retrain([written(tmp_path / "source", 60, lambda row: row.diagnosis not in ("vasc", "mel"))], PROBE)
     assert "diagnosis_recall_mel" not in done["metrics"] and done["metrics"]["diagnosis_accuracy"] >= 0
     assert done["verdict"] == "insufficient" and done["version"] is None and versions() == 0
 
@@ -65,7 +63,7 @@ def test_a_diagnosis_of_one_lesion_is_trained_on_or_judged_and_never_both(tmp_pa
 
 def test_without_any_age_one_line_says_so_and_the_run_has_failed(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no training record states an age") as caught:
-        stages.retrain([written(tmp_path / "source", 60, ages=False)], PROBE)
+        stages.retrain([written(tmp_path / "source", 60, ages=False)], SCRATCH)
     assert "\n" not in str(caught.value) and versions() == 0
     client = mlflow.MlflowClient(settings.read().tracking_uri)
     (run,) = client.search_runs([client.get_experiment_by_name("dermanet").experiment_id])
