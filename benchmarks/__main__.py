@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("synthetic", "pixels", "ingest")
+BENCHMARKS = ("synthetic", "pixels", "ingest", "training")
 
 
 def main() -> None:

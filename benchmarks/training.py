@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,7 +50,7 @@ def image(digest: str, side: int) -> NDArray[np.uint8]:
     rng = np.random.default_rng(int(digest[:12], 16))
     coarse = rng.integers(60, 200, (7, 7, 3))
     coarse[3, 3] = 40 + 20 * (int(digest[:6], 16) % 11)
-    return np.kron(coarse, np.ones((side // 7, side // 7, 1))).astype(np.uint8)
+    return np.asarray(cv2.resize(coarse.astype(np.uint8), (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def filled(root: Path, text: str, wanted: list[Record]) -> PreparedPixels:
@@ -70,7 +71,7 @@ def step_time(text: str, folder: Path) -> dict[str, Any]:
     import keras
 
     from dermanet.learning.dataset import Batches
-    from dermanet.learning.train import Sides, _fresh
+    from dermanet.learning.train import Sides
 
     chosen = experiment.named(text)
     some = records(STEPS * chosen.batch_size)
@@ -85,7 +86,7 @@ def step_time(text: str, folder: Path) -> dict[str, Any]:
         def __getitem__(self, index: int) -> Any:
             return memory[index]
 
-    model: Any = _fresh(chosen, Sides(CODES, some, some, pixels))
+    model = untrained(chosen, Sides(CODES, some, some, pixels))
     held = Held()
     ratios = []
     for pair in range(PAIRS + 1):
@@ -101,6 +102,19 @@ def step_time(text: str, folder: Path) -> dict[str, Any]:
         "benchmark": "step", "experiment": text, "batch": chosen.batch_size, "ratio": round(statistics.median(kept), 3),
         "ratios": [round(ratio, 3) for ratio in kept], "images_per_second": round(len(some) / seconds["shards"], 1),
     }  # fmt: skip
+
+
+def untrained(chosen: Experiment, sides: Any) -> Any:
+    """What the epochs of an experiment are spent on: the whole network, or in fine-tuning the first part of its backbone."""
+    from dermanet.learning import backbones
+    from dermanet.learning import model as network
+
+    part = backbones.parts(chosen.backbone)[0] if chosen.method == "finetune" else None
+    model = network.build(chosen, sides.pixels.recipe.size, len(CODES), sides.scale, only=part)
+    if part:
+        network.unfreeze(model.get_layer(part.layer), chosen.unfrozen)
+    network.compile_for_training(model, chosen, sides.scale, steps=1000)
+    return model
 
 
 def probe(text: str, folder: Path, count: int) -> float:
