@@ -54,7 +54,7 @@ ExperimentName = Annotated[
     typer.Option(
         "--experiment",
         "-e",
-        help="What to try (default DERMANET_EXPERIMENT): plain, plain128, demo, smoke; `NAME:field=value,…` changes fields.",
+        help="What to try (default DERMANET_EXPERIMENT): probe, finetune, plain, plain128, …; `NAME:field=value,…` changes fields.",
     ),
 ]
 RunId = Annotated[str, typer.Argument(help="The MLflow run, as `train` prints it.")]
@@ -338,7 +338,7 @@ def register(run_id: RunId, as_json: Json = False) -> None:
     _print(stages.register(run_id), as_json)
 
 
-@app.command(epilog="Example: dermanet retrain ./HAM10000 ./isic2018_task3 --experiment plain128")
+@app.command(epilog="Example: dermanet retrain ./HAM10000 ./isic2018_task3 --experiment probe")
 def retrain(
     sources: Annotated[
         list[str] | None, typer.Argument(help="Sources to take in first; none: train on what is catalogued.")

@@ -19,7 +19,7 @@ from dermanet.experiment import Experiment
 
 DEFAULT = Path(__file__).parents[1] / "search.yaml"
 
-YARDSTICK = ("method", "backbone", "smoothing", "balance", "age_loss", "age_weight", "sex_weight", "diagnosis_weight")
+YARDSTICK = ("method", "backbone", "smoothing", "balance", "age_weight", "sex_weight", "diagnosis_weight")
 """Fields that change what the loss of an epoch means: the epochs of trials that differ in them are not compared."""
 
 DIGITS = 4
