@@ -78,7 +78,9 @@ class Ready:
     def curves(self, attempt: str) -> dict[str, list[float]]:
         """Every figure of every epoch; the steps are 1, 2, 3, …"""
         client, run = mlflow.MlflowClient(f"sqlite:///{self.home / 'mlflow.db'}"), self.run(attempt)
-        points = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+        # Beside the training's own there are those of the machine.
+        names = [name for name in run.data.metrics if not name.startswith("system/")]
+        points = {name: client.get_metric_history(run.info.run_id, name) for name in names}
         assert all([point.step for point in history] == [1, 2, 3] for history in points.values())
         return {name: [point.value for point in history] for name, history in points.items()}
 
