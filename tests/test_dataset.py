@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from dermanet.errors import BadInput
 from dermanet.experiment import PLAIN
 from dermanet.learning.augmentation import draw, turned
-from dermanet.learning.dataset import Batch, Batches, age_scale, class_weights, figures, targets
+from dermanet.learning.dataset import Batch, Batches, age_scale, class_weights, targets
 from dermanet.learning.distribution import Share
 from dermanet.learning.model import AgeScale
+from dermanet.learning.yardstick import figures
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import prepare, recipe
 from dermanet.records import Answers, Record
@@ -84,7 +85,9 @@ def test_figures_are_those_of_the_known_ages_and_of_every_label() -> None:
     records = [samples.record(n, age=age, sex="male", diagnosis="nv") for n, age in enumerate((None, 40.0))]
     sure = np.eye(7, dtype=np.float32)[[CODES.index("nv"), CODES.index("mel")]]
     answers = Answers(np.array([90.0, 50.0]), np.tile([0.5, 0.25, 0.25], (2, 1)), sure * 0.86 + 0.02)
-    found = figures(answers, targets(records, CODES), AgeScale(40.0, 20.0), prefix="val_")
+    wanted = targets(records, CODES)
+    taught = targets([samples.record(n, diagnosis=code) for n, code in enumerate(CODES)], CODES)
+    found = figures(answers, wanted, taught, AgeScale(40.0, 20.0), PLAIN, prefix="val_")
     assert found["val_age_mae"] == 10 and found["val_sex_accuracy"] == 1 and found["val_diagnosis_accuracy"] == 0.5
     assert found["val_loss"] == pytest.approx(0.5 - np.log(0.5) - (np.log(0.88) + np.log(0.02)) / 2)
 

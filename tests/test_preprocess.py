@@ -137,6 +137,13 @@ def test_a_blur_is_narrowed_by_as_much_as_the_image_was_reduced() -> None:
     assert preprocess.blur(small, 5, 20, 20) is small
 
 
+@pytest.mark.parametrize("image", [NOISE, NOISE.transpose(1, 0, 2)])
+def test_the_square_recipe_keeps_the_middle_and_its_shape(image: NDArray[np.uint8]) -> None:
+    middle = NOISE[:, 15:105] if image is NOISE else NOISE[:, 15:105].transpose(1, 0, 2)
+    assert np.array_equal(preprocess.centre(image), middle)
+    assert np.array_equal(preprocess.apply(image, 1, recipe("square@64")), preprocess.resize(middle, 64))
+
+
 def test_the_plain_recipe_only_resizes() -> None:
     assert np.array_equal(preprocess.apply(NOISE, 1, recipe("plain@64")), preprocess.resize(NOISE, 64))
 

@@ -230,6 +230,7 @@ def test_nothing_is_pruned_where_losses_mean_different_things(tmp_path: Path) ->
         with one.take(99) as taken:  # type: ignore[union-attr]
             taken.report([float(loss)])
             taken.finish(0.5)
+    assert [trial["state"] for trial in one.trials()] == ["finished"] * (FIRST + 1)
 
 
 def test_nothing_is_pruned_in_the_first_fifth_of_a_training(tmp_path: Path) -> None:

@@ -295,7 +295,8 @@ def test_a_probe_answers_as_its_heads_do_on_kept_features(sides: Sides, root: Pa
     trained = train.fit(plainly, sides, tmp_path, root)
     assert len(trained.history) == 1 and trained.parity < 1e-4 and trained.history[0]["val_loss"] > 0
     cache = FeatureCache(root, SMALL, plainly)
-    both = train._heads(plainly, sides, cache)[0]
+    seen, wanted = train._features(sides, cache), sides.targets()
+    both = heads.fit(plainly, seen[0], wanted[0], seen[1], wanted[1], sides.scale)[0]
     expected = both.answers(cache.read([record.digest for record in sides.validation]), sides.scale)
     images = sides.pixels.batch([record.digest for record in sides.validation])
     age, sex, diagnosis = answers_of(trained.onnx_file, images)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
 from dermanet.learning import model as network
 from dermanet.learning.dataset import Targets
@@ -53,9 +54,7 @@ def least_loss(logits: NDArray[np.floating], wanted: NDArray[np.floating], weigh
 
 def _best(logits: NDArray[np.floating], wanted: NDArray[np.floating], weights: NDArray[np.floating]) -> Any:
     def loss(logarithm: float) -> float:
-        cooled = logits / np.exp(logarithm)
-        cooled = cooled - cooled.max(axis=1, keepdims=True)
-        likely = ((cooled - np.log(np.exp(cooled).sum(axis=1, keepdims=True))) * wanted).sum(axis=1)
+        likely = (log_softmax(logits / np.exp(logarithm), axis=1) * wanted).sum(axis=1)
         return float(-np.average(likely, weights=weights)) if weights.any() else 0.0
 
     return minimize_scalar(loss, bounds=tuple(np.log(LIMITS)), method="bounded")

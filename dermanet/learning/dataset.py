@@ -15,7 +15,7 @@ from dermanet.learning.augmentation import augmented, draw
 from dermanet.learning.distribution import Share
 from dermanet.learning.model import AgeScale
 from dermanet.pixels.prepared import PreparedPixels
-from dermanet.records import SEXES, Answers, Record
+from dermanet.records import SEXES, Record
 
 Batch = tuple[NDArray[np.float32], dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]
 
@@ -58,18 +58,6 @@ def class_weights(wanted: Targets, balance: float) -> NDArray[np.float32]:
     counts = wanted.diagnosis.sum(axis=0)
     weights = np.where(counts > 0, np.maximum(counts, 1) ** -balance, 0.0)
     return (weights * counts.sum() / max(float((weights * counts).sum()), 1e-12)).astype(np.float32)
-
-
-def figures(answers: Answers, wanted: Targets, scale: AgeScale, prefix: str = "") -> dict[str, float]:
-    """What `fit` of a network says of a side, for answers that came another way: `loss`, `age_mae`, `sex_accuracy`, …"""
-    known = wanted.age_known > 0
-    error = float(np.abs(answers.age - wanted.age)[known].mean()) if known.any() else 0.0
-    found = {"loss": error / scale.spread, "age_mae": error}
-    for head in ("sex", "diagnosis"):
-        truth, given = getattr(wanted, head), getattr(answers, head)
-        found[f"{head}_accuracy"] = float((truth.argmax(axis=1) == given.argmax(axis=1)).mean())
-        found["loss"] -= float(np.log(np.maximum((truth * given).sum(axis=1), 1e-7)).mean())
-    return {f"{prefix}{name}": value for name, value in found.items()}
 
 
 class Batches(keras.utils.PyDataset):

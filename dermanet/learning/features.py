@@ -9,7 +9,6 @@ What is new is computed, whatever else a snapshot holds. ONNX Runtime is several
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +25,7 @@ from dermanet.experiment import Experiment
 from dermanet.learning import backbones, efficientnet_lite, orientations
 from dermanet.learning.backbones import Part
 from dermanet.learning.feature_rows import KIND, REVISION
-from dermanet.learning.model import write_graph
+from dermanet.learning.model import converted
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import Recipe
 from dermanet.pixels.shards import Preparation, Row, Shards, checksum
@@ -72,6 +71,7 @@ class FeatureCache:
         self.root = root
         self.recipe = recipe
         self.experiment = experiment
+        self._opened: dict[Kind, Shards] = {}
 
     def fill(
         self, digests: Sequence[str], pixels: PreparedPixels, progress: Callable[[int, int], None] = lambda done, total: None
@@ -124,8 +124,10 @@ class FeatureCache:
         return np.asarray(total / np.float32(self.experiment.views), np.float32)
 
     def _shards(self, kind: Kind) -> Shards:
-        width = _width(kind.part, kind.recipe.size, kind.taps)
-        return Shards(self.root / kind.fingerprint, Row((width,), KIND), kind.about(width))
+        if kind not in self._opened:
+            width = _width(kind.part, kind.recipe.size, kind.taps)
+            self._opened[kind] = Shards(self.root / kind.fingerprint, Row((width,), KIND), kind.about(width))
+        return self._opened[kind]
 
     def _extractor(self, kind: Kind) -> Extractor:
         if keras.backend.backend() != "tensorflow":
@@ -136,8 +138,11 @@ class FeatureCache:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{os.getpid()}-{path.name}")
-            temporary.write_bytes(exported(kind.part, kind.recipe.size, kind.taps))
-            os.replace(temporary, path)
+            try:
+                temporary.write_bytes(exported(kind.part, kind.recipe.size, kind.taps))
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
         return _running(path.read_bytes())
 
 
@@ -149,12 +154,7 @@ def extractor(name: str, side: int) -> Extractor:
 
 def exported(part: Part, side: int, taps: bool = False) -> bytes:
     """The backbone as an ONNX graph."""
-    model: Any = backbones.network(part, side, taps=taps)
-    model(np.zeros((1, side, side, 3), np.float32))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "backbone.onnx")
-        write_graph(model, path)
-        return path.read_bytes()
+    return bytes(converted(backbones.network(part, side, taps=taps)).SerializeToString())
 
 
 def _running(graph: bytes) -> Extractor:

@@ -8,11 +8,11 @@ ridge penalty is chosen on the validation side; then all are fitted once more, t
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss, mean_absolute_error
@@ -83,9 +83,9 @@ class Heads:
     def answers(self, features: Array, scale: AgeScale) -> Answers:
         """What a network with these heads answers for `features` (n, d)."""
         x = (features - self.centre) / self.spread
-        known = 1 / (1 + np.exp(-self.sex_known(x)))
-        sex = np.concatenate([_softmax(self.sex(x)) * known, 1 - known], axis=1)
-        return Answers(self.age(x)[:, 0] * scale.spread + scale.centre, sex, _softmax(self.diagnosis(x)))
+        known = expit(self.sex_known(x))
+        sex = np.concatenate([softmax(self.sex(x), axis=1) * known, 1 - known], axis=1)
+        return Answers(self.age(x)[:, 0] * scale.spread + scale.centre, sex, softmax(self.diagnosis(x), axis=1))
 
 
 def fit(
@@ -223,7 +223,7 @@ def _sex_loss(head: Linear, features: Array, wanted: Targets) -> float:
 
 
 def _sex_known_loss(head: Linear, features: Array, wanted: Targets) -> float:
-    probability = 1 / (1 + np.exp(-head(features)[:, 0].astype(float)))
+    probability = expit(head(features)[:, 0].astype(float))
     return float(
         log_loss(wanted.sex[:, 2] == 0, np.stack([1 - probability, probability], axis=1), labels=(False, True))
     )
@@ -235,8 +235,3 @@ def _age_loss(head: Linear, features: Array, wanted: Targets, scale: AgeScale) -
         return 0.0
     years = head(features[known])[:, 0] * scale.spread + scale.centre
     return float(mean_absolute_error(wanted.age[known], years))
-
-
-def _softmax(logits: NDArray[Any]) -> NDArray[Any]:
-    powers = np.exp(logits.astype(float) - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)

@@ -178,12 +178,13 @@ def _pieces(model: keras.Model, frozen: Sequence[Path], views: int) -> assembly.
     before = None
     if views > 1:
         fresh = keras.Input(image.shape[1:], name="pixels")
-        before = _converted(keras.Model(fresh, orientations.all_of(fresh, views)))
-    after = _converted(keras.Model(features, [model.output[head] for head in HEADS]))
+        before = converted(keras.Model(fresh, orientations.all_of(fresh, views)))
+    after = converted(keras.Model(features, [model.output[head] for head in HEADS]))
     return assembly.Pieces(side, before, [onnx.load(path) for path in frozen], after)
 
 
-def _converted(model: Any) -> onnx.ModelProto:
+def converted(model: Any) -> onnx.ModelProto:
+    """A network with one input as an ONNX graph; nothing is compared."""
     model(np.zeros((8, *model.inputs[0].shape[1:]), np.float32))
     with tempfile.TemporaryDirectory() as folder:
         write_graph(model, Path(folder, "piece.onnx"))

@@ -206,6 +206,9 @@ def with_room(folder: Path) -> Iterator[None]:
     """Says in one line that the disk is full, and gives back what a half-written epoch took of it."""
     try:
         yield
+    except DermaNetError:
+        # It has a line of its own, such as that of kept features, which lie elsewhere.
+        raise
     except Exception as error:
         if not no_space_left(error):
             raise

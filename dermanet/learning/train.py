@@ -16,11 +16,12 @@ from dermanet.experiment import Experiment
 from dermanet.learning import backbones, calibration, distribution, heads
 from dermanet.learning import model as network
 from dermanet.learning.backbones import Part
-from dermanet.learning.dataset import Batches, Targets, age_scale, class_weights, figures, targets
+from dermanet.learning.dataset import Batches, Targets, age_scale, class_weights, targets
 from dermanet.learning.features import FeatureCache
 from dermanet.learning.model import AgeScale
 from dermanet.learning.survival import Survival, alone, with_room
 from dermanet.learning.watching import UNWATCHED, Epoch, Watch, counted
+from dermanet.learning.yardstick import figures
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.records import Answers, Record
 
@@ -123,13 +124,14 @@ def _learned(
 
 
 def _probe(experiment: Experiment, sides: Sides, cache: FeatureCache, workdir: Path, watch: Watch) -> Trained:
-    both, alone = _heads(experiment, sides, cache)
-    wanted = sides.targets()
-    given = [
-        alone.answers(cache.read([record.digest for record in side]), sides.scale)
-        for side in (sides.train, sides.validation)
+    seen, wanted, scale = _features(sides, cache), sides.targets(), sides.scale
+    both, alone = heads.fit(experiment, seen[0], wanted[0], seen[1], wanted[1], scale)
+    given = [alone.answers(features, scale) for features in seen]
+    told = [
+        figures(answers, labels, wanted[0], scale, experiment, prefix)
+        for answers, labels, prefix in zip(given, wanted, ("", "val_"), strict=True)
     ]
-    history = [figures(given[0], wanted[0], sides.scale) | figures(given[1], wanted[1], sides.scale, prefix="val_")]
+    history = [told[0] | told[1]]
     watch.on_epoch(history)
     model = _empty(experiment, sides)
     both.put_into(model)
@@ -174,13 +176,9 @@ def _require_sides(sides: Sides) -> None:
             raise BadInput(f"the {name} side of the snapshot has no image; take more lesions in and try again")
 
 
-def _heads(
-    experiment: Experiment, sides: Sides, cache: FeatureCache, only: Part | None = None
-) -> tuple[heads.Heads, heads.Heads]:
-    """The linear heads on cached features: fitted to both sides, and to the training side alone."""
-    found = [cache.read([record.digest for record in side], only) for side in (sides.train, sides.validation)]
-    wanted = sides.targets()
-    return heads.fit(experiment, found[0], wanted[0], found[1], wanted[1], sides.scale)
+def _features(sides: Sides, cache: FeatureCache, only: Part | None = None) -> list[NDArray[np.float32]]:
+    """The kept features of both sides: of all parts of the backbone, or of one."""
+    return [cache.read([record.digest for record in side], only) for side in (sides.train, sides.validation)]
 
 
 def _empty(experiment: Experiment, sides: Sides, weights: bool = True) -> keras.Model:
@@ -192,7 +190,8 @@ def _empty(experiment: Experiment, sides: Sides, weights: bool = True) -> keras.
 def _warm(experiment: Experiment, sides: Sides, cache: FeatureCache, part: Part) -> keras.Model:
     """One part under heads that its frozen features have warmed up, its last layers ready to be trained."""
     model = network.build(experiment, sides.pixels.recipe.size, len(sides.codes), sides.scale, only=part)
-    _heads(experiment, sides, cache, part)[1].put_into(model)
+    seen, wanted = _features(sides, cache, part), sides.targets()
+    heads.fit(experiment, seen[0], wanted[0], seen[1], wanted[1], sides.scale)[1].put_into(model)
     network.unfreeze(model.get_layer(part.layer), experiment.unfrozen)
     return _compiled(model, experiment, sides)
 

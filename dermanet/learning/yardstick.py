@@ -1,4 +1,4 @@
-"""One loss for networks that were trained by different ones."""
+"""Figures for answers that came another way than by `fit`, and one loss for networks that were trained by different ones."""
 
 import numpy as np
 
@@ -22,6 +22,21 @@ def loss(answers: Answers, wanted: Targets, taught: Targets, scale: AgeScale, we
     rows = (wanted.diagnosis @ taught.diagnosis.max(axis=0)) > 0
     sex, diagnosis = _entropy(wanted.sex, answers.sex), _entropy(wanted.diagnosis[rows], answers.diagnosis[rows])
     return weights.age_weight * error / scale.spread + weights.sex_weight * sex + weights.diagnosis_weight * diagnosis
+
+
+def figures(
+    answers: Answers, wanted: Targets, taught: Targets, scale: AgeScale, weights: Experiment, prefix: str = ""
+) -> dict[str, float]:
+    """What Keras's `fit` would say of a side: `loss`, `age_mae`, `sex_accuracy`, `diagnosis_accuracy`, after `prefix`."""
+    known = wanted.age_known > 0
+    found = {
+        "loss": loss(answers, wanted, taught, scale, weights),
+        "age_mae": float(np.abs(answers.age - wanted.age)[known].mean()) if known.any() else 0.0,
+    }
+    for head in ("sex", "diagnosis"):
+        truth, given = getattr(wanted, head), getattr(answers, head)
+        found[f"{head}_accuracy"] = float((truth.argmax(axis=1) == given.argmax(axis=1)).mean())
+    return {f"{prefix}{name}": value for name, value in found.items()}
 
 
 def _entropy(truth: np.ndarray, given: np.ndarray) -> float:
