@@ -30,8 +30,8 @@ was doing (*System metrics*). The log of *fit_network* has a line an epoch, with
   registered, and it goes on from its last whole epoch.
 - *fit_network* says that the loss is no number to learn from: start a run with the parameter *experiment* and a lower
   `learning_rate`; it is not retried by itself.
-  the same MLflow run. Clear it if the retries are spent. So it is where `DERMANET_PROCESSES` lets several processes train and one of
-  them fails: the line names it, the others are ended, all go on together.
+- *fit_network* says that a process of several has failed (`DERMANET_PROCESSES`): the others are ended, and it is retried; all go on
+  together from the last whole epoch. Clear it if the retries are spent.
 - one line about the input (no images, an unknown experiment): mend it and clear the task; it is not retried by itself.
 
 **Safe to clear:** yes, any task, at any time. A run has one MLflow run and at most one version.

@@ -16,6 +16,16 @@ from dermanet.errors import BadInput
 
 METHODS = ("scratch", "probe", "finetune")
 
+STARTS = {
+    "scratch": ("imagenet", "random", "champion"),
+    # Linear heads on frozen features have one best fit, wherever they begin.
+    "probe": ("imagenet",),
+    "finetune": ("imagenet", "champion"),
+}
+
+KIND = ("method", "backbone", "taps", "recipe", "downscale", "hidden")
+"""Networks that are alike in these fields can take over one another's weights."""
+
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
@@ -26,8 +36,9 @@ class Experiment:
     """`scratch`: every weight is learned. `probe`: the backbone stays as it is, linear heads are fitted to its features.
     `finetune`: heads as in `probe`, then the backbone's last layers are trained with them."""
     backbone: str = "plain"
-    pretrained: bool = True
-    """Whether a backbone that has ImageNet weights starts from them."""
+    start: str = "imagenet"
+    """Which weights are the first: those of `imagenet` where a backbone has such, `random` ones, or the `champion`'s where it is a
+    network of the same kind."""
     taps: bool = False
     """Whether the means of earlier stages' maps are features too."""
     unfrozen: float = 1.0
@@ -137,7 +148,12 @@ RANGES: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 """The least and the greatest value of each number."""
 
-CHOICES: dict[str, tuple[Any, ...]] = {"method": METHODS, "views": (1, 2, 4, 8), "kept": ("best", "last")}
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "method": METHODS,
+    "views": (1, 2, 4, 8),
+    "kept": ("best", "last"),
+    "start": STARTS["scratch"],
+}
 
 
 def check(experiment: Experiment) -> Experiment:
@@ -157,9 +173,10 @@ def check(experiment: Experiment) -> Experiment:
 
 def _check_transfer(experiment: Experiment) -> None:
     """Linear heads on pretrained features: what else is asked for must not be passed over in silence."""
-    for field, wanted in (("hidden", 0), ("downscale", 1), ("pretrained", True)):
-        if getattr(experiment, field) != wanted:
-            raise BadInput(f"experiment {experiment.name}: method={experiment.method} needs {field}={wanted}")
+    for field, wanted in (("hidden", (0,)), ("downscale", (1,)), ("start", STARTS[experiment.method])):
+        if getattr(experiment, field) not in wanted:
+            allowed = " or ".join(map(str, wanted))
+            raise BadInput(f"experiment {experiment.name}: method={experiment.method} needs {field}={allowed}")
     if "plain" in experiment.backbone.split("+"):
         raise BadInput(
             f"experiment {experiment.name}: method={experiment.method} needs a pretrained backbone, as efficientnet-lite0"

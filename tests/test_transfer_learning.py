@@ -22,6 +22,7 @@ from dermanet.learning import model as network
 from dermanet.learning.backbones import Part
 from dermanet.learning.dataset import Targets
 from dermanet.learning.features import FeatureCache
+from dermanet.learning.inheritance import START
 from dermanet.learning.model import AgeScale
 from dermanet.learning.train import Sides
 from dermanet.pixels import upkeep
@@ -356,6 +357,24 @@ def test_a_fine_tuned_network_answers_with_the_mean_logits_of_its_parts(
         assert np.array_equal(first, backbones.network(part, 32).get_layer("stem_conv").get_weights()[0])
     mean = np.exp(np.mean(logits, axis=0))
     assert np.allclose(answers_of(trained.onnx_file, images)[2], mean / mean.sum(axis=1, keepdims=True), atol=1e-4)
+
+
+def test_a_fine_tuning_goes_on_from_what_another_made_of_each_part(sides: Sides, root: Path, tmp_path: Path) -> None:
+    before = network.build(FINETUNE, 32, len(CODES), sides.scale, weights=False)
+    rng = np.random.default_rng(5)
+    for name in network.FITTED:
+        layer = before.get_layer(name)
+        layer.set_weights([rng.random(weights.shape) + 0.1 for weights in layer.get_weights()])
+    before.save(tmp_path / START)
+    parts, cache = backbones.parts(FINETUNE.backbone), FeatureCache(root, SMALL, FINETUNE)
+    begun = [train._warm(FINETUNE, sides, cache, part, tmp_path) for part in parts]
+    images = sides.pixels.batch([record.digest for record in sides.validation])
+    mean = np.exp(np.mean([np.log(network.answers(model, images).diagnosis) for model in begun], axis=0))
+    expected = network.answers(before, images)
+    assert np.allclose(mean / mean.sum(axis=1, keepdims=True), expected.diagnosis, atol=1e-4)
+    assert np.allclose(
+        np.mean([network.answers(model, images).age for model in begun], axis=0), expected.age, atol=1e-2
+    )
 
 
 @pytest.mark.parametrize("kept", ["best", "last"])

@@ -56,7 +56,7 @@ def build(
     pixels, side = _reduced(image, side, experiment.downscale)
     seen = orientations.all_of(pixels, views)
     networks = [
-        backbones.network(part, side, pretrained=experiment.pretrained and weights, taps=experiment.taps)
+        backbones.network(part, side, pretrained=experiment.start != "random" and weights, taps=experiment.taps)
         for part in chosen
     ]
     found = [network(seen) for network in networks]

@@ -18,6 +18,7 @@ from dermanet.learning import model as network
 from dermanet.learning.backbones import Part
 from dermanet.learning.dataset import Batches, Targets, age_scale, class_weights, targets
 from dermanet.learning.features import FeatureCache
+from dermanet.learning.inheritance import ancestor, inherit, inherit_part
 from dermanet.learning.model import AgeScale
 from dermanet.learning.survival import Survival, alone, with_room
 from dermanet.learning.watching import UNWATCHED, Epoch, Watch, counted
@@ -66,8 +67,8 @@ class Sides:
 def fit(experiment: Experiment, sides: Sides, workdir: Path, features: Path, watch: Watch = UNWATCHED) -> Trained:
     """Trains by the experiment's method, writes the network and its ONNX graph, and returns both with what happened.
 
-    `workdir` is this training's own; `features`: the root of the features that are kept for all.
-    Called again on the same `workdir` it resumes; on a finished one it returns what is there.
+    `workdir` is this training's own: it begins with the network `inheritance.START` where that lies there. `features`: the root of
+    the features that are kept for all. Called again on the same `workdir` it resumes; on a finished one it returns what is there.
     Raises BadInput where a side has no image or no age, Diverged where the loss stops being a number; DermaNetError where another
     process trains there, where the disk is full, or where the export differs.
     """
@@ -109,7 +110,7 @@ def _learned(
     """Every network whose epochs are done, with what it survived: one, or each part of the backbone in turn."""
     if experiment.method == "scratch":
         survival = Survival(workdir, experiment, watch.on_epoch)
-        yield _trained(experiment, sides, survival, watch, lambda: _fresh(experiment, sides)), survival
+        yield _trained(experiment, sides, survival, watch, partial(_fresh, experiment, sides, workdir)), survival
     elif experiment.method == "finetune":
         parts, cache = backbones.parts(experiment.backbone), _cache(experiment, sides, features)
         before: list[Epoch] = []
@@ -117,7 +118,7 @@ def _learned(
             own = watch.of_part(before, place, len(parts))
             survival = Survival(workdir / f"part-{place}", experiment, own.on_epoch)
             watch.say(f"fine-tuning {part}")
-            start = partial(_warm, experiment, sides, cache, part)
+            start = partial(_warm, experiment, sides, cache, part, workdir)
             yield _trained(experiment, sides, survival, own, start), survival
             before += survival.progress.history
             keras.backend.clear_session()
@@ -187,11 +188,15 @@ def _empty(experiment: Experiment, sides: Sides, weights: bool = True) -> keras.
     return network.build(experiment, side, len(sides.codes), sides.scale, views=experiment.views, weights=weights)
 
 
-def _warm(experiment: Experiment, sides: Sides, cache: FeatureCache, part: Part) -> keras.Model:
-    """One part under heads that its frozen features have warmed up, its last layers ready to be trained."""
+def _warm(experiment: Experiment, sides: Sides, cache: FeatureCache, part: Part, workdir: Path) -> keras.Model:
+    """One part under heads that its frozen features have warmed up, or under an ancestor's, its last layers ready to be trained."""
     model = network.build(experiment, sides.pixels.recipe.size, len(sides.codes), sides.scale, only=part)
-    seen, wanted = _features(sides, cache, part), sides.targets()
-    heads.fit(experiment, seen[0], wanted[0], seen[1], wanted[1], sides.scale)[1].put_into(model)
+    before = ancestor(workdir)
+    if before:
+        inherit_part(model, before, part, backbones.parts(experiment.backbone))
+    else:
+        seen, wanted = _features(sides, cache, part), sides.targets()
+        heads.fit(experiment, seen[0], wanted[0], seen[1], wanted[1], sides.scale)[1].put_into(model)
     network.unfreeze(model.get_layer(part.layer), experiment.unfrozen)
     return _compiled(model, experiment, sides)
 
@@ -202,10 +207,13 @@ def _compiled(model: keras.Model, experiment: Experiment, sides: Sides) -> keras
     return model
 
 
-def _fresh(experiment: Experiment, sides: Sides) -> keras.Model:
+def _fresh(experiment: Experiment, sides: Sides, workdir: Path) -> keras.Model:
     """The whole network before its first step."""
-    side = sides.pixels.recipe.size
-    return _compiled(network.build(experiment, side, len(sides.codes), sides.scale), experiment, sides)
+    model = network.build(experiment, sides.pixels.recipe.size, len(sides.codes), sides.scale)
+    before = ancestor(workdir)
+    if before:
+        inherit(model, before)
+    return _compiled(model, experiment, sides)
 
 
 def _trained(

@@ -7,8 +7,12 @@ from typing import Any
 
 from dermanet import settings
 from dermanet.errors import BadInput, GateRefused
+from dermanet.stages.lineage import STARTED_FROM
 from dermanet.stages.rooms import tracking_of, versions_of
 from dermanet.stages.verdicts import VERDICT
+
+CARRIED = ("dermanet.snapshot", "dermanet.holdout", "dermanet.version", "dermanet.verdict", STARTED_FROM)
+"""Tags that a version has from its run."""
 
 
 def register(run_id: str) -> dict[str, Any]:
@@ -22,9 +26,7 @@ def register(run_id: str) -> dict[str, Any]:
             f"run {run_id} is not registered: the verdict is {verdict['verdict']} ({', '.join(dict.fromkeys(failed))})"
         )
     tags = tracking.run(run_id).data.tags
-    carried = {
-        name: tags[name] for name in ("dermanet.snapshot", "dermanet.holdout", "dermanet.version", "dermanet.verdict")
-    }
+    carried = {name: tags[name] for name in CARRIED if name in tags}
     return {"run_id": run_id, "version": versions_of(here, tracking).register(run_id, tags["dermanet.model"], carried)}
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermanet import __version__, experiment, settings
-from dermanet.errors import DermaNetError, no_space_left
+from dermanet.errors import BadInput, DermaNetError, no_space_left
 from dermanet.settings import Settings
-from dermanet.stages import members
+from dermanet.stages import lineage, members
 from dermanet.stages.datasets import trained_on
 from dermanet.stages.progress import EpochReport
 from dermanet.stages.rooms import (
@@ -64,6 +64,10 @@ def _train(
     on_batch: OnBatch | None,
 ) -> dict[str, Any]:  # fmt: skip
     tracking, work = tracking_of(here), work_of(frozen.id, chosen, attempt)
+    if here.coordinator and chosen.start == lineage.CHAMPION:
+        raise BadInput(
+            "start=champion is for the processes of one machine; with DERMANET_COORDINATOR begin with imagenet, or unset it"
+        )
     if here.process:
         return _take_part(here, frozen, chosen, work)
     tags = {"dermanet.snapshot": frozen.id, "dermanet.holdout": frozen.holdout_digest, "dermanet.version": __version__}
@@ -115,6 +119,7 @@ def _fitted(
     tracking.log_params(run_id, {**chosen.as_dict(), "snapshot": frozen.id, "taxonomy": frozen.taxonomy.digest})
     tracking.log_datasets(run_id, trained_on(here, frozen))
     pixels = fill_pixels(here, chosen.recipe, frozen.records)[0]
+    lineage.begin(here, tracking, run_id, chosen, frozen, folder, progress)
     patience = chosen.patience if chosen.method == "scratch" and chosen.kept == "best" else chosen.most_epochs
     report = EpochReport(partial(tracking.log_history, run_id), chosen.most_epochs, patience, progress)
     sides, features = Sides(frozen.taxonomy.codes, frozen.train, frozen.validation, pixels), features_root(here)

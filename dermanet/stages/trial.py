@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dermanet import __version__, settings
 from dermanet.errors import Diverged
 from dermanet.settings import Settings
+from dermanet.stages import lineage
 from dermanet.stages.rooms import (
     Progress,
     features_root,
@@ -127,6 +128,7 @@ class _Work:
             taken.report([epoch["val_loss"] for epoch in history])
 
         folder = training_folder(self.here, self.study, taken.number)
+        lineage.begin(self.here, self.tracking, run_id, taken.experiment, self.frozen, folder, self.progress)
         watch = Watch(report, say=self.progress)
         return fit(taken.experiment, self._sides(pixels), folder, features_root(self.here), watch)
 

@@ -1,0 +1,41 @@
+"""Beginning a training with the weights of a network that was trained before, the champion's as a rule."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from dermanet.learning import model as network
+from dermanet.learning.backbones import Part
+
+START = "start.keras"
+"""The network that a training begins with, in its folder, where it does not begin with ImageNet's weights."""
+
+
+def ancestor(workdir: Path) -> Any:
+    """The network that a training in `workdir` begins with; None where there is none."""
+    return network.load(workdir / START) if (workdir / START).exists() else None
+
+
+def inherit(model: keras.Model, from_network: Any) -> None:
+    """Gives a network all weights of another of the same kind."""
+    model.set_weights(from_network.get_weights())
+
+
+def inherit_part(model: keras.Model, from_network: Any, part: Part, parts: Sequence[Part]) -> None:
+    """Gives one part of a backbone and its heads their share of the weights of a network that has all `parts` side by side.
+
+    The whole network's heads are the mean of its parts': so a part's are its rows of them, times their number.
+    """
+    places = [from_network.get_layer(one.layer).output.shape[-1] for one in parts]
+    first = sum(places[: parts.index(part)])
+    mine = slice(first, first + places[parts.index(part)])
+    model.get_layer(part.layer).set_weights(from_network.get_layer(part.layer).get_weights())
+    for name in network.FITTED:
+        one, other = from_network.get_layer(name).get_weights()
+        if name == network.STANDARDISE:
+            model.get_layer(name).set_weights([one[mine], other[mine]])
+        else:
+            model.get_layer(name).set_weights([one[mine] * np.float32(len(parts)), other])
