@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from dermanet import experiment
 from dermanet.errors import BadInput, DermaNetError
-from dermanet.learning import backbones, calibration, feature_rows, heads, orientations, train
+from dermanet.learning import backbones, calibration, feature_rows, heads, orientations, train, yardstick
 from dermanet.learning import model as network
 from dermanet.learning.backbones import Part
 from dermanet.learning.dataset import Targets
@@ -28,7 +28,7 @@ from dermanet.learning.train import Sides
 from dermanet.pixels import upkeep
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import recipe
-from dermanet.records import Record
+from dermanet.records import Answers, Record
 
 CODES = samples.CODES
 SMALL = recipe("square@32")
@@ -322,14 +322,36 @@ def test_calibration_and_adjustment_change_certainty_and_preference(sides: Sides
     before = network.answers(model, images)
     calibration.apply(model, calibration.Temperatures(2.0, 2.0))
     cooler = network.answers(model, images)
+    assert same(cooler, calibration.tempered(before, calibration.Temperatures(2.0, 2.0)))
     assert np.array_equal(before.diagnosis.argmax(1), cooler.diagnosis.argmax(1))
     assert (cooler.diagnosis.max(1) < before.diagnosis.max(1)).all() and np.allclose(
         cooler.sex[:, 2], before.sex[:, 2], atol=1e-5
     )
     rare = Targets(*(np.repeat(part, [1] + [20] * (len(images) - 1), axis=0) for part in vars_of(sides)))
     calibration.adjust(model, 1.0, rare)
+    assert same(network.answers(model, images), calibration.adjusted(cooler, 1.0, rare))
     wanted = sides.targets()[0].diagnosis[0].argmax()
     assert (network.answers(model, images).diagnosis[:, 6] > cooler.diagnosis[:, 6]).all() and wanted == 0
+
+
+def same(one: Answers, other: Answers) -> bool:
+    return all(np.allclose(getattr(one, head), getattr(other, head), atol=1e-5) for head in network.HEADS)
+
+
+def test_what_judges_a_network_did_not_teach_it(sides: Sides, root: Path, tmp_path: Path) -> None:
+    images = sides.pixels.batch([record.digest for record in sides.validation])
+    probe = train.fitted(replace(PROBE, calibrate=False), sides, tmp_path / "probe", root)
+    assert probe.history[0]["val_loss"] == pytest.approx(loss_of(probe.validation, sides), rel=1e-5)
+    # Its heads were fitted to these images in the end: what it says of them now is too good to be true.
+    assert loss_of(network.answers(probe.model, images), sides) < probe.history[0]["val_loss"] - 0.01
+    chosen = replace(experiment.named("smoke"), recipe="square@32", adjustment=0.5)
+    scratch = train.fitted(chosen, sides, tmp_path / "scratch", root)
+    assert same(scratch.validation, network.answers(scratch.model, images))
+
+
+def loss_of(answers: Answers, sides: Sides) -> float:
+    taught, wanted = sides.targets()
+    return yardstick.loss(answers, wanted, taught, sides.scale, PROBE)
 
 
 def vars_of(sides: Sides) -> tuple[np.ndarray, ...]:

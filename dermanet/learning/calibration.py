@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 from dermanet.learning import model as network
 from dermanet.learning.dataset import Targets
@@ -35,9 +35,33 @@ def temperatures(answers: Answers, wanted: Targets) -> Temperatures:
     """The temperatures that make the labels of the validation side likeliest; sex by the images of which it is known."""
     known = wanted.sex[:, 2] == 0
     return Temperatures(
-        temperature(np.log(np.maximum(answers.diagnosis, 1e-12)), wanted.diagnosis),
-        temperature(np.log(np.maximum(answers.sex[known, :2], 1e-12)), wanted.sex[known, :2]),
+        temperature(_logits(answers.diagnosis), wanted.diagnosis),
+        temperature(_logits(answers.sex[known, :2]), wanted.sex[known, :2]),
     )
+
+
+def tempered(answers: Answers, found: Temperatures) -> Answers:
+    """What a network answers once its temperatures are applied; how likely the sex is to be on record stays as it was."""
+    two = softmax(_logits(answers.sex[:, :2]) / found.sex, axis=1) * answers.sex[:, :2].sum(axis=1, keepdims=True)
+    diagnosis = softmax(_logits(answers.diagnosis) / found.diagnosis, axis=1)
+    return Answers(answers.age, np.concatenate([two, answers.sex[:, 2:]], axis=1), diagnosis)
+
+
+def adjusted(answers: Answers, strength: float, wanted: Targets) -> Answers:
+    """What a network answers once `adjust` has lowered its logits."""
+    lowered = _logits(answers.diagnosis) - strength * _log_frequencies(wanted)
+    return Answers(answers.age, answers.sex, softmax(lowered, axis=1))
+
+
+def _logits(probabilities: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Up to a constant a row."""
+    return np.log(np.maximum(probabilities, 1e-12))
+
+
+def _log_frequencies(wanted: Targets) -> NDArray[np.floating]:
+    """Of each diagnosis (k,); one that nobody has counts as half an image."""
+    counts = np.maximum(wanted.diagnosis.sum(axis=0), 0.5)
+    return np.log(counts / counts.sum())
 
 
 def temperature(logits: NDArray[np.floating], wanted: NDArray[np.floating]) -> float:
@@ -73,7 +97,6 @@ def adjust(model: keras.Model, strength: float, wanted: Targets) -> None:
     A diagnosis that nobody there has counts as half an image.
     """
     if strength:
-        counts = np.maximum(wanted.diagnosis.sum(axis=0), 0.5)
         layer = model.get_layer(network.DIAGNOSIS)
         weights, offset = layer.get_weights()
-        layer.set_weights([weights, offset - strength * np.log(counts / counts.sum()).astype(np.float32)])
+        layer.set_weights([weights, offset - strength * _log_frequencies(wanted).astype(np.float32)])

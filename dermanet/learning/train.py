@@ -41,6 +41,21 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
+class Fitted:
+    """A network as it is served, before it is written."""
+
+    model: keras.Model
+    history: list[Epoch]
+    best_epochs: list[int]
+    validation: Answers
+    """What the validation side was answered by a network that did not learn from it: a probe's heads are fitted to both sides in
+    the end, and the network that has them may not be judged there."""
+    frozen: tuple[Path, ...] = ()
+    """The exported graphs of its backbones, where they are as they were."""
+    views: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Sides:
     """What a network is fitted to and what it is chosen by: records of the training and the validation side, codes in order."""
 
@@ -67,18 +82,32 @@ class Sides:
 def fit(experiment: Experiment, sides: Sides, workdir: Path, features: Path, watch: Watch = UNWATCHED) -> Trained:
     """Trains by the experiment's method, writes the network and its ONNX graph, and returns both with what happened.
 
+    As `fitted`. Raises DermaNetError where the export differs, too.
+    """
+    found = fitted(experiment, sides, workdir, features, watch)
+    with alone(workdir), with_room(workdir):
+        keras_file, onnx_file = workdir / "model.keras", workdir / "model.onnx"
+        found.model.save(keras_file, include_optimizer=False)
+        images = sides.pixels.batch([record.digest for record in sides.validation[:8]])
+        parity = network.export_onnx(found.model, onnx_file, images, found.frozen, found.views)
+    return Trained(keras_file, onnx_file, found.history, found.best_epochs, parity)
+
+
+def fitted(experiment: Experiment, sides: Sides, workdir: Path, features: Path, watch: Watch = UNWATCHED) -> Fitted:
+    """Trains by the experiment's method and returns the network with what happened.
+
     `workdir` is this training's own: it begins with the network `inheritance.START` where that lies there. `features`: the root of
-    the features that are kept for all. Called again on the same `workdir` it resumes; on a finished one it returns what is there.
+    the features that are kept for all. Called again on the same `workdir` it resumes; on a finished one its epochs are done.
     Raises BadInput where a side has no image or no age, Diverged where the loss stops being a number; DermaNetError where another
-    process trains there, where the disk is full, or where the export differs.
+    process trains there, or where the disk is full.
     """
     _require_sides(sides)
     with alone(workdir), with_room(workdir):
         ready(experiment, sides, features, watch)
         if experiment.method == "probe":
-            return _probe(experiment, sides, _cache(experiment, sides, features), workdir, watch)
+            return _probe(experiment, sides, _cache(experiment, sides, features), watch)
         finish = _finish_whole if experiment.method == "scratch" else _finish_parts
-        return finish(experiment, sides, workdir, _learned(experiment, sides, workdir, features, watch))
+        return finish(experiment, sides, _learned(experiment, sides, workdir, features, watch))
 
 
 def learn(experiment: Experiment, sides: Sides, workdir: Path, features: Path, watch: Watch = UNWATCHED) -> None:
@@ -124,7 +153,7 @@ def _learned(
             keras.backend.clear_session()
 
 
-def _probe(experiment: Experiment, sides: Sides, cache: FeatureCache, workdir: Path, watch: Watch) -> Trained:
+def _probe(experiment: Experiment, sides: Sides, cache: FeatureCache, watch: Watch) -> Fitted:
     seen, wanted, scale = _features(sides, cache), sides.targets(), sides.scale
     both, alone = heads.fit(experiment, seen[0], wanted[0], seen[1], wanted[1], scale)
     given = [alone.answers(features, scale) for features in seen]
@@ -136,39 +165,45 @@ def _probe(experiment: Experiment, sides: Sides, cache: FeatureCache, workdir: P
     watch.on_epoch(history)
     model = _empty(experiment, sides)
     both.put_into(model)
-    if experiment.calibrate:
-        calibration.apply(model, calibration.temperatures(given[1], wanted[1]))
-    calibration.adjust(model, experiment.adjustment, wanted[0])
-    return _export(model, sides, workdir, history, [1], cache.graphs(), experiment.views)
+    judged = _calibrated(model, experiment, given[1], wanted)
+    return Fitted(model, history, [1], judged, tuple(cache.graphs()), experiment.views)
 
 
-def _finish_whole(
-    experiment: Experiment, sides: Sides, workdir: Path, learned: Iterator[tuple[keras.Model, Survival]]
-) -> Trained:
+def _finish_whole(experiment: Experiment, sides: Sides, learned: Iterator[tuple[keras.Model, Survival]]) -> Fitted:
     ((model, survival),) = learned
     model.load_weights(survival.best_weights())
     if experiment.views > 1:
         model = _with_views(model, experiment, sides)
-    return _finish(model, experiment, sides, workdir, survival.progress.history, [survival.progress.best_epoch])
+    judged = _calibrated(model, experiment, _validation_answers(model, sides), sides.targets())
+    return Fitted(model, survival.progress.history, [survival.progress.best_epoch], judged)
 
 
-def _finish_parts(
-    experiment: Experiment, sides: Sides, workdir: Path, learned: Iterator[tuple[keras.Model, Survival]]
-) -> Trained:
+def _finish_parts(experiment: Experiment, sides: Sides, learned: Iterator[tuple[keras.Model, Survival]]) -> Fitted:
     """Each part of the backbone was trained by itself, under heads of its own; the finished network has them side by side.
 
     Its heads are the mean of theirs, so that it answers with the mean of their logits, as an ensemble does.
     """
     history: list[Epoch] = []
-    best, fitted = [], []
+    best, parts = [], []
     for model, survival in learned:
         model.load_weights(survival.best_weights())
-        fitted.append({layer.name: layer.get_weights() for layer in model.layers if layer.weights})
+        parts.append({layer.name: layer.get_weights() for layer in model.layers if layer.weights})
         best.append(len(history) + survival.progress.best_epoch)
         history += survival.progress.history
     whole = _empty(experiment, sides, weights=False)
-    _join(whole, fitted)
-    return _finish(whole, experiment, sides, workdir, history, best)
+    _join(whole, parts)
+    judged = _calibrated(whole, experiment, _validation_answers(whole, sides), sides.targets())
+    return Fitted(whole, history, best, judged)
+
+
+def _calibrated(model: keras.Model, experiment: Experiment, given: Answers, wanted: tuple[Targets, Targets]) -> Answers:
+    """Writes temperatures and adjustment into a network, and returns what becomes of `given`, its answers for the validation side."""
+    if experiment.calibrate:
+        found = calibration.temperatures(given, wanted[1])
+        calibration.apply(model, found)
+        given = calibration.tempered(given, found)
+    calibration.adjust(model, experiment.adjustment, wanted[0])
+    return calibration.adjusted(given, experiment.adjustment, wanted[0])
 
 
 def _require_sides(sides: Sides) -> None:
@@ -261,28 +296,7 @@ def _with_views(model: keras.Model, experiment: Experiment, sides: Sides) -> ker
     return whole
 
 
-def _finish(
-    model: keras.Model, experiment: Experiment, sides: Sides, workdir: Path, history: list[Epoch], best: list[int]
-) -> Trained:
-    """Calibrates a network on the validation side, and exports it."""
-    wanted = sides.targets()
-    if experiment.calibrate:
-        calibration.apply(model, calibration.temperatures(_validation_answers(model, sides), wanted[1]))
-    calibration.adjust(model, experiment.adjustment, wanted[0])
-    return _export(model, sides, workdir, history, best)
-
-
 def _validation_answers(model: keras.Model, sides: Sides) -> Answers:
     digests = [record.digest for record in sides.validation]
     found = [network.answers(model, sides.pixels.batch(digests[at : at + 32])) for at in range(0, len(digests), 32)]
     return Answers(*(np.concatenate([getattr(one, head) for one in found]) for head in network.HEADS))
-
-
-def _export(
-    model: keras.Model, sides: Sides, workdir: Path, history: list[Epoch], best: list[int],
-    frozen: Sequence[Path] = (), views: int = 1,
-) -> Trained:  # fmt: skip
-    keras_file, onnx_file = workdir / "model.keras", workdir / "model.onnx"
-    model.save(keras_file, include_optimizer=False)
-    images = sides.pixels.batch([record.digest for record in sides.validation[:8]])
-    return Trained(keras_file, onnx_file, history, best, network.export_onnx(model, onnx_file, images, frozen, views))

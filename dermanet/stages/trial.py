@@ -20,15 +20,12 @@ from dermanet.stages.rooms import (
 )
 
 if TYPE_CHECKING:
-    from dermanet.learning.train import Sides, Trained
+    from dermanet.learning.train import Fitted, Sides
     from dermanet.learning.watching import Epoch
     from dermanet.pixels.prepared import PreparedPixels
     from dermanet.records import Answers, Snapshot
     from dermanet.registry.tracking import Tracking
     from dermanet.searching.study import Study, Taken
-
-BATCH = 32
-"""Images that a trained network answers at once."""
 
 
 def train_trials(study_id: str, asked: int, parent: str, progress: Progress) -> None:
@@ -111,14 +108,14 @@ class _Work:
             self.tracking.tag(run_id, same_as=f"trial {number}")
             return value
         pixels = fill_pixels(self.here, taken.experiment.recipe, self.frozen.train + self.frozen.validation)[0]
-        trained = self._trained(taken, run_id, pixels)
-        figures = self._figures(trained, pixels)
+        fitted = self._fitted(taken, run_id, pixels)
+        figures = self._figures(fitted.validation, pixels)
         self.tracking.log_figures(run_id, {f"validation_{name}": figure for name, figure in figures.items()})
-        self.tracking.log_params(run_id, {"best_epoch": ", ".join(map(str, trained.best_epochs))})
+        self.tracking.log_params(run_id, {"best_epoch": ", ".join(map(str, fitted.best_epochs))})
         return figures[self.study.plan.objective]
 
-    def _trained(self, taken: "Taken", run_id: str, pixels: "PreparedPixels") -> "Trained":
-        from dermanet.learning.train import fit
+    def _fitted(self, taken: "Taken", run_id: str, pixels: "PreparedPixels") -> "Fitted":
+        from dermanet.learning.train import fitted
         from dermanet.learning.watching import Watch
 
         def report(history: "list[Epoch]") -> None:
@@ -130,34 +127,19 @@ class _Work:
         folder = training_folder(self.here, self.study, taken.number)
         lineage.begin(self.here, self.tracking, run_id, taken.experiment, self.frozen, folder, self.progress)
         watch = Watch(report, say=self.progress)
-        return fit(taken.experiment, self._sides(pixels), folder, features_root(self.here), watch)
+        return fitted(taken.experiment, self._sides(pixels), folder, features_root(self.here), watch)
 
     def _sides(self, pixels: "PreparedPixels") -> "Sides":
         from dermanet.learning.train import Sides
 
         return Sides(self.frozen.taxonomy.codes, self.frozen.train, self.frozen.validation, pixels)
 
-    def _figures(self, trained: "Trained", pixels: "PreparedPixels") -> dict[str, float]:
-        """The figures of a trained network on the validation side, and the loss by the base experiment's weights."""
+    def _figures(self, answers: "Answers", pixels: "PreparedPixels") -> dict[str, float]:
+        """The figures of answers for the validation side, and the loss by the base experiment's weights."""
         from dermanet.judging import metrics
         from dermanet.learning import yardstick
-        from dermanet.learning.model import load
 
         sides = self._sides(pixels)
-        digests = [record.digest for record in sides.validation]
-        answers = _answers(load(trained.keras_file), digests, pixels)
         taught, wanted = sides.targets()
         loss = yardstick.loss(answers, wanted, taught, sides.scale, self.study.plan.base)
         return {"loss": loss, **metrics.figures(sides.validation, answers, sides.codes)}
-
-
-def _answers(network: object, digests: list[str], pixels: "PreparedPixels") -> "Answers":
-    import numpy as np
-
-    from dermanet.learning.model import answers
-    from dermanet.records import Answers
-
-    starts = range(0, len(digests), BATCH)
-    parts = [answers(network, pixels.batch(digests[start : start + BATCH])) for start in starts]
-    heads = ([getattr(part, head) for part in parts] for head in ("age", "sex", "diagnosis"))
-    return Answers(*(np.concatenate(head) for head in heads))
