@@ -5,7 +5,7 @@ import pytest
 from samples import CODES, record
 
 from dermanet.judging import intervals as module
-from dermanet.judging.intervals import intervals, lesion_weights
+from dermanet.judging.intervals import differences, intervals, lesion_weights
 from dermanet.judging.metrics import figures
 from dermanet.records import SEXES, Answers, Record
 
@@ -40,6 +40,21 @@ def test_images_of_one_lesion_are_drawn_together() -> None:
     assert (weights[:, 0] == weights[:, 1]).all()
     assert (weights[:, 3] == weights[:, 5]).all()
     assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all()
+
+
+def test_a_paired_difference_is_the_figures_difference_and_surer_than_two_intervals() -> None:
+    records, answers = _case(400, 3)
+    truth = np.array([CODES.index(record.labels.diagnosis) for record in records])
+    good = np.eye(7, dtype=np.float32)[np.where(np.arange(400) % 3 == 0, answers.diagnosis.argmax(1), truth)]
+    better = Answers(answers.age, answers.sex, np.where(np.arange(400)[:, None] % 20 == 1, answers.diagnosis, good))
+    best = Answers(answers.age, answers.sex, good)
+    low, high = differences(records, best, better, CODES)["diagnosis_accuracy"]
+    apart = figures(records, best, CODES)["diagnosis_accuracy"] - figures(records, better, CODES)["diagnosis_accuracy"]
+    assert 0 < low < apart < high
+    alone = intervals(records, best, CODES)["diagnosis_accuracy"]
+    assert high - low < (alone[1] - alone[0]) / 1.4
+    assert differences(records, best, best, CODES)["diagnosis_f1_macro"] == (0, 0)
+    assert differences([], best, better, CODES) == {}
 
 
 def test_fewer_lesions_are_less_sure_than_as_many_images() -> None:

@@ -130,7 +130,8 @@ def _fitted(
             members.train(here, frozen.id, chosen, folder, report)
             watch = Watch()
         trained = fit(chosen, sides, folder, features, watch)
-    tracking.log_picture(run_id, curves.draw(trained.history, trained.best_epochs), "learning_curves.png")
+    if len(trained.history) > 1:
+        tracking.log_picture(run_id, curves.draw(trained.history, trained.best_epochs), "learning_curves.png")
     tracking.log_params(run_id, {"best_epoch": ", ".join(map(str, trained.best_epochs))})
     return trained
 

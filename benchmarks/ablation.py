@@ -1,0 +1,158 @@
+"""What each part of a training's recipe is worth: an experiment, and the same with one field changed at a time, on the same folds.
+
+    python -m benchmarks.ablation SOURCE... [--base EXPERIMENT] [--rows ROW ...] [--folds 5] [--workdir DIR]
+
+SOURCE: labelled images as `dermanet ingest` reads them. A row is `field=value[,field=value]`; without `--rows`, those of `ROWS`. Every
+image is tested once, by a network that has not seen its lesion. Choose by the validation side, which is shown beside: its images are
+others than the test's in every fold.
+
+One JSON line a row, as it is done: figures, how far they are from the base's with 95 % intervals by paired bootstrap over lesions,
+seconds; and a table in Markdown at the end. `--workdir` keeps what is under way and what is done: called again, it goes on.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from benchmarks import quality
+from benchmarks.quality import CODES, Images
+from dermanet import experiment
+from dermanet.experiment import Experiment
+from dermanet.judging import metrics
+from dermanet.judging.intervals import differences
+from dermanet.learning import train
+from dermanet.learning.model import answers
+from dermanet.learning.train import Sides
+from dermanet.pixels.prepared import PreparedPixels
+from dermanet.pixels.preprocess import recipe
+from dermanet.records import Answers, Record
+
+BASE = "finetune:backbone=efficientnet-lite0@112,recipe=square@112"
+
+ROWS = (
+    "turns=false", "crops=1", "light=0", "smoothing=0", "averaging=0", "cosine=false", "warmup=0", "weight_decay=0",
+    "balance=0", "balance=1", "balance=0,adjustment=0.5", "calibrate=false", "views=1", "views=8", "taps=false",
+    "unfrozen=0.3", "unfrozen=1", "age_weight=1,sex_weight=1", "recipe=plain@112", "recipe=dermanet@112",
+    "recipe=square@64,backbone=efficientnet-lite0", "recipe=square@160,backbone=efficientnet-lite0@160",
+    "backbone=efficientnet-lite0@112+efficientnet-lite1@128", "seed=8", "seed=9",
+)  # fmt: skip
+
+SHOWN = {
+    "diagnosis_accuracy": "accuracy", "diagnosis_f1_macro": "macro F1", "diagnosis_balanced_accuracy": "balanced accuracy",
+    "diagnosis_recall_mel": "melanoma recall", "age_mae": "age MAE", "sex_auc": "sex AUC", "diagnosis_ece": "ECE",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What an experiment's networks answered over all folds, for the validation sides and for the tests."""
+
+    validation: Answers
+    test: Answers
+    seconds: float
+
+
+def tried(chosen: Experiment, images: Images, splits: Sequence[Any], workdir: Path) -> Trial:
+    """Trains an experiment on every fold; what is done already is read."""
+    kept = workdir / f"{chosen.digest}.npz"
+    if not kept.exists():
+        _keep(kept, _trained(chosen, images, splits, workdir))
+    with np.load(kept) as file:
+        sides = [
+            Answers(*(file[f"{side}_{head}"] for head in ("age", "sex", "diagnosis")))
+            for side in ("validation", "test")
+        ]
+        return Trial(sides[0], sides[1], float(file["seconds"]))
+
+
+def _trained(chosen: Experiment, images: Images, splits: Sequence[Any], workdir: Path) -> Trial:
+    start, validated, tested = time.monotonic(), [], []
+    pixels = PreparedPixels(workdir / "prepared", recipe(chosen.recipe))
+    pixels.fill(list(images.files), images.files.__getitem__)
+    for place, (taught, validation, test) in enumerate(splits):
+        sides = Sides(CODES, taught, validation, pixels)
+        found = train.fitted(chosen, sides, workdir / f"{chosen.digest}-{place}", workdir / "features")
+        digests = [record.digest for record in test]
+        validated.append(found.validation)
+        tested += [
+            answers(found.model, pixels.batch(digests[first : first + 32])) for first in range(0, len(digests), 32)
+        ]
+    return Trial(quality.joined(validated), quality.joined(tested), time.monotonic() - start)
+
+
+def _keep(path: Path, found: Trial) -> None:
+    arrays = {
+        f"{side}_{head}": array
+        for side, given in (("validation", found.validation), ("test", found.test))
+        for head, array in asdict(given).items()
+    }
+    np.savez(path, seconds=found.seconds, **arrays)
+
+
+def row(name: str, found: Trial, base: Trial, validation: Sequence[Record], test: Sequence[Record]) -> dict[str, Any]:
+    """One row: the figures that are shown, on both sides, and how far each is from the base's on the test."""
+    apart = differences(test, found.test, base.test, CODES)
+    return {
+        "row": name, "seconds": round(found.seconds),
+        "validation": _shown(metrics.figures(validation, found.validation, CODES)),
+        "test": _shown(metrics.figures(test, found.test, CODES)),
+        "apart": {figure: [round(end, 3) for end in apart[figure]] for figure in SHOWN if figure in apart},
+    }  # fmt: skip
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows in Markdown: test figures, the accuracy's distance from the base's, and the validation side's accuracy and macro F1."""
+    lines = [
+        f"| changed | {' | '.join(SHOWN.values())} | accuracy less the base's | validation accuracy, macro F1 | seconds |",
+        "|---" * (len(SHOWN) + 4) + "|",
+    ]
+    for one in rows:
+        low, high = one["apart"]["diagnosis_accuracy"]
+        seen = one["validation"]
+        cells = [f"{one['test'][name]:.{1 if name == 'age_mae' else 3}f}" for name in SHOWN]
+        cells += [
+            f"{low:+.3f} to {high:+.3f}", f"{seen['diagnosis_accuracy']:.3f}, {seen['diagnosis_f1_macro']:.3f}", f"{one['seconds']}"
+        ]  # fmt: skip
+        lines.append(f"| {one['row']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _shown(figures: dict[str, float]) -> dict[str, float]:
+    return {name: round(figures[name], 3) for name in SHOWN}
+
+
+def main() -> None:
+    """Reads the command line, trains row after row, and prints them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", nargs="+", metavar="SOURCE")
+    parser.add_argument("--base", default=BASE)
+    parser.add_argument("--rows", nargs="*", default=ROWS)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0, help="of the folds; the experiment has its own")
+    parser.add_argument("--workdir", type=Path)
+    asked = parser.parse_args()
+    joint = "," if ":" in asked.base else ":"
+    chosen = {name: experiment.named(asked.base + (joint + name if name else "")) for name in ("", *asked.rows)}
+    cv2.setNumThreads(1)
+    images = quality.read_sources(asked.sources)
+    splits = list(quality.folds(images, asked.folds, asked.seed))
+    validation, test = ([record for split in splits for record in split[side]] for side in (1, 2))
+    with tempfile.TemporaryDirectory() as temporary:
+        workdir, done = asked.workdir or Path(temporary), []
+        base = tried(chosen[""], images, splits, workdir)
+        for name, one in chosen.items():
+            done.append(row(name or asked.base, tried(one, images, splits, workdir), base, validation, test))
+            print(json.dumps({"benchmark": "ablation", **done[-1]}), flush=True)
+    print(table(done))
+
+
+if __name__ == "__main__":
+    main()
