@@ -126,6 +126,10 @@ def test_training_says_which_data_it_saw_and_an_anomaly_comes_before_it(first: s
     bad = clinic(tmp_path, "bad", 120, 60, sex="male")
     with pytest.raises(DataRefused, match="sex distance"):
         stages.retrain([bad], "smoke")
+    snapshot = stages.snapshot()["snapshot"]
+    for asked in (lambda: stages.train(snapshot, "smoke"), lambda: stages.search(snapshot, "smoke", trials=1)):
+        with pytest.raises(DataRefused, match=f"sex distance .* validate {snapshot} --accept"):
+            asked()
     assert not (settings.read().home / "prepared").exists()
 
 

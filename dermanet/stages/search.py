@@ -20,6 +20,7 @@ from dermanet.stages.rooms import (
     studies_of,
 )
 from dermanet.stages.trial import train_trials, training_folder
+from dermanet.stages.validation import require_not_anomalous
 from dermanet.stages.whole import gather
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def search(
     `snapshot_id` empty: `sources` are taken in and a snapshot is frozen and validated. `jobs`: processes side by side; 0: as many
     as cores and memory hold. The study is named by snapshot, experiment, space and objective: called again it goes on where
     it stopped, and with more `trials` it adds to them. Returns the study, its run in MLflow, the best experiment and counts.
-    Raises BadInput where the space, the objective or the snapshot is wrong, before anything is trained.
+    Raises BadInput where the space, the objective or the snapshot is wrong, and DataRefused where its data were judged anomalous and
+    nobody has accepted them, before anything is trained.
     """
     from dermanet.searching import space as spaces
     from dermanet.searching.study import Plan
@@ -55,6 +57,7 @@ def search(
     frozen = frozen_snapshot(here, snapshot_id or gather(sources, progress, accept_data)["snapshot"])
     plan = Plan(frozen.id, base, space, objective)
     _require_objective(frozen, objective)
+    require_not_anomalous(here, frozen.id)
     for recipe in recipes:
         fill_pixels(here, recipe, frozen.train + frozen.validation)
     study = studies_of(here).open(plan)

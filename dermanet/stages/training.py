@@ -26,7 +26,7 @@ from dermanet.stages.rooms import (
     say_nothing,
     tracking_of,
 )
-from dermanet.stages.validation import data_tags
+from dermanet.stages.validation import data_tags, require_not_anomalous
 
 if TYPE_CHECKING:
     from dermanet.learning.train import Trained
@@ -48,13 +48,14 @@ def train(
 
     The run is named by (snapshot, experiment, attempt): called again it resumes, or finds the work done. Another `attempt`
     trains anew on the same data. `progress` gets a line an epoch, `on_batch` how many batches are done.
-    Raises BadInput where the loss stops being a number, and DermaNetError where the disk is full: the run has failed then, and
-    the same call goes on from the last whole epoch.
+    Raises DataRefused where the snapshot was judged anomalous and nobody has accepted it. Raises BadInput where the loss stops being a
+    number, and DermaNetError where the disk is full: the run has failed then, and the same call goes on from the last whole epoch.
     With `DERMANET_PROCESSES` its epochs are those of several processes on JAX, and all else is done here; where `DERMANET_PROCESS`
     says that this is another machine than the first, its share of them is all that is done.
     """
     here = settings.read()
     frozen, chosen = frozen_snapshot(here, snapshot_id), chosen_experiment(here, experiment_text)
+    require_not_anomalous(here, frozen.id)
     with _with_room(here):
         return _train(here, frozen, chosen, attempt, progress, on_batch)
 

@@ -51,6 +51,20 @@ def validate(snapshot_id: str, accept: str = "", who: str = "") -> dict[str, Any
     return told
 
 
+def require_not_anomalous(here: Settings, snapshot_id: str) -> None:
+    """Raises DataRefused where a snapshot was judged anomalous, nobody has accepted it, and limits are enforced."""
+    from dermanet.intake import history
+    from dermanet.intake.catalogue import Catalogue
+    from dermanet.validating import limits
+
+    entry = history.entry(Catalogue(here.catalogue), snapshot_id)
+    if entry is not None and entry.verdict == "anomalous" and limits.load(here.validation).mode == "enforce":
+        raise DataRefused(
+            f"the data of snapshot {snapshot_id} are anomalous ({entry.because}), and are not trained on; mend the source, or accept "
+            f'them: dermanet validate {snapshot_id} --accept "why"'
+        )
+
+
 def data_tags(here: Settings, snapshot_id: str) -> dict[str, str]:
     """What a training run says of its data: the verdict and the run with the report; nothing where it was not validated."""
     from dermanet.intake import history
