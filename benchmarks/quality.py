@@ -1,12 +1,13 @@
 """How good an experiment's network is on lesions that it has not seen, beside a reader who does not look.
 
     python -m benchmarks.quality SOURCE... --experiment finetune        five folds by lesion: each image is answered once
-    python -m benchmarks.quality DERMAMNIST --experiment fine28         the official split of DermaMNIST: its test images, once
-    python -m benchmarks.quality DERMAMNIST --experiment fine28 --by-lesion   the same images, split by lesion as 7 : 1 : 2
+    python -m benchmarks.quality DERMAMNIST --experiment finetune28         the official split of DermaMNIST: its test images, once
+    python -m benchmarks.quality DERMAMNIST --experiment finetune28 --by-lesion   the same images, split by lesion as 7 : 1 : 2
 
 SOURCE: labelled images as `dermanet ingest` reads them. DERMAMNIST: a folder with `images.npz` and `labels.csv` (28x28 pixels,
 official split in the column `dm_split`). In each fold an eighth of the training lesions is the validation side: whatever is chosen is
-chosen there. `--workdir` keeps what is under way: a killed run called again goes on from its last whole epoch.
+chosen there, with `--validation`, which leaves the test images alone. `--workdir` keeps what is under way: a killed run called again
+goes on from its last whole epoch.
 
 One JSON line: every figure with its 95 % interval by bootstrap over lesions, the trivial reader's, seconds, and the settings.
 """
@@ -32,7 +33,7 @@ from dermanet import experiment, taxonomy
 from dermanet.experiment import Experiment
 from dermanet.judging import metrics
 from dermanet.judging.intervals import intervals
-from dermanet.learning.train import Sides, fit
+from dermanet.learning.train import Sides, fit, fitted
 from dermanet.learning.watching import Epoch, Watch
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import recipe
@@ -121,8 +122,10 @@ def joined(parts: Sequence[Answers]) -> Answers:
     return Answers(*(np.concatenate([getattr(part, head) for part in parts]) for head in ("age", "sex", "diagnosis")))
 
 
-def measured(chosen: Experiment, images: Images, splits: Sequence[Any], workdir: Path) -> dict[str, Any]:
-    """Trains on each split and scores its test side; figures over all tests together."""
+def measured(
+    chosen: Experiment, images: Images, splits: Sequence[Any], workdir: Path, validation_only: bool = False
+) -> dict[str, Any]:
+    """Trains on each split and scores its test side, or its validation side only; figures over all of them together."""
     pixels = PreparedPixels(workdir / "prepared", recipe(chosen.recipe))
     pixels.fill(list(images.files), images.files.__getitem__)
     tested, given, trivial, seconds = [], [], [], []
@@ -131,14 +134,22 @@ def measured(chosen: Experiment, images: Images, splits: Sequence[Any], workdir:
         print(f"split {place + 1}: {len(train)} train, {len(validation)} validation, {len(test)} test", flush=True)
         sides = Sides(CODES, train, validation, pixels)
         folder = workdir / f"{chosen.digest}-{place}"
-        trained = fit(chosen, sides, folder, workdir / "features", Watch(_told, say=_say))
-        given.append(answered(trained.onnx_file, pixels, test))
-        trivial.append(metrics.trivial_answers(train, len(test), CODES))
-        tested += test
+        watch = Watch(_told, say=_say)
+        if validation_only:
+            scored, answers = validation, fitted(chosen, sides, folder, workdir / "features", watch).validation
+        else:
+            scored, answers = (
+                test,
+                answered(fit(chosen, sides, folder, workdir / "features", watch).onnx_file, pixels, test),
+            )
+        given.append(answers)
+        trivial.append(metrics.trivial_answers(train, len(scored), CODES))
+        tested += scored
         seconds.append(round(time.monotonic() - start, 1))
-        _say(json.dumps({"split": place, **_rounded(metrics.figures(test, given[-1], CODES)), "seconds": seconds[-1]}))
+        _say(json.dumps({"split": place, **_rounded(metrics.figures(scored, answers, CODES)), "seconds": seconds[-1]}))
     return {
-        "experiment": chosen.as_dict(), "images": len(tested), "seconds": seconds,
+        "experiment": chosen.as_dict(), "side": "validation" if validation_only else "test", "images": len(tested),
+        "seconds": seconds,
         "figures": _rounded(metrics.figures(tested, joined(given), CODES)),
         "intervals": {name: [round(end, 3) for end in ends] for name, ends in intervals(tested, joined(given), CODES).items()},
         "trivial": _rounded(metrics.figures(tested, joined(trivial), CODES)),
@@ -166,6 +177,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--only", type=int, help="one fold, counted from 0, to choose experiments by")
     parser.add_argument("--seed", type=int, default=0, help="of the folds; the experiment has its own")
+    parser.add_argument("--validation", action="store_true", help="score the validation side, and leave the test alone")
     parser.add_argument("--by-lesion", action="store_true", help="split DermaMNIST by lesion instead")
     parser.add_argument("--workdir", type=Path)
     asked = parser.parse_args()
@@ -180,7 +192,8 @@ def main() -> None:
         splits = splits[asked.only : asked.only + 1]
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
-        found = measured(experiment.named(asked.experiment), images, splits, asked.workdir or Path(temporary))
+        workdir = asked.workdir or Path(temporary)
+        found = measured(experiment.named(asked.experiment), images, splits, workdir, asked.validation)
     print(json.dumps({"benchmark": "quality", **found, "in_all": round(time.monotonic() - start, 1)}))
 
 
