@@ -9,6 +9,7 @@ The probe runs as a process of its own, from prepared pixels to the exported gra
 import argparse
 import hashlib
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -117,11 +118,12 @@ def untrained(chosen: Experiment, sides: Any) -> Any:
     return model
 
 
-def probe(text: str, folder: Path, count: int) -> float:
-    """Seconds of a whole process that fits a probe to `count` images, from prepared pixels to the exported graph."""
+def probe(text: str, folder: Path, count: int) -> tuple[float, int]:
+    """Seconds and peak of memory (MB) of a process that fits a probe to `count` images, from prepared pixels to the exported graph."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "benchmarks.training", "--fit", text, str(folder), str(count)], check=True)
-    return time.perf_counter() - start
+    command = [sys.executable, "-m", "benchmarks.training", "--fit", text, str(folder), str(count)]
+    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return time.perf_counter() - start, json.loads(told.splitlines()[-1])["peak_mb"]
 
 
 def fit(text: str, folder: Path, count: int) -> None:
@@ -132,17 +134,23 @@ def fit(text: str, folder: Path, count: int) -> None:
     every = records(count)
     pixels = PreparedPixels(folder / "prepared", recipe(chosen.recipe))
     sides = Sides(CODES, [one for place, one in enumerate(every) if place % 10], every[::10], pixels)
-    fit(replace(chosen, seed=count), sides, folder / f"work-{count}", folder / "features")
+    # Fewer than all find nothing that all would then be spared.
+    features = folder / ("features" if count >= COUNT else "features-of-fewer")
+    fit(replace(chosen, seed=count), sides, folder / f"work-{count}", features)
+    print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}))
 
 
 def probes(text: str, folder: Path) -> dict[str, Any]:
-    """The cold probe, the same after 1 % new images, and how one's time is to the other's."""
+    """The cold probe, the same after 1 % new images, and how one's time is to the other's; and what a tenth of the images takes."""
     more = COUNT + COUNT // 100
     filled(folder / "prepared", experiment.named(text).recipe, records(more))
-    cold, warm = probe(text, folder, COUNT), probe(text, folder, more)
+    (tenth, tenth_mb), (cold, cold_mb), (warm, warm_mb) = (
+        probe(text, folder, count) for count in (COUNT // 10, COUNT, more)
+    )
     return {
         "benchmark": "probe", "experiment": text, "images": COUNT, "cold_seconds": round(cold, 1),
-        "after_1_percent_seconds": round(warm, 1), "ratio": round(warm / cold, 3),
+        "after_1_percent_seconds": round(warm, 1), "ratio": round(warm / cold, 3), "tenth_seconds": round(tenth, 1),
+        "peak_mb": {"tenth": tenth_mb, "cold": cold_mb, "after 1 percent": warm_mb},
     }  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from dermanet.errors import BadInput
 from dermanet.experiment import PLAIN
-from dermanet.learning.augmentation import draw, turned
+from dermanet.learning import orientations
+from dermanet.learning.augmentation import cropped, draw, lit, turned
 from dermanet.learning.dataset import Batch, Batches, age_scale, class_weights, targets
 from dermanet.learning.distribution import Share
 from dermanet.learning.model import AgeScale
@@ -201,7 +202,10 @@ def test_a_batch_that_devices_cannot_share_is_refused(pixels: PreparedPixels) ->
 def test_a_turned_image_holds_the_same_pixels_at_one_of_eight_places(seed: int, count: int, side: int) -> None:
     images = np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     before = images.copy()
-    found = turned(images, draw(np.random.default_rng(seed), count))
+    draws = draw(np.random.default_rng(seed), count)
+    found = turned(images, draws)
+    for place, view in enumerate((draws.view * 8).astype(int)):
+        assert np.array_equal(found[place], orientations.one_of(images[place : place + 1], view)[0])
     assert np.array_equal(images, before) and found.shape == images.shape and found.dtype == np.uint8
     for image, other in zip(images, found, strict=True):
         ways = [np.rot90(way, quarter) for way in (image, image[:, ::-1]) for quarter in range(4)]
@@ -218,3 +222,23 @@ def test_all_eight_turns_are_drawn_about_equally_often() -> None:
 def test_an_image_that_was_not_prepared_is_not_trained_on(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         Batches(RECORDS, CODES, PreparedPixels(tmp_path, SMALL), 4)[0]
+
+
+@given(st.integers(0, 10_000), st.floats(0.05, 0.9))
+def test_light_changes_contrast_brightness_and_tint_and_nothing_from_place_to_place(seed: int, reach: float) -> None:
+    images = np.random.default_rng(seed).integers(0, 256, (3, 6, 6, 3), dtype=np.uint8)
+    draws = draw(np.random.default_rng(seed), 3)
+    contrast = 1 + reach * (2 * draws.contrast - 1)
+    shift = 255 * reach * ((draws.brightness[:, None] - 0.5) + (draws.tint - 0.5) / 2)
+    expected = (images - 127.5) * contrast[:, None, None, None] + 127.5 + shift[:, None, None, :]
+    assert np.allclose(lit(images, reach, draws), np.clip(expected, 0, 255), atol=1e-3)
+
+
+def test_a_crop_is_a_square_of_at_least_its_share_and_the_whole_at_one() -> None:
+    # The red of a pixel tells its column, the green its row.
+    rows, columns = np.mgrid[0:64, 0:64].astype(np.uint8)
+    image = np.stack([columns, rows, np.zeros_like(rows)], axis=-1)[None].repeat(500, axis=0)
+    found = cropped(image, 0.5, draw(np.random.default_rng(1), 500)).astype(int)
+    width, height = (np.ptp(found[:, :, :, place], axis=(1, 2)) + 1 for place in (0, 1))
+    assert np.abs(width - height).max() <= 1 and width.min() >= 32 and width.max() >= 63 and len(set(width)) > 20
+    assert np.array_equal(cropped(image, 1.0, draw(np.random.default_rng(1), 500)), image)

@@ -11,6 +11,9 @@ from dermanet.learning import orientations
 
 Images = NDArray[np.uint8]
 
+FLIPS = {1: 1, 2: 0, 3: -1}
+"""OpenCV's names of: mirrored, upside down, both."""
+
 
 @dataclass(frozen=True, slots=True)
 class Draws:
@@ -36,15 +39,16 @@ def augmented(images: Images, experiment: Experiment, draws: Draws) -> NDArray[n
         images = turned(images, draws)
     if experiment.crops < 1:
         images = cropped(images, experiment.crops, draws)
-    changed = images.astype(np.float32)
-    return lit(changed, experiment.light, draws) if experiment.light else changed
+    return lit(images, experiment.light, draws) if experiment.light else images.astype(np.float32)
 
 
 def turned(images: Images, draws: Draws) -> Images:
     """Each image in an orientation of its own, all eight equally likely."""
     found = np.empty(images.shape, images.dtype)
-    for place, view in enumerate((draws.view * orientations.VIEWS).astype(int)):
-        found[place] = orientations.one_of(images[place : place + 1], view)[0]
+    for image, view, out in zip(images, (draws.view * orientations.VIEWS).astype(int), found, strict=True):
+        # What `orientations.one_of` shows is in memory as it was: OpenCV turns a whole image in half the time it takes to copy that.
+        turned = cv2.transpose(image) if view >= 4 else image
+        out[:] = cv2.flip(turned, FLIPS[view % 4]) if view % 4 else turned
     return found
 
 
@@ -58,10 +62,14 @@ def cropped(images: Images, least: float, draws: Draws) -> Images:
     return found
 
 
-def lit(images: NDArray[np.float32], reach: float, draws: Draws) -> NDArray[np.float32]:
-    """Contrast changed by up to `reach`, brightness by half of it, each colour by a quarter: in place, values kept in 0..255."""
-    contrast = 1 + reach * (2 * draws.contrast - 1)
-    shift = 255 * reach * ((draws.brightness[:, None] - 0.5) + (draws.tint - 0.5) / 2)
-    images *= contrast[:, None, None, None].astype(np.float32)
-    images += (127.5 * (1 - contrast)[:, None] + shift)[:, None, None, :].astype(np.float32)
-    return np.clip(images, 0, 255, out=images)
+def lit(images: Images, reach: float, draws: Draws) -> NDArray[np.float32]:
+    """Contrast changed by up to `reach`, brightness by half of it, each colour by a quarter; values kept in 0..255."""
+    contrast = (1 + reach * (2 * draws.contrast - 1))[:, None, None]
+    shift = 255 * reach * ((draws.brightness[:, None] - 0.5) + (draws.tint - 0.5) / 2)[:, None, :]
+    # A table of what becomes of each of the 256 levels of each colour, (n, 256, 3): a third of the time that arithmetic takes.
+    levels = np.arange(256.0)[None, :, None]
+    tables = np.clip(contrast * (levels - 127.5) + 127.5 + shift, 0, 255).astype(np.float32)
+    found = np.empty(images.shape, np.float32)
+    for image, table, out in zip(images, tables, found, strict=True):
+        cv2.LUT(image, table[None], dst=out)
+    return found
