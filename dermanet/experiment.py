@@ -109,7 +109,7 @@ PROBE = replace(
     PLAIN, name="probe", method="probe", backbone=THREE, taps=True, views=2, recipe="square", hidden=0, balance=1.0,
 )  # fmt: skip
 FINETUNE = replace(
-    PROBE, name="finetune", method="finetune", unfrozen=0.75, epochs=12, kept="last", learning_rate=3e-4, warmup=1.0,
+    PROBE, name="finetune", method="finetune", unfrozen=0.75, epochs=12, kept="last", learning_rate=1e-3, warmup=1.0,
     weight_decay=1e-4, averaging=0.98, crops=0.7, light=0.15, smoothing=0.1, balance=0.5, age_weight=0.5, sex_weight=0.5,
 )  # fmt: skip
 EXPERIMENTS = {
@@ -120,7 +120,9 @@ EXPERIMENTS = {
         PROBE,
         replace(PROBE, name="probe112", backbone="efficientnet-lite0", taps=False, views=1, recipe="square@112"),
         FINETUNE,
-        replace(FINETUNE, name="finetune28", backbone=SMALL, unfrozen=1.0, epochs=15, recipe="plain@112", crops=0.8, balance=0.0),
+        replace(
+            FINETUNE, name="finetune28", backbone=SMALL, unfrozen=1.0, learning_rate=3e-4, recipe="plain@112", crops=0.8, balance=0.0,
+        ),
         replace(PLAIN, name="demo", downscale=4, epochs=24, patience=24),
         replace(PLAIN, name="smoke", recipe="dermanet@32", epochs=2, patience=2),
     )
