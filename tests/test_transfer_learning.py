@@ -1,6 +1,7 @@
 """Backbones by name, features that are computed once, heads that scikit-learn fits, and one graph at the end of either method."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from dermanet.learning.train import Sides
 from dermanet.pixels import upkeep
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import recipe
+from dermanet.pixels.shards import ABOUT
 from dermanet.records import Answers, Record
 
 CODES = samples.CODES
@@ -183,6 +185,24 @@ def test_kept_features_are_what_keras_makes_of_the_images(pixels: PreparedPixels
     assert found.shape == expected.shape == (6, 2 * (1280 + 744))
     assert np.allclose(found, expected, rtol=2e-3, atol=2e-3)
     assert np.array_equal(cache.read(wanted, backbones.parts(TWO.backbone)[1]), found[:, 2024:])
+
+
+def test_an_exported_backbone_goes_with_the_last_features_that_it_made(tmp_path: Path) -> None:
+    kinds = list(FeatureCache(tmp_path, SMALL, TWO).kinds())
+    (tmp_path / "graphs").mkdir()
+    for kind in kinds:
+        (tmp_path / "graphs" / f"{kind.graph}.onnx").touch()
+        (tmp_path / kind.fingerprint).mkdir()
+        (tmp_path / kind.fingerprint / ABOUT).write_text(json.dumps(kind.about(1280)))
+        (tmp_path / kind.fingerprint / "shard.npy").touch()
+    shards = {tmp_path / kind.fingerprint / "shard.npy": kind.graph for kind in kinds}
+    first = kinds[0].graph
+    going = {path for path, graph in shards.items() if graph == first}
+    assert feature_rows.idle_graphs(tmp_path, going) == [tmp_path / "graphs" / f"{first}.onnx"]
+    assert feature_rows.idle_graphs(tmp_path, list(going)[1:]) == []
+    assert len(feature_rows.idle_graphs(tmp_path, shards)) == len(set(shards.values())) == 2
+    (tmp_path / kinds[-1].fingerprint / ABOUT).write_text("{}")
+    assert feature_rows.idle_graphs(tmp_path, going) == []
 
 
 def test_a_damaged_shard_of_features_is_made_again(pixels: PreparedPixels, tmp_path: Path) -> None:

@@ -1,14 +1,19 @@
 """What a row of kept features is: apart from what computes them, so that who counts or removes them need not import Keras."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dermanet.pixels.shards import Row
+from dermanet.pixels.shards import ABOUT, Row
 
 REVISION = 1
 """Raised whenever the code changes what a backbone makes of an image: it is part of every fingerprint."""
+
+GRAPHS = "graphs"
+"""The folder of the exported backbones, among those of the features that they make."""
 
 KIND = np.dtype(np.float16)
 """Of kept features: their error, a two-thousandth, is far below what separates two photographs of one lesion."""
@@ -19,3 +24,13 @@ def rows(about: Mapping[str, Any], fingerprint: str) -> Row | None:
     if about.get("revision") != REVISION or about.get("fingerprint") != fingerprint:
         return None
     return Row((int(about["width"]),), KIND)
+
+
+def idle_graphs(root: Path, leaving: Collection[Path]) -> list[Path]:
+    """The exported backbones that have made nothing of what is kept under `root` once the shards `leaving` have gone.
+
+    None where a folder that stays does not say which one made it.
+    """
+    staying = {shard.parent for shard in root.glob("*/*.npy") if shard not in leaving}
+    made = {json.loads((folder / ABOUT).read_bytes()).get("graph") for folder in staying}
+    return [] if None in made else sorted(path for path in (root / GRAPHS).glob("*.onnx") if path.stem not in made)

@@ -24,14 +24,13 @@ from numpy.typing import NDArray
 from dermanet.experiment import Experiment
 from dermanet.learning import backbones, efficientnet_lite, orientations
 from dermanet.learning.backbones import Part
-from dermanet.learning.feature_rows import KIND, REVISION
+from dermanet.learning.feature_rows import GRAPHS, KIND, REVISION
 from dermanet.learning.model import converted
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import Recipe
 from dermanet.pixels.shards import Preparation, Row, Shards, checksum
 
 BATCH = 32
-GRAPHS = "graphs"
 Extractor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Prepared images, uint8 (n, side, side, 3), in; float32 (n, features) out."""
 
@@ -60,7 +59,7 @@ class Kind:
         turned = f", orientation {self.view}" if self.view else ""
         return {
             "name": f"{self.part}{' with taps' if self.taps else ''}{turned} on {self.recipe.name}", "size": self.recipe.size,
-            "revision": REVISION, "width": width, "fingerprint": self.fingerprint,
+            "revision": REVISION, "width": width, "fingerprint": self.fingerprint, "graph": self.graph,
         }  # fmt: skip
 
 

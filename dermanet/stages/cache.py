@@ -32,17 +32,28 @@ def check_cache(progress: Callable[[int, int], None] = lambda done, total: None)
 
 
 def prune_cache(everything: bool = False, really: bool = False) -> dict[str, Any]:
-    """Removes what no snapshot of this home needs, or `everything`: `files` that go and their bytes. Without `really`, only says so.
+    """Removes what no snapshot of this home needs, or `everything`: the files that go and their bytes. Without `really`, only says so.
 
-    Needed is a shard with an image of a snapshot, made by a recipe or a backbone as this code has it: the others are never read.
+    Needed is a shard with an image of a snapshot, made by a recipe or a backbone as this code has it: the others are never read. An
+    exported backbone goes with the last features that it made.
     """
+    from dermanet.learning.feature_rows import idle_graphs
     from dermanet.pixels import upkeep
 
     here = settings.read()
     needed = set() if everything else _needed(here)
     going = [one for root, rows in _roots(here) for one in upkeep.unneeded(root, needed, rows)]
-    freed = upkeep.remove(going) if really else sum(one.size for one in going)
-    return {"removed": really, "shards": [str(one.path) for one in going], "bytes": freed}
+    graphs = idle_graphs(features_root(here), {one.path for one in going})
+    size = sum(path.stat().st_size for path in graphs)
+    freed = size + (upkeep.remove(going) if really else sum(one.size for one in going))
+    if really:
+        for path in graphs:
+            path.unlink(missing_ok=True)
+    return {
+        "removed": really,
+        "shards": [str(path) for path in (*(one.path for one in going), *graphs)],
+        "bytes": freed,
+    }
 
 
 def _roots(here: Settings) -> "tuple[tuple[Path, Rows], tuple[Path, Rows]]":
