@@ -11,6 +11,7 @@ seconds; and a table in Markdown at the end. `--workdir` keeps what is under way
 """
 
 import argparse
+import hashlib
 import json
 import tempfile
 import time
@@ -62,7 +63,8 @@ class Trial:
 
 def tried(chosen: Experiment, images: Images, splits: Sequence[Any], workdir: Path) -> Trial:
     """Trains an experiment on every fold; what is done already is read."""
-    kept = workdir / f"{chosen.digest}.npz"
+    folds = hashlib.sha256(" ".join(quality.work_of(chosen, *split[:2]) for split in splits).encode()).hexdigest()[:12]
+    kept = workdir / f"{chosen.digest}-{folds}.npz"
     if not kept.exists():
         _keep(kept, _trained(chosen, images, splits, workdir))
     with np.load(kept) as file:
@@ -77,9 +79,9 @@ def _trained(chosen: Experiment, images: Images, splits: Sequence[Any], workdir:
     start, validated, tested = time.monotonic(), [], []
     pixels = PreparedPixels(workdir / "prepared", recipe(chosen.recipe))
     pixels.fill(list(images.files), images.files.__getitem__)
-    for place, (taught, validation, test) in enumerate(splits):
+    for taught, validation, test in splits:
         sides = Sides(CODES, taught, validation, pixels)
-        found = train.fitted(chosen, sides, workdir / f"{chosen.digest}-{place}", workdir / "features")
+        found = train.fitted(chosen, sides, workdir / quality.work_of(chosen, taught, validation), workdir / "features")
         digests = [record.digest for record in test]
         validated.append(found.validation)
         tested += [

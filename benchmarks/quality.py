@@ -117,6 +117,12 @@ def answered(onnx_file: Path, pixels: PreparedPixels, records: Sequence[Record])
     return Answers(age[:, 0], sex, diagnosis)
 
 
+def work_of(chosen: Experiment, train: Sequence[Record], validation: Sequence[Record]) -> str:
+    """Names a training by all that it depends on, so that no other split of the same images goes on with it."""
+    sides = " ".join([*(record.digest for record in train), "|", *(record.digest for record in validation)])
+    return f"{chosen.digest}-{hashlib.sha256(sides.encode()).hexdigest()[:12]}"
+
+
 def joined(parts: Sequence[Answers]) -> Answers:
     """The answers of several folds, one behind the other."""
     return Answers(*(np.concatenate([getattr(part, head) for part in parts]) for head in ("age", "sex", "diagnosis")))
@@ -133,7 +139,7 @@ def measured(
         start = time.monotonic()
         print(f"split {place + 1}: {len(train)} train, {len(validation)} validation, {len(test)} test", flush=True)
         sides = Sides(CODES, train, validation, pixels)
-        folder = workdir / f"{chosen.digest}-{place}"
+        folder = workdir / work_of(chosen, train, validation)
         watch = Watch(_told, say=_say)
         if validation_only:
             scored, answers = validation, fitted(chosen, sides, folder, workdir / "features", watch).validation
