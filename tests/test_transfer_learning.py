@@ -201,7 +201,10 @@ def test_an_exported_backbone_goes_with_the_last_features_that_it_made(tmp_path:
     assert feature_rows.idle_graphs(tmp_path, going) == [tmp_path / "graphs" / f"{first}.onnx"]
     assert feature_rows.idle_graphs(tmp_path, list(going)[1:]) == []
     assert len(feature_rows.idle_graphs(tmp_path, shards)) == len(set(shards.values())) == 2
-    (tmp_path / kinds[-1].fingerprint / ABOUT).write_text("{}")
+    for damage in ("{}", "[]", "no JSON"):
+        (tmp_path / kinds[-1].fingerprint / ABOUT).write_text(damage)
+        assert feature_rows.idle_graphs(tmp_path, going) == []
+    (tmp_path / kinds[-1].fingerprint / ABOUT).unlink()
     assert feature_rows.idle_graphs(tmp_path, going) == []
 
 

@@ -29,8 +29,15 @@ def rows(about: Mapping[str, Any], fingerprint: str) -> Row | None:
 def idle_graphs(root: Path, leaving: Collection[Path]) -> list[Path]:
     """The exported backbones that have made nothing of what is kept under `root` once the shards `leaving` have gone.
 
-    None where a folder that stays does not say which one made it.
+    None of them where a folder that stays does not say which one made it.
     """
     staying = {shard.parent for shard in root.glob("*/*.npy") if shard not in leaving}
-    made = {json.loads((folder / ABOUT).read_bytes()).get("graph") for folder in staying}
+    made = {_maker(folder) for folder in staying}
     return [] if None in made else sorted(path for path in (root / GRAPHS).glob("*.onnx") if path.stem not in made)
+
+
+def _maker(folder: Path) -> str | None:
+    try:
+        return str(json.loads((folder / ABOUT).read_bytes())["graph"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
