@@ -253,13 +253,40 @@ def test_principal_axes_find_the_heads_that_all_coordinates_would(width: int) ->
     found, wanted = made_up(40, width, 5)
     found -= found.mean(axis=0)
     labels = wanted.diagnosis.argmax(1)
-    coordinates, axes = heads.principal(found)
+    axes = heads.principal(found)
+    coordinates = found @ axes
     assert coordinates.shape[1] <= 40 and np.allclose(coordinates @ axes.T, found, atol=1e-3)
     short, whole = (LogisticRegression(C=0.1, tol=1e-8, max_iter=2000).fit(x, labels) for x in (coordinates, found))
     assert np.allclose(short.coef_ @ axes.T, whole.coef_, atol=2e-3)
-    fewer, axes = heads.principal(found, 5)
+    axes = heads.principal(found, 5)
+    fewer = found @ axes
     assert fewer.shape == (40, 5) and np.allclose(axes.T @ axes, np.eye(5), atol=1e-4)
     assert np.allclose(sorted(np.linalg.svd(found, compute_uv=False)[:5]), np.linalg.norm(fewer, axis=0), rtol=1e-3)
+
+
+def test_heads_fitted_to_features_read_piece_by_piece_are_those_of_all_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train_side, validation, scale = made_up(90, 40, 1), made_up(31, 40, 2), AgeScale(50.0, 17.0)
+    whole = heads.fit(PROBE, *train_side, *validation, scale)
+    monkeypatch.setattr(heads, "PIECE", 17)
+    pieces = heads.fit(PROBE, *train_side, *validation, scale)
+    assert [one.chosen for one in pieces] == [one.chosen for one in whole]
+    for found, wanted in zip(pieces, whole, strict=True):
+        assert np.allclose(found.diagnosis.weights, wanted.diagnosis.weights, atol=1e-4)
+        given, expected = found.answers(validation[0], scale), wanted.answers(validation[0], scale)
+        assert np.allclose(given.diagnosis, expected.diagnosis, atol=1e-4)
+        assert np.allclose(given.age, expected.age, atol=1e-2)
+
+
+def test_the_mean_and_the_deviation_of_features_are_those_of_both_sides_together() -> None:
+    rng = np.random.default_rng(3)
+    first, second = rng.normal(3, 2, (1500, 4)).astype(np.float32), rng.normal(-1, 5, (40, 4)).astype(np.float32)
+    first[:, 3] = second[:, 3] = 7
+    centre, spread = heads.moments((first, second))
+    both = np.concatenate([first, second]).astype(float)
+    assert np.allclose(centre, both.mean(axis=0), atol=1e-5)
+    assert np.allclose(spread[:3], both.std(axis=0)[:3], atol=1e-5) and spread[3] == 1
 
 
 def test_one_age_that_is_far_off_hardly_moves_the_others() -> None:

@@ -98,6 +98,10 @@ class FeatureCache:
         chosen = (only,) if only else backbones.parts(self.experiment.backbone)
         return np.concatenate([self._mean(digests, part) for part in chosen], axis=1)
 
+    def rows(self, digests: Sequence[str], only: Part | None = None) -> "Rows":
+        """The same, read a piece at a time."""
+        return Rows(self, tuple(digests), only)
+
     def kinds(self) -> Iterator[Kind]:
         """Every part of the backbone in every orientation."""
         for part in backbones.parts(self.experiment.backbone):
@@ -143,6 +147,21 @@ class FeatureCache:
             finally:
                 temporary.unlink(missing_ok=True)
         return _running(path.read_bytes())
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The features of some images, in order; they are read when they are asked for."""
+
+    cache: FeatureCache
+    digests: tuple[str, ...]
+    only: Part | None = None
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def __getitem__(self, rows: slice) -> NDArray[np.float32]:
+        return self.cache.read(self.digests[rows], self.only)
 
 
 def extractor(name: str, side: int) -> Extractor:

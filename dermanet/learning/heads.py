@@ -3,11 +3,14 @@
 Diagnosis: multinomial logistic regression. Sex: logistic regression of male against female on the images of which it is known,
 and another of how likely it is to be on record at all. Age: Huber's regression on standardised years. The strength of each one's
 ridge penalty is chosen on the validation side; then all are fitted once more, to both sides together.
+
+Features are read a piece at a time: what is held of an image is its coordinates along a few hundred axes.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import keras
 import numpy as np
@@ -24,24 +27,40 @@ from dermanet.learning.dataset import Targets, class_weights
 from dermanet.learning.model import AgeScale
 from dermanet.records import Answers
 
-STRENGTHS = (1e-3, 3e-3, 1e-2, 3e-2)
-"""scikit-learn's C of the logistic regressions that are tried."""
+STRENGTHS = (3e-4, 1e-3, 3e-3, 1e-2)
+"""scikit-learn's C of the logistic regressions of a diagnosis that are tried."""
 
-PENALTIES = (3000.0, 10_000.0, 30_000.0)
+STRENGTHS_OF_SEX = (1e-4, 3e-4, 1e-3, 1e-2)
+"""Those of the sex, of which skin shows little: with weak penalties alone its heads would learn noise."""
+
+PENALTIES = (1000.0, 3000.0, 10_000.0, 30_000.0)
 """Those of the age, on a squared weight of standardised years on standardised features, for a thousand images."""
 
 COMPONENTS = 512
 """Principal axes of the features that heads are fitted along: no figure changes with more, and they take a quarter of the time."""
 
 LOOKED_AT = 2000
-"""Images that the principal axes are taken from."""
+"""Images that the principal axes are taken from: of thousands more they would be no other, and their cost grows with the square."""
 
 TURN = 0.5
 """Spreads from which on an error of age counts by its distance."""
 
 ROUNDS = 6
 
+PIECE = 1024
+"""Rows of features that are held at once."""
+
 Array = NDArray[np.float32]
+
+
+class Features(Protocol):
+    """Rows of features (n, d), read when they are asked for; a NumPy array is one, too."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Array:
+        """Some rows, (k, d)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,27 +99,32 @@ class Heads:
         ):  # fmt: skip
             model.get_layer(layer).set_weights([head.weights, head.offset])
 
-    def answers(self, features: Array, scale: AgeScale) -> Answers:
+    def answers(self, features: Features, scale: AgeScale) -> Answers:
         """What a network with these heads answers for `features` (n, d)."""
-        x = (features - self.centre) / self.spread
-        known = expit(self.sex_known(x))
-        sex = np.concatenate([softmax(self.sex(x), axis=1) * known, 1 - known], axis=1)
-        return Answers(self.age(x)[:, 0] * scale.spread + scale.centre, sex, softmax(self.diagnosis(x), axis=1))
+        heads = (self.age, self.sex, self.sex_known, self.diagnosis)
+        found = [[head((rows - self.centre) / self.spread) for head in heads] for rows in _pieces(features)]
+        age, sex, known, diagnosis = (np.concatenate(part) for part in zip(*found, strict=True))
+        known = expit(known)
+        sex = np.concatenate([softmax(sex, axis=1) * known, 1 - known], axis=1)
+        years = np.asarray(age[:, 0] * scale.spread + scale.centre, np.float32)
+        return Answers(years, sex, softmax(diagnosis, axis=1))
 
 
 def fit(
-    experiment: Experiment, train: Array, train_targets: Targets, validation: Array, validation_targets: Targets,
+    experiment: Experiment, train: Features, train_targets: Targets, validation: Features, validation_targets: Targets,
     scale: AgeScale,
 ) -> tuple[Heads, Heads]:  # fmt: skip
     """Features (n, d) of both sides. Returns the heads fitted to both, and those that saw the training side alone.
 
     The second are what the validation side may judge: figures and temperatures.
     """
-    both, both_targets = np.concatenate([train, validation]), joined(train_targets, validation_targets)
-    centre, spread = both.mean(axis=0), both.std(axis=0)
-    spread = np.where(spread > 1e-6, spread, 1.0).astype(np.float32)
-    coordinates, axes = principal((both - centre) / spread)
-    first, rest = coordinates[: len(train)], coordinates[len(train) :]
+    sides, both_targets = (train, validation), joined(train_targets, validation_targets)
+    centre, spread = moments(sides)
+    axes = principal((_spread_evenly(sides, LOOKED_AT) - centre) / spread)
+    first, rest = (
+        np.concatenate([((rows - centre) / spread) @ axes for rows in _pieces(features)]) for features in sides
+    )
+    coordinates = np.concatenate([first, rest])
     chosen, alone = {}, {}
     for head, (strengths, fitted, loss) in _ways(experiment, scale).items():
         tried = [fitted(first, train_targets, strength) for strength in strengths]
@@ -114,26 +138,48 @@ def fit(
     return Heads(centre, spread, **together, chosen=chosen), Heads(centre, spread, **alone, chosen=chosen)
 
 
+def _pieces(features: Features) -> Iterator[Array]:
+    return (features[start : start + PIECE] for start in range(0, len(features), PIECE))
+
+
+def moments(sides: Sequence[Features]) -> tuple[Array, Array]:
+    """Mean and standard deviation (d,) of the rows of all sides; a deviation of 1 where a feature is the same for all."""
+    count, total, squares = 0, np.zeros(1), np.zeros(1)
+    for rows in (rows for side in sides for rows in _pieces(side)):
+        count += len(rows)
+        total = total + rows.sum(axis=0, dtype=float)
+        squares = squares + np.square(rows, dtype=float).sum(axis=0)
+    spread = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0.0))
+    return (total / count).astype(np.float32), np.where(spread > 1e-6, spread, 1.0).astype(np.float32)
+
+
+def _spread_evenly(sides: Sequence[Features], most: int) -> Array:
+    """At most `most` rows, evenly taken from the sides one behind the other."""
+    count = sum(map(len, sides))
+    places = np.linspace(0, count - 1, min(most, count)).round().astype(int)
+    found, before = [], 0
+    for rows in (rows for side in sides for rows in _pieces(side)):
+        found.append(rows[places[(places >= before) & (places < before + len(rows))] - before])
+        before += len(rows)
+    return np.concatenate(found)
+
+
 def joined(first: Targets, second: Targets) -> Targets:
     """The labels of two sides, one behind the other."""
     pairs = ((getattr(first, name), getattr(second, name)) for name in ("age", "age_known", "sex", "diagnosis"))
     return Targets(*(np.concatenate(pair) for pair in pairs))
 
 
-def principal(features: Array, most: int = COMPONENTS, looked_at: int = LOOKED_AT) -> tuple[Array, Array]:
-    """Coordinates (n, r) of centred `features` (n, d) along their `most` strongest principal axes, and those axes (d, r).
+def principal(features: Array, most: int = COMPONENTS) -> Array:
+    """The `most` strongest principal axes (d, r) of centred `features` (n, d).
 
-    A ridge penalty does not see a rotation, and what it leaves of the weak axes is next to nothing. The axes are those of
-    `looked_at` images, evenly taken: of thousands more they would be no other, and their cost grows with the square.
+    A ridge penalty does not see a rotation, and what it leaves of the weak axes is next to nothing.
     """
-    seen = features[np.linspace(0, len(features) - 1, min(looked_at, len(features))).round().astype(int)]
-    count, width = seen.shape
-    values, vectors = np.linalg.eigh(seen @ seen.T if count < width else seen.T @ seen)
+    count, width = features.shape
+    values, vectors = np.linalg.eigh(features @ features.T if count < width else features.T @ features)
     held = np.flatnonzero(values > values[-1] * 1e-7)[-most:]
     axes = vectors[:, held]
-    if count < width:
-        axes = seen.T @ (axes / np.sqrt(values[held]))
-    return features @ axes, axes
+    return features.T @ (axes / np.sqrt(values[held])) if count < width else axes
 
 
 Fit = Callable[[Array, Targets, float], Linear]
@@ -144,8 +190,8 @@ def _ways(experiment: Experiment, scale: AgeScale) -> dict[str, tuple[Sequence[f
     """For each head the penalties that are tried, how it is fitted, and what is to be small on the validation side."""
     return {
         "diagnosis": (STRENGTHS, lambda x, y, c: _diagnosis(x, y, c, experiment.balance), _diagnosis_loss(experiment.balance)),
-        "sex": (STRENGTHS, _sex, _sex_loss),
-        "sex_known": (STRENGTHS, _sex_known, _sex_known_loss),
+        "sex": (STRENGTHS_OF_SEX, _sex, _sex_loss),
+        "sex_known": (STRENGTHS_OF_SEX, _sex_known, _sex_known_loss),
         "age": (PENALTIES, lambda x, y, penalty: _age(x, y, penalty, scale), lambda head, x, y: _age_loss(head, x, y, scale)),
     }  # fmt: skip
 

@@ -17,7 +17,7 @@ from dermanet.learning import backbones, calibration, distribution, heads
 from dermanet.learning import model as network
 from dermanet.learning.backbones import Part
 from dermanet.learning.dataset import Batches, Targets, age_scale, class_weights, targets
-from dermanet.learning.features import FeatureCache
+from dermanet.learning.features import FeatureCache, Rows
 from dermanet.learning.inheritance import ancestor, inherit, inherit_part
 from dermanet.learning.model import AgeScale
 from dermanet.learning.survival import Survival, alone, with_room
@@ -212,9 +212,9 @@ def _require_sides(sides: Sides) -> None:
             raise BadInput(f"the {name} side of the snapshot has no image; take more lesions in and try again")
 
 
-def _features(sides: Sides, cache: FeatureCache, only: Part | None = None) -> list[NDArray[np.float32]]:
+def _features(sides: Sides, cache: FeatureCache, only: Part | None = None) -> list[Rows]:
     """The kept features of both sides: of all parts of the backbone, or of one."""
-    return [cache.read([record.digest for record in side], only) for side in (sides.train, sides.validation)]
+    return [cache.rows([record.digest for record in side], only) for side in (sides.train, sides.validation)]
 
 
 def _empty(experiment: Experiment, sides: Sides, weights: bool = True) -> keras.Model:
