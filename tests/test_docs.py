@@ -103,7 +103,7 @@ def test_every_decision_says_its_status() -> None:
 def test_research_use_is_stated_where_people_see_it() -> None:
     for name in (
         "README.md",
-        "dermanet/cli.py",
+        "dermanet/cli/__init__.py",
         "dermanet/serving/app.py",
         "dermanet/serving/scorer.py",
         "dermanet/judging/report.py",

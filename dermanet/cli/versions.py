@@ -1,0 +1,69 @@
+"""Commands about registered versions: promoted, undone, asked, exported, served."""
+
+from typing import Annotated, Any
+
+import typer
+
+from dermanet import stages
+from dermanet.cli.console import Json, out, print_json, print_record
+
+commands = typer.Typer()
+
+Version = Annotated[str, typer.Argument(help="A version number of the registered model.")]
+
+
+@commands.command(epilog="Example: dermanet promote 4")
+def promote(version: Version, as_json: Json = False) -> None:
+    """Make a version the champion; the one before becomes `previous`."""
+    print_record(stages.promote(version), as_json)
+
+
+@commands.command()
+def rollback(as_json: Json = False) -> None:
+    """Make the previous champion the champion again."""
+    print_record(stages.roll_back(), as_json)
+
+
+@commands.command(epilog="Example: dermanet predict photo.jpg other.png --model models:/dermanet/3")
+def predict(
+    images: Annotated[list[str], typer.Argument(help="JPEG or PNG files.")],
+    model: Annotated[str | None, typer.Option("--model", help="A model address; default: the champion.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Age, sex and diagnosis of images. For research use; not a medical device."""
+    rows = stages.predict(images, model)
+    if as_json:
+        print_json(rows)
+    else:
+        for row in rows:
+            out.print(_answer_line(row), markup=False)
+    raise typer.Exit(2 if any("error" in row for row in rows) else 0)
+
+
+@commands.command(epilog="Example: dermanet export 3 DermaNet.h5")
+def export(
+    version: Version,
+    path: Annotated[str, typer.Argument(help="Where to: an ending of .keras, .h5 or .onnx.")],
+    as_json: Json = False,
+) -> None:
+    """Write a version as a file: `.keras`, `.onnx`, or `.h5` in the form DermaNet published."""
+    print_record(stages.export(version, path), as_json)
+
+
+@commands.command(epilog="Example: dermanet serve --port 8000")
+def serve(
+    host: Annotated[str, typer.Option(help="The address to bind to.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 8000,
+    poll: Annotated[float, typer.Option(help="Seconds between two looks at the alias.", min=0.1)] = 5.0,
+) -> None:
+    """Serve the champion over HTTP with MLflow's own scoring server, and follow promotions."""
+    from dermanet.serving import app as application
+
+    application.serve(host, port, poll)
+
+
+def _answer_line(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return f"{row['image']}: {row['error']}"
+    sex, diagnosis = row["sex_probabilities"][row["sex"]], row["diagnosis_probabilities"][row["diagnosis"]]
+    return f"{row['image']}: age {row['age']:.0f}, {row['sex']} ({sex:.0%}), {row['diagnosis']} ({diagnosis:.0%})"
