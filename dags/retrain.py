@@ -154,9 +154,9 @@ def retrain() -> None:
         return stages.promote(version)
 
     @task
-    def kept_the_champion(verdict: dict[str, Any]) -> list[str]:
-        """Says why, and changes nothing."""
-        return [f"{check['metric']}: {check['reason']}" for check in verdict["checks"] if check["outcome"] != "pass"]
+    def kept_the_champion(run: str, verdict: dict[str, Any]) -> list[str]:
+        """Says why; where the gates only watch, a version is made that nobody serves."""
+        return stages.keep_champion(run, verdict)
 
     snapshot = freeze_snapshot()
     run = fit_network(snapshot)
@@ -166,7 +166,7 @@ def retrain() -> None:
     verdict = apply_gates(score_holdout(run))
     version = register_version(run)
     promote_version(version)
-    passed(verdict) >> [version, kept_the_champion(verdict)]
+    passed(verdict) >> [version, kept_the_champion(run, verdict)]
 
 
 retrain()

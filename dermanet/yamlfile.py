@@ -1,6 +1,6 @@
 """YAML files that people write: a key that stands twice is refused, where YAML itself lets the last one win in silence."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,14 +34,31 @@ def load(path: Path, what: str, setting: str) -> Any:
         raise BadInput(f"{what} {path}: not YAML ({' '.join(str(error).split())})") from None
 
 
-def lines(path: Path) -> dict[Any, int]:
-    """In which line, from 1, each key of the outermost mapping of a file stands that `load` has read."""
+def lines(path: Path) -> dict[tuple[Any, ...], int]:
+    """In which line, from 1, each key of a file stands that `load` has read: by the keys and places that lead to it."""
     import yaml
 
     loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-    node = loader.get_single_node()
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    return {loader.construct_object(key): key.start_mark.line + 1 for key, _ in pairs}
+    found: dict[tuple[Any, ...], int] = {}
+
+    def walk(node: yaml.Node | None, way: tuple[Any, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                inside = (*way, loader.construct_object(key))
+                found[inside] = key.start_mark.line + 1
+                walk(value, inside)
+        elif isinstance(node, yaml.SequenceNode):
+            for place, value in enumerate(node.value):
+                found[(*way, place)] = value.start_mark.line + 1
+                walk(value, (*way, place))
+
+    walk(loader.get_single_node(), ())
+    return found
+
+
+def line(lines: Mapping[tuple[Any, ...], int], way: tuple[Any, ...]) -> int:
+    """The line of the innermost key on `way` that stands in the file."""
+    return next((lines[way[:length]] for length in range(len(way), 0, -1) if way[:length] in lines), 1)
 
 
 class _Repeated(Exception):

@@ -20,7 +20,7 @@ import alembic.command, cv2, imagehash, mlflow.pyfunc, numpy, pandas, psycopg, s
 import sqlalchemy.dialects.postgresql.psycopg
 from dermanet import cli, settings, stages
 from dermanet.intake import catalogue, ingest, inventory, isic2018, look, snapshots, sources, synthetic, tables
-from dermanet.judging import gates, metrics
+from dermanet.judging import evaluation, gates, integrity, verdict
 from dermanet.pixels import shards
 from dermanet.registry import tracking, versions
 imagehash.phash(imagehash.Image.new("L", (64, 64)))

@@ -3,12 +3,14 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
 
-from dermanet import cli, experiment, settings
+from dermanet import cli, experiment, settings, taxonomy
 from dermanet.judging import gates
+from dermanet.judging.slices import AXES
 from dermanet.pixels.preprocess import RECIPES
 from dermanet.validating import limits
 
@@ -45,8 +47,16 @@ def test_every_experiment_field_and_recipe_is_explained() -> None:
 def test_every_gate_file_loads_and_names_known_metrics() -> None:
     page = _text("docs/gates.md")
     for path in (settings.GATES, settings.DEMO_GATES):
-        for limit in gates.load(path).limits:
-            assert f"`{limit.metric}`" in page
+        for metric in gates.load(path).checks:
+            assert f"`{metric}`" in page or metric.rpartition("_")[2] in taxonomy.load().codes
+    words = [
+        *gates.Gates.model_fields,
+        *gates.Limit.model_fields,
+        *gates.Change.model_fields,
+        *gates.SliceLimits.model_fields,
+    ]
+    assert all(f"`{word}`" in page for word in words)
+    assert all(f"`{word}`" in page for word in (*get_args(gates.Mode), *get_args(gates.JudgedBy), *AXES))
 
 
 def test_every_figure_and_measure_that_data_are_limited_by_is_explained() -> None:
@@ -60,12 +70,10 @@ def test_every_figure_and_measure_that_data_are_limited_by_is_explained() -> Non
 def test_the_demonstration_is_gated_below_the_ideal_reader() -> None:
     from dermanet.intake.synthetic import IDEAL
 
-    for limit in gates.load(settings.DEMO_GATES).limits:
+    for metric, limit in gates.load(settings.DEMO_GATES).checks.items():
         assert limit.threshold is not None
-        better = (
-            limit.threshold < IDEAL[limit.metric] if limit.greater_is_better else limit.threshold > IDEAL[limit.metric]
-        )
-        assert better, f"{limit.metric}: nobody could pass"
+        better = limit.threshold < IDEAL[metric] if limit.greater_is_better else limit.threshold > IDEAL[metric]
+        assert better, f"{metric}: nobody could pass"
 
 
 def test_every_command_that_a_page_shows_exists() -> None:

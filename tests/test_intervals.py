@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 from samples import CODES, record
+from sklearn import metrics as sklearn
 
 from dermanet.judging import intervals as module
 from dermanet.judging.intervals import differences, intervals, lesion_weights
 from dermanet.judging.metrics import figures
+from dermanet.judging.ranking import ranking
 from dermanet.records import SEXES, Answers, Record
 
 
@@ -26,13 +28,30 @@ def _case(count: int, seed: int, per_lesion: int = 1) -> tuple[list[Record], Ans
 def test_with_every_lesion_counted_once_each_figure_is_scikit_learn_s(monkeypatch: pytest.MonkeyPatch) -> None:
     records, answers = _case(120, 1)
     monkeypatch.setattr(module, "lesion_weights", lambda lesions, draws, seed: np.ones((1, len(lesions))))
-    expected = figures(records, answers, CODES)
-    found = intervals(records, answers, CODES)
-    assert {"age_mae", "sex_f1", "diagnosis_f1_macro", "diagnosis_balanced_accuracy", "diagnosis_recall_mel"} <= set(
-        found
-    )
+    expected = figures(records, answers, CODES, malignant=("mel", "bcc"))
+    found = intervals(records, answers, CODES, malignant=("mel", "bcc"))
+    proper = {name for name in expected if not name.endswith(("_ece", "_brier", "_log_loss"))}
+    assert set(found) == proper and {"sex_auc", "diagnosis_sensitivity_bcc_at_95", "diagnosis_precision_mel"} <= proper
     for name, (low, high) in found.items():
         assert low == high == pytest.approx(expected[name])
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_a_lesion_drawn_twice_counts_twice_in_rankings_too(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    scores, positive = rng.integers(0, levels, 60) / levels, rng.random(60) < 0.4
+    weights = rng.integers(0, 4, (5, 60)).astype(float)
+    ranks = ranking(scores, positive, weights)
+    for draw, (area, found) in enumerate(zip(ranks.area(), ranks.sensitivity(0.8), strict=True)):
+        often = np.repeat(np.arange(60), weights[draw].astype(int))
+        false, true, _ = sklearn.roc_curve(positive[often], scores[often], drop_intermediate=False)
+        assert area == pytest.approx(sklearn.roc_auc_score(positive[often], scores[often]), abs=1e-6)
+        assert found == pytest.approx(true[false <= 0.2 + 1e-9].max(), abs=1e-6)
+
+
+def test_a_draw_without_positives_ranks_nothing() -> None:
+    ranks = ranking(np.array([0.1, 0.2]), np.array([True, False]), np.array([[0.0, 1.0], [1.0, 1.0]]))
+    assert np.isnan(ranks.area()[0]) and ranks.area()[1] == 0 and np.isnan(ranks.sensitivity(0.9)[0])
 
 
 def test_images_of_one_lesion_are_drawn_together() -> None:

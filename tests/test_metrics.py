@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn
 
 from dermanet.judging import metrics
-from dermanet.judging.gates import Check, Verdict
 from dermanet.judging.plots import confusion_matrix
 from dermanet.judging.report import verdict_page
+from dermanet.judging.verdict import Check, Verdict
 from dermanet.records import SEXES, Answers
 
 CODES = samples.CODES
@@ -59,6 +59,31 @@ def test_the_figures_of_four_images_by_hand() -> None:
             "diagnosis_recall_nv": 1 / 2,
             "diagnosis_f1_mel": 1 / 2,
             "diagnosis_recall_mel": 1 / 2,
+            # Answered once, and right; answered twice, and right once.
+            "diagnosis_precision_nv": 1.0,
+            "diagnosis_precision_mel": 1 / 2,
+            # One naevus above both melanomas, one level with them; a melanoma level with the one that was called so, and so on.
+            "diagnosis_auc_nv": (1 + 1 + 1 / 2 + 1 / 2) / 4,
+            "diagnosis_auc_mel": (1 + 1 / 2 + 1 / 2 + 0) / 4,
+        }
+    )
+
+
+def test_sensitivities_stand_at_specificities() -> None:
+    # Ten that are no melanoma, with scores of 0 to .9; melanomas between them.
+    records = [samples.record(n, diagnosis="nv") for n in range(10)]
+    records += [samples.record(n, diagnosis="mel") for n in range(10, 14)]
+    scores = [*(n / 10 for n in range(10)), 0.95, 0.85, 0.75, 0.05]
+    said = np.zeros((14, 7), np.float32)
+    said[:, CODES.index("mel")], said[:, CODES.index("nv")] = scores, 1 - np.array(scores)
+    given = Answers(np.full(14, 50, np.float32), np.tile(np.float32([0.5, 0.4, 0.1]), (14, 1)), said)
+    found = metrics.figures(records, given, CODES, malignant=("mel", "bcc"))
+    # Half of the melanomas are above all but one of the ten, three above all but two; nine and a half of ten are ten.
+    assert {name: value for name, value in found.items() if "sensitivity" in name} == pytest.approx(
+        {
+            "diagnosis_sensitivity_mel_at_80": 0.75,
+            "diagnosis_sensitivity_mel_at_90": 0.5,
+            "diagnosis_sensitivity_mel_at_95": 0.25,
         }
     )
 

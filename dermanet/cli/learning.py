@@ -46,13 +46,14 @@ def retrain(
         print_json(record)
     else:
         _print_figures(record, record["metrics"])
-        _print_checks(record["verdict"], record["checks"])
+        _print_checks(record["verdict"], record["checks"], record["gates"])
+        now = "now champion" if record["verdict"] == "pass" else "which nobody serves until you promote it"
         err.print(
-            f"registered as version {record['version']}, now champion"
+            f"registered as version {record['version']}, {now}"
             if record["version"]
             else "not registered; the champion stays"
         )
-    raise typer.Exit(0 if record["verdict"] == "pass" else 3)
+    raise typer.Exit(0 if record["version"] else 3)
 
 
 @commands.command(epilog="Example: dermanet train 3f0c9a7e1b2d4c55 --experiment plain128:epochs=10")
@@ -74,13 +75,13 @@ def evaluate(run_id: RunId, as_json: Json = False) -> None:
 
 @commands.command()
 def judge(run_id: RunId, as_json: Json = False) -> None:
-    """Apply the gates to a run's evaluation; ends with 3 unless the verdict is a pass."""
+    """Apply the gates to a run's evaluation; ends with 3 unless the verdict is a pass or the gates only watch."""
     record = stages.judge(run_id)
     if as_json:
         print_json(record)
     else:
-        _print_checks(record["verdict"], record["checks"])
-    raise typer.Exit(0 if record["verdict"] == "pass" else 3)
+        _print_checks(record["verdict"], record["checks"], record["mode"])
+    raise typer.Exit(0 if record["verdict"] == "pass" or record["mode"] != "enforce" else 3)
 
 
 @commands.command()
@@ -156,11 +157,14 @@ def _print_figures(record: dict[str, Any], candidate: dict[str, float]) -> None:
     err.print(table)
 
 
-def _print_checks(word: str, checks: list[dict[str, Any]]) -> None:
-    err.print(f"verdict: {word}", markup=False)
+def _print_checks(word: str, checks: list[dict[str, Any]], mode: str) -> None:
+    err.print(f"verdict: {word}{'' if mode == 'enforce' else f' (the gates are set to: {mode})'}", markup=False)
+    marks = {"pass": "ok ", "fail": "NO ", "insufficient": "?? ", "not judged": "-- "}
     for check in checks:
-        mark = "ok " if check["outcome"] == "pass" else "NO "
-        err.print(f"  {mark} {check['metric']} ({check['kind']}): {check['reason']}", markup=False)
+        where = f" of {check['slice']}" if check["slice"] else ""
+        err.print(
+            f"  {marks[check['outcome']]} {check['metric']}{where} ({check['kind']}): {check['reason']}", markup=False
+        )
 
 
 def _print_study(found: dict[str, Any]) -> None:

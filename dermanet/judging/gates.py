@@ -1,149 +1,186 @@
-"""The gate: figures and limits in, a verdict with every check out. A pure function; nothing is registered without its pass."""
+"""The gates file: what a candidate must reach on the holdout. Reviewed like code, read and checked whole (docs/gates.md)."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from dermanet import yamlfile
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from dermanet import taxonomy, yamlfile
 from dermanet.errors import BadInput
+from dermanet.judging.slices import AXES
 
-Word = Literal["pass", "fail", "insufficient"]
-KEYS = {"greater_is_better", "threshold", "baseline", "champion"}
+Mode = Literal["enforce", "dry run", "off"]
+JudgedBy = Literal["figure", "worse end", "better end"]
+"""The figure itself; or an end of its 95 % interval: the worse must surely reach a limit, the better must not surely miss it."""
+Support = dict[str, Annotated[int, Field(ge=0)]]
+
+METRIC = re.compile(
+    r"age_mae|(sex|diagnosis)_(accuracy|ece|brier|log_loss)|sex_(f1|auc)|diagnosis_(balanced_accuracy|f1_weighted|f1_macro)"
+    r"|diagnosis_(f1|recall|precision|auc)_(?P<code>[a-z][a-z0-9_]*)|diagnosis_sensitivity_(?P<malignant>[a-z][a-z0-9_]*)_at_(80|90|95)"
+)
+"""The names that figures have; `metrics` says what they are."""
+
+LESS_IS_BETTER = re.compile(r"age_mae|.*_(ece|brier|log_loss)")
+COUNTED = re.compile(r"images|lesions|ages|diagnosis_(?P<code>[a-z][a-z0-9_]*)")
+"""What a support counts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """What one metric must reach: by itself, against the trivial baseline, against the champion (changes in its own unit)."""
+class Entry(BaseModel):
+    """A part of the file: no word but its own, no value of another type."""
 
-    metric: str
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _words(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise PydanticCustomError(
+                "no_entries", "needed are entries by name, of {allowed}", {"allowed": cls._allowed()}
+            )
+        for word in data:
+            if word not in cls.model_fields:
+                # `word` leads the message to the line that has it.
+                raise PydanticCustomError("unknown", "allowed are {allowed}", {"word": word, "allowed": cls._allowed()})
+        return data
+
+    @classmethod
+    def _allowed(cls) -> str:
+        return ", ".join(cls.model_fields)
+
+
+class Change(Entry):
+    """How much better than another a candidate must be, in the metric's own unit; below 0: how much worse it may be."""
+
+    min_absolute_change: float
+    judged_by: JudgedBy = "figure"
+    """Of the difference and its interval."""
+
+
+class Limit(Entry):
+    """What one metric must reach: by itself, against the trivial reader, against the champion."""
+
     greater_is_better: bool
     threshold: float | None = None
-    baseline: float | None = None
-    champion: float | None = None
+    judged_by: JudgedBy = "figure"
+    """Of the figure and its interval, by the threshold."""
+    baseline: Change | None = None
+    champion: Change | None = None
+    minimum_support: Support = {}
+    """Below this the check decides nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gates:
-    """The whole gates file: the support without which nothing is decided, and a limit a metric."""
+class SliceLimits(Entry):
+    """Limits for each slice of an axis."""
 
-    minimum_support: dict[str, int]
-    limits: tuple[Limit, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of a verdict. `value` and `limit` are None where the figure is missing; `reason` is a sentence for people."""
-
-    metric: str
-    kind: Literal["support", "threshold", "baseline", "champion"]
-    value: float | None
-    limit: float | None
-    outcome: Word
-    reason: str
+    axis: Literal[AXES]  # type: ignore[valid-type]
+    values: tuple[str, ...] = ()
+    """The slices that must be there and large enough; none: all that are, and the small ones are passed over."""
+    minimum_support: Support = {}
+    checks: dict[str, Limit]
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The gate's word and every check behind it."""
+class Gates(Entry):
+    """The whole file. `minimum_support`: below it nothing is decided, whatever the figures say."""
 
-    word: Word
-    checks: tuple[Check, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The verdict as plain JSON, as it is kept beside the run."""
-        return {"verdict": self.word, "checks": [asdict(check) for check in self.checks]}
+    mode: Mode = "enforce"
+    minimum_support: Support = {}
+    checks: dict[str, Limit]
+    slices: tuple[SliceLimits, ...] = ()
 
 
-def judge(
-    gates: Gates, candidate: Mapping[str, float], baseline: Mapping[str, float], champion: Mapping[str, float] | None,
-    support: Mapping[str, int],
-) -> Verdict:  # fmt: skip
-    """Judges a candidate's figures. `champion` None: there is none yet, and its checks are left out.
+def diagnosis_of(name: str) -> str:
+    """The diagnosis that a metric, or a count of a support, is about; empty where it is about all."""
+    found = METRIC.fullmatch(name) or COUNTED.fullmatch(name)
+    return next((code for code in found.groupdict().values() if code), "") if found else ""
 
-    Too small a holdout makes the verdict `insufficient` whatever the figures say; a missing figure is a failed check.
+
+def load(path: Path, codes: Collection[str] = ()) -> Gates:
+    """Reads a gates file. Raises BadInput with the line that is wrong and what is allowed there.
+
+    `codes`: the diagnoses that there are, where they are known: a check of another one is wrong, too. Those of the default list may
+    stand there all the same: the file that comes with DermaNet has some.
     """
-    checks = [_support(name, least, support.get(name, 0)) for name, least in gates.minimum_support.items()]
-    for limit in gates.limits:
-        value = candidate.get(limit.metric)
-        if limit.threshold is not None:
-            checks.append(_check(limit, "threshold", value, limit.threshold, "the limit"))
-        if limit.baseline is not None:
-            checks.append(_relative(limit, "baseline", value, baseline.get(limit.metric), limit.baseline))
-        if limit.champion is not None and champion is not None:
-            checks.append(_relative(limit, "champion", value, champion.get(limit.metric), limit.champion))
-    outcomes = {check.outcome for check in checks}
-    word: Word = "insufficient" if "insufficient" in outcomes else "fail" if "fail" in outcomes else "pass"
-    return Verdict(word, tuple(checks))
-
-
-def _support(name: str, least: int, seen: int) -> Check:
-    enough = seen >= least
-    reason = f"the holdout has {seen} {name}; {'at least' if enough else 'nothing is decided below'} {least}"
-    return Check(name, "support", seen, least, "pass" if enough else "insufficient", reason)
-
-
-def _relative(
-    limit: Limit, kind: Literal["baseline", "champion"], value: float | None, other: float | None, change: float
-) -> Check:
-    if other is None:
-        return Check(limit.metric, kind, value, None, "fail", f"the {kind} has no {limit.metric} on this holdout")
-    bound = other + change if limit.greater_is_better else other - change
-    return _check(limit, kind, value, bound, f"the {kind}'s {other:.4g} and a change of {change:+g}")
-
-
-def _check(
-    limit: Limit, kind: Literal["threshold", "baseline", "champion"], value: float | None, bound: float, origin: str
-) -> Check:
-    word = "at least" if limit.greater_is_better else "at most"
-    if value is None:
-        return Check(limit.metric, kind, None, bound, "fail", f"{limit.metric} could not be computed on this holdout")
-    passed = value >= bound if limit.greater_is_better else value <= bound
-    return Check(
-        limit.metric, kind, value, bound, "pass" if passed else "fail", f"{value:.4g}; {word} {bound:.4g} ({origin})"
-    )
-
-
-def load(path: Path) -> Gates:
-    """Reads a gates file. Raises BadInput with the entry that is wrong and what is allowed there."""
     data = yamlfile.load(path, "gates", "DERMANET_GATES")
-    if not isinstance(data, dict) or not isinstance(data.get("checks"), dict) or not data["checks"]:
-        raise BadInput(f"gates {path}: needs `checks`, metric by metric; see docs/gates.md")
-    strange = set(data) - {"minimum_support", "checks"}
-    if strange:
-        raise BadInput(f"gates {path}: unknown {sorted(map(str, strange))}; allowed are minimum_support and checks")
-    limits = tuple(_limit(metric, entry, path) for metric, entry in data["checks"].items())
-    return Gates(_least(data.get("minimum_support") or {}, path), limits)
+    lines = yamlfile.lines(path)
+    try:
+        found = Gates.model_validate(_in_python(data))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        word = first.get("ctx", {}).get("word")
+        way = (*first["loc"], word) if word is not None else first["loc"]
+        raise _wrong(path, lines, way, "" if first["type"] == "missing" else first["input"], first) from None
+    for way, message in _contradictions(found, {*codes, *taxonomy.load().codes} if codes else ()):
+        raise BadInput(f"gates {path}, line {yamlfile.line(lines, way)}: {message}; see docs/gates.md")
+    return found
 
 
-def _least(entry: Any, path: Path) -> dict[str, int]:
-    if not isinstance(entry, dict) or not all(type(value) is int and value >= 0 for value in entry.values()):
-        raise BadInput(
-            f"gates {path}: minimum_support is {entry!r}; needed are whole numbers by name, as in {{images: 100}}"
+def _in_python(data: Any) -> Any:
+    """Lists as the tuples that a strict reading wants; YAML reads a bare `off` as false."""
+    if not isinstance(data, dict):
+        return data
+    changed = dict(data)
+    if changed.get("mode") is False:
+        changed["mode"] = "off"
+    if isinstance(changed.get("slices"), list):
+        changed["slices"] = tuple(
+            {**one, "values": tuple(one["values"])}
+            if isinstance(one, dict) and isinstance(one.get("values"), list)
+            else one
+            for one in changed["slices"]
         )
-    return entry
+    return changed
 
 
-def _limit(metric: str, entry: Any, path: Path) -> Limit:
-    if not isinstance(entry, dict) or not set(entry) <= KEYS or not isinstance(entry.get("greater_is_better"), bool):
-        raise BadInput(
-            f"gates {path}: {metric} is {entry!r}; greater_is_better (true or false) and any of {sorted(KEYS)} are allowed"
-        )
-    if set(entry) == {"greater_is_better"}:
-        raise BadInput(f"gates {path}: {metric} has no limit; give threshold, baseline or champion")
-    changes = {key: _change(metric, key, entry[key], path) for key in ("baseline", "champion") if key in entry}
-    threshold = _number(f"{metric}.threshold", entry["threshold"], path) if "threshold" in entry else None
-    return Limit(metric, entry["greater_is_better"], threshold, **changes)
+def _wrong(
+    path: Path, lines: Mapping[tuple[Any, ...], int], way: tuple[Any, ...], seen: Any, error: Mapping[str, Any]
+) -> BadInput:
+    name, line = ".".join(map(str, way)) or "the file", yamlfile.line(lines, way)
+    message = str(error["msg"])[:1].lower() + str(error["msg"])[1:]
+    if error["type"] == "missing":
+        said = f"{name} is missing"
+    elif error["type"] == "unknown":
+        said = f"{name} is no word of the gates; {message}"
+    else:
+        said = f"{name} is {seen!r}; {message}"
+    return BadInput(f"gates {path}, line {line}: {said}; see docs/gates.md")
 
 
-def _change(metric: str, key: str, entry: Any, path: Path) -> float:
-    if not isinstance(entry, dict) or set(entry) != {"min_absolute_change"}:
-        raise BadInput(f"gates {path}: {metric}.{key} is {entry!r}; needed is {{min_absolute_change: NUMBER}}")
-    return _number(f"{metric}.{key}.min_absolute_change", entry["min_absolute_change"], path)
+def _contradictions(gates: Gates, codes: Collection[str]) -> Any:
+    """What is wrong with entries that are well-formed: where, and what to say."""
+    if not gates.checks and gates.mode != "off":
+        yield ("checks",), "checks is empty; name metrics, or say `mode: off`"
+    yield from _of_support(("minimum_support",), gates.minimum_support, codes)
+    yield from _of_limits(("checks",), gates.checks, codes)
+    for place, one in enumerate(gates.slices):
+        yield from _of_support(("slices", place, "minimum_support"), one.minimum_support, codes)
+        yield from _of_limits(("slices", place, "checks"), one.checks, codes)
 
 
-def _number(name: str, value: Any, path: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadInput(f"gates {path}: {name} is {value!r}; a finite number is needed")
-    return float(value)
+def _of_limits(way: tuple[Any, ...], limits: Mapping[str, Limit], codes: Collection[str]) -> Any:
+    for metric, limit in limits.items():
+        here, found, code = (*way, metric), METRIC.fullmatch(metric), diagnosis_of(metric)
+        if not found or (codes and code and code not in codes):
+            known = f"; diagnoses are {', '.join(sorted(codes))}" if found else ""
+            yield (
+                here,
+                f"{metric} is no metric{known}; age_mae, sex_accuracy, diagnosis_f1_macro, diagnosis_recall_<code> … are",
+            )
+        elif limit.greater_is_better == bool(LESS_IS_BETTER.fullmatch(metric)):
+            right = str(not limit.greater_is_better).lower()
+            yield (*here, "greater_is_better"), f"{metric} has greater_is_better the wrong way round; it is {right}"
+        elif limit.threshold is None and limit.baseline is None and limit.champion is None:
+            yield here, f"{metric} has no limit; give threshold, baseline or champion"
+        yield from _of_support((*here, "minimum_support"), limit.minimum_support, codes)
+
+
+def _of_support(way: tuple[Any, ...], support: Support, codes: Collection[str]) -> Any:
+    for name in support:
+        code = diagnosis_of(name)
+        if not COUNTED.fullmatch(name) or (codes and code and code not in codes):
+            yield (
+                (*way, name),
+                f"{name} is nothing that is counted; allowed are images, lesions, ages, diagnosis_<code>",
+            )

@@ -9,24 +9,29 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dermanet.judging.metrics import SPECIFICITIES, male_share, sensitivity_name
+from dermanet.judging.ranking import ranking
 from dermanet.records import SEXES, Answers, Record
 
 Intervals = dict[str, tuple[float, float]]
+Draws = dict[str, NDArray[np.float64]]
+"""Figures by name, each in every draw (draws,); NaN where a draw could not give it."""
+
 DRAWS = 1000
 
 
 def intervals(
-    records: Sequence[Record], answers: Answers, codes: Sequence[str], draws: int = DRAWS, seed: int = 0
-) -> Intervals:
+    records: Sequence[Record], answers: Answers, codes: Sequence[str], draws: int = DRAWS, seed: int = 0,
+    malignant: Sequence[str] = (),
+) -> Intervals:  # fmt: skip
     """The 2.5th and 97.5th percentile of each main figure over `draws` redrawn sets of lesions; names as in `metrics`.
 
     A figure that no draw could give is left out; without records there is none at all.
     """
     if not records:
         return {}
-    weights = lesion_weights([record.labels.lesion_id for record in records], draws, seed)
-    found = _redrawn(records, answers, codes, weights)
-    return {name: _percentiles(values) for name, values in found.items() if np.isfinite(values).any()}
+    weights = lesion_weights(_lesions(records), draws, seed)
+    return percentiles(redrawn(records, answers, codes, weights, malignant=malignant))
 
 
 def differences(
@@ -38,16 +43,30 @@ def differences(
     """
     if not records:
         return {}
-    weights = lesion_weights([record.labels.lesion_id for record in records], draws, seed)
-    one, other = (_redrawn(records, given, codes, weights) for given in (answers, others))
-    apart = {name: values - other[name] for name, values in one.items()}
-    return {name: _percentiles(values) for name, values in apart.items() if np.isfinite(values).any()}
+    weights = lesion_weights(_lesions(records), draws, seed)
+    one, other = (redrawn(records, given, codes, weights) for given in (answers, others))
+    return percentiles(apart(one, other))
 
 
-def _redrawn(
-    records: Sequence[Record], answers: Answers, codes: Sequence[str], weights: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
-    """Each main figure in each draw."""
+def apart(one: Draws, other: Draws) -> Draws:
+    """How far one's figures are above the other's, draw by draw."""
+    return {name: values - other[name] for name, values in one.items() if name in other}
+
+
+def percentiles(draws: Draws) -> Intervals:
+    """The 2.5th and 97.5th percentile of each figure that some draw could give."""
+    found = {name: values[np.isfinite(values)] for name, values in draws.items()}
+    return {name: _percentiles(values) for name, values in found.items() if len(values)}
+
+
+def redrawn(
+    records: Sequence[Record], answers: Answers, codes: Sequence[str], weights: NDArray[np.float64],
+    ranked: bool = True, malignant: Sequence[str] = (),
+) -> Draws:  # fmt: skip
+    """Each main figure in each draw of `weights` (draws, n). `ranked`: those of rankings too, which cost as much as all others.
+
+    `malignant`: whose sensitivities at fixed specificities are wanted.
+    """
     sexes = _tables(
         [SEXES.index(record.labels.sex) for record in records], answers.sex.argmax(axis=1), len(SEXES), weights
     )
@@ -62,13 +81,42 @@ def _redrawn(
         "diagnosis_f1_weighted": _weighted_f1(diagnoses),
         "diagnosis_f1_macro": _mean_over(diagnoses.sum(axis=1) + diagnoses.sum(axis=2) > 0, _f1(diagnoses)),
     }
-    return found | {
-        f"diagnosis_recall_{code}": _recall(diagnoses)[:, place] for place, code in enumerate(codes) if place in truth
-    }
+    for place, code in enumerate(codes):
+        if place in truth:
+            found[f"diagnosis_recall_{code}"] = _recall(diagnoses)[:, place]
+            found[f"diagnosis_precision_{code}"] = _precision(diagnoses)[:, place]
+            found[f"diagnosis_f1_{code}"] = _f1(diagnoses)[:, place]
+    return found | (_rankings(records, answers, codes, weights, malignant) if ranked else {})
+
+
+def _rankings(
+    records: Sequence[Record], answers: Answers, codes: Sequence[str], weights: NDArray[np.float64],
+    malignant: Sequence[str],
+) -> Draws:  # fmt: skip
+    found = {}
+    truth = np.array([record.labels.diagnosis for record in records])
+    for place, code in enumerate(codes):
+        positive = truth == code
+        if positive.any() and not positive.all():
+            ranks = ranking(answers.diagnosis[:, place], positive, weights)
+            found[f"diagnosis_auc_{code}"] = ranks.area()
+            for specificity in SPECIFICITIES if code in malignant else ():
+                found[sensitivity_name(code, specificity)] = ranks.sensitivity(specificity)
+    sexes = np.array([record.labels.sex for record in records])
+    known = sexes != "unknown"
+    if len(set(sexes[known])) == 2:
+        found["sex_auc"] = ranking(male_share(answers)[known], sexes[known] == "male", weights[:, known]).area()
+    return found
+
+
+def _lesions(records: Sequence[Record]) -> list[str]:
+    return [record.labels.lesion_id for record in records]
 
 
 def lesion_weights(lesions: Sequence[str], draws: int, seed: int) -> NDArray[np.float64]:
     """How often each image counts in each draw: (draws, n); each draw takes as many lesions as there are, with replacement."""
+    if not lesions:
+        return np.zeros((draws, 0))
     names, place = np.unique(list(lesions), return_inverse=True)
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
     return drawn[:, place].astype(np.float64)
@@ -83,11 +131,15 @@ def _tables(
 
 
 def _accuracy(tables: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.trace(tables, axis1=1, axis2=2) / tables.sum(axis=(1, 2))
+    return _ratio(np.trace(tables, axis1=1, axis2=2), tables.sum(axis=(1, 2)))
 
 
 def _recall(tables: NDArray[np.float64]) -> NDArray[np.float64]:
     return _ratio(np.diagonal(tables, axis1=1, axis2=2), tables.sum(axis=2))
+
+
+def _precision(tables: NDArray[np.float64]) -> NDArray[np.float64]:
+    return _ratio(np.diagonal(tables, axis1=1, axis2=2), tables.sum(axis=1))
 
 
 def _f1(tables: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -97,11 +149,11 @@ def _f1(tables: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _weighted_f1(tables: NDArray[np.float64]) -> NDArray[np.float64]:
     support = tables.sum(axis=2)
-    return (np.nan_to_num(_f1(tables)) * support).sum(axis=1) / support.sum(axis=1)
+    return _ratio((np.nan_to_num(_f1(tables)) * support).sum(axis=1), support.sum(axis=1))
 
 
 def _mean_over(counted: NDArray[np.bool_], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(counted, np.nan_to_num(values), 0).sum(axis=1) / counted.sum(axis=1)
+    return _ratio(np.where(counted, np.nan_to_num(values), 0).sum(axis=1), counted.sum(axis=1).astype(float))
 
 
 def _age_errors(records: Sequence[Record], answers: Answers, weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -115,5 +167,5 @@ def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np
 
 
 def _percentiles(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.nanpercentile(values, [2.5, 97.5])
+    low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)

@@ -1,7 +1,9 @@
 """Figures of the three heads on a holdout, by scikit-learn, and those of a reader who does not look at the image.
 
 Names: age_mae; sex_accuracy, sex_f1 (weighted), sex_auc; diagnosis_accuracy, diagnosis_balanced_accuracy,
-diagnosis_f1_weighted, diagnosis_f1_macro, and diagnosis_f1_<code> and diagnosis_recall_<code> for each diagnosis.
+diagnosis_f1_weighted, diagnosis_f1_macro, and diagnosis_f1_<code>, diagnosis_recall_<code>, diagnosis_precision_<code> and
+diagnosis_auc_<code> (it against all others) for each diagnosis; of malignant ones diagnosis_sensitivity_<code>_at_90, the share that
+is found where nine in ten of all others are left alone, and at 80 and 95.
 Of the probabilities of sex and diagnosis, the less the better: <head>_ece (expected calibration error, see `calibration`),
 <head>_brier (squared error summed over the answers there are, 0 to 2; Brier, 1950) and <head>_log_loss (nats; 36 at most an image).
 A figure that the holdout cannot give (no known age, a diagnosis that nobody has) is left out, never a number that looks like one.
@@ -19,16 +21,24 @@ from dermanet.judging import calibration
 from dermanet.records import SEXES, Answers, Record
 
 Figures = dict[str, float]
+SPECIFICITIES = (0.80, 0.90, 0.95)
+"""At which a malignant diagnosis's sensitivity is told."""
 
 
-def figures(records: Sequence[Record], answers: Answers, codes: Sequence[str]) -> Figures:
-    """All figures of `answers` (n rows) against the labels of `records` (n, same order). `codes` orders the diagnosis columns."""
+def figures(
+    records: Sequence[Record], answers: Answers, codes: Sequence[str], malignant: Sequence[str] = ()
+) -> Figures:
+    """All figures of `answers` (n rows) against the labels of `records` (n, same order). `codes` orders the diagnosis columns.
+
+    `malignant`: whose sensitivities at fixed specificities are wanted.
+    """
     if not records:
         return {}
     return {
         **age_figures(records, answers),
         **sex_figures(records, answers),
         **diagnosis_figures(records, answers, codes),
+        **sensitivities(records, answers, codes, malignant),
     }
 
 
@@ -52,8 +62,7 @@ def sex_figures(records: Sequence[Record], answers: Answers) -> Figures:
     }
     known = truth < 2
     if len(set(truth[known])) == 2:
-        male, female = answers.sex[known, 0], answers.sex[known, 1]
-        found["sex_auc"] = float(metrics.roc_auc_score(truth[known] == 0, male / np.maximum(male + female, 1e-9)))
+        found["sex_auc"] = float(metrics.roc_auc_score(truth[known] == 0, male_share(answers)[known]))
     return found | probability_figures("sex", answers.sex, truth)
 
 
@@ -70,10 +79,39 @@ def diagnosis_figures(records: Sequence[Record], answers: Answers, codes: Sequen
     present = sorted(set(truth))
     f1 = metrics.f1_score(truth, answered, labels=present, average=None, zero_division=0)
     recall = metrics.recall_score(truth, answered, labels=present, average=None, zero_division=0)
-    for place, own_f1, own_recall in zip(present, f1, recall, strict=True):
-        found[f"diagnosis_f1_{codes[place]}"] = float(own_f1)
-        found[f"diagnosis_recall_{codes[place]}"] = float(own_recall)
+    precision = metrics.precision_score(truth, answered, labels=present, average=None, zero_division=0)
+    for place, *own in zip(present, f1, recall, precision, strict=True):
+        for name, value in zip(("f1", "recall", "precision"), own, strict=True):
+            found[f"diagnosis_{name}_{codes[place]}"] = float(value)
+        if len(present) > 1:
+            area = metrics.roc_auc_score(truth == place, answers.diagnosis[:, place])
+            found[f"diagnosis_auc_{codes[place]}"] = float(area)
     return found | probability_figures("diagnosis", answers.diagnosis, truth)
+
+
+def sensitivities(records: Sequence[Record], answers: Answers, codes: Sequence[str], wanted: Sequence[str]) -> Figures:
+    """Of each diagnosis `wanted` that the records have: the share found at each of `SPECIFICITIES`."""
+    found, truth = {}, np.array([record.labels.diagnosis for record in records])
+    for code in wanted:
+        positive = truth == code
+        if positive.any() and not positive.all():
+            scores = answers.diagnosis[:, codes.index(code)]
+            false, true, _ = metrics.roc_curve(positive, scores, drop_intermediate=False)
+            for specificity in SPECIFICITIES:
+                within = false <= 1 - specificity + 1e-9
+                found[sensitivity_name(code, specificity)] = float(true[within].max())
+    return found
+
+
+def sensitivity_name(code: str, specificity: float) -> str:
+    """What a sensitivity at a fixed specificity is called."""
+    return f"diagnosis_sensitivity_{code}_at_{specificity * 100:.0f}"
+
+
+def male_share(answers: Answers) -> NDArray[np.floating]:
+    """The probability of male, given that it is male or female (n,)."""
+    male, female = answers.sex[:, 0], answers.sex[:, 1]
+    return np.asarray(male / np.maximum(male + female, 1e-9))
 
 
 def probability_figures(head: str, probabilities: NDArray[np.floating], truth: NDArray[np.int64]) -> Figures:

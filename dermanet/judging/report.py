@@ -8,25 +8,26 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from dermanet.judging import calibration, plots
-from dermanet.judging.gates import Verdict
 from dermanet.judging.intervals import Intervals
 from dermanet.judging.metrics import confusion, probability_figures
+from dermanet.judging.verdict import Verdict
 from dermanet.records import SEXES, Answers, Record
 
-WORDS = {"pass": "passed", "fail": "FAILED", "insufficient": "not enough cases"}
+WORDS = {"pass": "passed", "fail": "FAILED", "insufficient": "not enough cases", "not judged": "not judged"}
 
 
 def verdict_page(verdict: Verdict, evaluation: dict[str, Any]) -> str:
     """The verdict with every check, then every figure beside the trivial baseline's and the champion's, in Markdown."""
     lines = [
-        f"# Verdict: {verdict.word}",
+        f"# Verdict: {verdict.word}{'' if verdict.mode == 'enforce' else f', and the gates are set to: {verdict.mode}'}",
         "",
         f"Run {evaluation['run_id']}, snapshot {evaluation['snapshot']}, holdout {evaluation['holdout']}.",
         "",
     ]
     lines += ["| check | against | outcome | why |", "|---|---|---|---|"]
     lines += [
-        f"| {check.metric} | {check.kind} | {WORDS[check.outcome]} | {check.reason} |" for check in verdict.checks
+        f"| {check.metric}{f' ({check.slice})' if check.slice else ''} | {check.kind} | {WORDS[check.outcome]} | {check.reason} |"
+        for check in verdict.checks
     ]
     champion = evaluation["champion"] or {}
     lines += ["", "| figure | candidate | 95 % | trivial baseline | champion |", "|---|---|---|---|---|"]

@@ -63,7 +63,7 @@ def chosen(text: str, base: Experiment) -> Space:
         raise BadInput(f"space {path}: needs fields of an experiment with ranges or choices; see docs/search.md")
     lines = yamlfile.lines(path)
     return tuple(
-        _dimension(str(name), entry, base, f"{path}, line {lines.get(name, 1)}") for name, entry in entries.items()
+        _dimension(str(name), entry, base, f"{path}, line {lines.get((name,), 1)}") for name, entry in entries.items()
     )
 
 

@@ -8,7 +8,7 @@ Heavy libraries are imported inside the functions: Airflow imports this package 
 
 from dermanet.stages.answers import predict
 from dermanet.stages.cache import cache, check_cache, prune_cache
-from dermanet.stages.champions import champion, export, promote, register, roll_back
+from dermanet.stages.champions import champion, export, keep_champion, promote, register, roll_back
 from dermanet.stages.data import (
     check_sources,
     ingest,
@@ -33,8 +33,8 @@ from dermanet.stages.whole import retrain
 __all__ = [
     "cache", "catalogued", "champion", "check_cache", "check_objects", "check_sources", "drop_quarantined", "evaluate",
     "example", "export", "forget", "gates_summary", "group_sheet", "groups", "holds_real_images", "ingest",
-    "ingest_configured", "judge", "limits_summary", "objects", "part_images", "predict", "preparation_parts", "prepare",
-    "prepare_part", "promote", "prune_cache", "prune_objects", "quarantined", "register", "release_quarantined",
-    "report_file", "require_whole", "retrain", "roll_back", "search", "searches", "settle_group", "show_quarantined",
-    "snapshot", "train", "training_now", "trials", "validate",
+    "ingest_configured", "judge", "keep_champion", "limits_summary", "objects", "part_images", "predict",
+    "preparation_parts", "prepare", "prepare_part", "promote", "prune_cache", "prune_objects", "quarantined",
+    "register", "release_quarantined", "report_file", "require_whole", "retrain", "roll_back", "search", "searches",
+    "settle_group", "show_quarantined", "snapshot", "train", "training_now", "trials", "validate",
 ]  # fmt: skip

@@ -11,23 +11,45 @@ from dermanet.stages.lineage import STARTED_FROM
 from dermanet.stages.rooms import tracking_of, versions_of
 from dermanet.stages.verdicts import VERDICT
 
-CARRIED = ("dermanet.snapshot", "dermanet.holdout", "dermanet.version", "dermanet.verdict", STARTED_FROM)
+CARRIED = (
+    "dermanet.snapshot",
+    "dermanet.holdout",
+    "dermanet.version",
+    "dermanet.verdict",
+    "dermanet.gates",
+    STARTED_FROM,
+)
 """Tags that a version has from its run."""
+
+STOPS = ("fail", "insufficient")
+"""Outcomes of checks that keep a model from being registered."""
 
 
 def register(run_id: str) -> dict[str, Any]:
-    """Registers a run's model, if its verdict is a pass. Returns the version. Raises GateRefused otherwise."""
+    """Registers a run's model after a pass, or where the gates only watch. Returns the version. Raises GateRefused otherwise."""
     here = settings.read()
     tracking = tracking_of(here)
     verdict = tracking.read_json(run_id, VERDICT)
-    if verdict["verdict"] != "pass":
-        failed = [check["metric"] for check in verdict["checks"] if check["outcome"] != "pass"]
+    if verdict["verdict"] != "pass" and verdict["mode"] == "enforce":
+        failed = [check["metric"] for check in verdict["checks"] if check["outcome"] in STOPS]
         raise GateRefused(
             f"run {run_id} is not registered: the verdict is {verdict['verdict']} ({', '.join(dict.fromkeys(failed))})"
         )
     tags = tracking.run(run_id).data.tags
     carried = {name: tags[name] for name in CARRIED if name in tags}
     return {"run_id": run_id, "version": versions_of(here, tracking).register(run_id, tags["dermanet.model"], carried)}
+
+
+def keep_champion(run_id: str, verdict: dict[str, Any]) -> list[str]:
+    """Why a run's model does not become champion, a line a check; where the gates only watch, it is registered all the same."""
+    lines = [f"{check['metric']}: {check['reason']}" for check in verdict["checks"] if check["outcome"] in STOPS]
+    if verdict["mode"] == "enforce":
+        return lines
+    version = register(run_id)["version"]
+    return [
+        *lines,
+        f"the gates are set to {verdict['mode']}: registered as version {version}, which nobody serves until you promote it",
+    ]
 
 
 def promote(version: str) -> dict[str, Any]:

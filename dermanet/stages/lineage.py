@@ -75,6 +75,19 @@ def origin(here: Settings, tracking: "Tracking", chosen: Experiment, frozen: "Sn
     return Origin(version, "the champion")
 
 
+def learned_from(
+    here: Settings, tracking: "Tracking", card: dict[str, Any], frozen: "Snapshot"
+) -> "Iterator[Snapshot]":
+    """Every snapshot that a network has learned from, by its card: its own, and those of the versions that it began with.
+
+    `frozen`: the snapshot that it is judged on, which is read already. Raises BadInput where one of them is not in this home.
+    """
+    yield frozen if card["snapshot"] == frozen.id else frozen_snapshot(here, card["snapshot"])
+    start = tracking.run(card["run_id"]).data.tags.get(STARTED_FROM, IMAGENET)
+    for version in _ancestors(here, tracking, "" if start == IMAGENET else start):
+        yield frozen_snapshot(here, versions_of(here, tracking).get(version).tags["dermanet.snapshot"])
+
+
 def _ancestors(here: Settings, tracking: "Tracking", version: str) -> Iterator[str]:
     """A version, and every version before it from which it began, straight or by others."""
     versions = versions_of(here, tracking)

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from dermanet import taxonomy
 from dermanet.errors import BadInput
 from dermanet.settings import Settings
 from dermanet.stages.progress import epoch_line
@@ -27,7 +28,9 @@ def gates_summary(here: Settings) -> str:
     """One line on the gates file. Raises BadInput where it is wrong."""
     from dermanet.judging import gates
 
-    return f"{len(gates.load(here.gates).limits)} metrics have limits in {here.gates}"
+    found = gates.load(here.gates, taxonomy.load(here.taxonomy).codes)
+    mode = "" if found.mode == "enforce" else f", mode {found.mode}"
+    return f"{len(found.checks)} metrics have limits in {here.gates}{mode}"
 
 
 def example(here: Settings) -> dict[str, Any]:

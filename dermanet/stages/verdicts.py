@@ -1,23 +1,34 @@
 """The stages of judging: a run into figures, figures into a verdict."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dermanet import settings
+from dermanet.errors import BadInput
 from dermanet.settings import Settings
 from dermanet.stages.datasets import judged_on
+from dermanet.stages.lineage import learned_from
 from dermanet.stages.rooms import frozen_snapshot, holdout_answers, network_in, tracking_of, versions_of
 
 if TYPE_CHECKING:
-    from dermanet.judging.metrics import Figures
-    from dermanet.records import Snapshot
+    from collections.abc import Mapping
+
+    from dermanet.judging.slices import Look
+    from dermanet.judging.verdict import Check
+    from dermanet.records import Answers, Snapshot
+    from dermanet.registry.tracking import Tracking
+    from dermanet.serving.network import Network
 
 EVALUATION, VERDICT = "evaluation.json", "verdict.json"
 
 
 def evaluate(run_id: str) -> dict[str, Any]:
-    """Scores a run's model and the champion on the same holdout, by the same code, beside the trivial baseline."""
-    from dermanet.judging import metrics, report
-    from dermanet.judging.intervals import intervals
+    """Scores a run's model and the champion on the same holdout, by the same code, beside the trivial baseline.
+
+    Whole and in slices, with 95 % intervals. Raises BadInput where the model answers another list of diagnoses than the snapshot has.
+    """
+    from dermanet.judging import evaluation, metrics, report
+    from dermanet.judging.slices import slices
     from dermanet.registry.tracking import model_files
     from dermanet.registry.versions import CHAMPION
 
@@ -25,22 +36,29 @@ def evaluate(run_id: str) -> dict[str, Any]:
     tracking = tracking_of(here)
     tags = tracking.run(run_id).data.tags
     frozen = frozen_snapshot(here, tags["dermanet.snapshot"])
-    codes, holdout = frozen.taxonomy.codes, frozen.holdout
-    answers = holdout_answers(here, network_in(model_files(tags["dermanet.model"])), frozen)
+    holdout, network = frozen.holdout, network_in(model_files(tags["dermanet.model"]))
+    if network.diagnoses != frozen.taxonomy.codes:
+        raise BadInput(
+            f"run {run_id} answers {', '.join(network.diagnoses)}, and the snapshot's diagnoses are "
+            f"{', '.join(frozen.taxonomy.codes)}; train on this snapshot"
+        )
     champion = versions_of(here, tracking).holder(CHAMPION)
+    answered = evaluation.Answered(
+        holdout_answers(here, network, frozen),
+        metrics.trivial_answers(frozen.train, len(holdout), frozen.taxonomy.codes),
+        _champion_answers(here, f"models:/{here.model}/{champion}", frozen) if champion else None,
+    )
+    found = evaluation.evaluated(holdout, answered, frozen.taxonomy, slices(holdout, _looks(here)))
     record: dict[str, Any] = {
-        "run_id": run_id, "snapshot": frozen.id, "holdout": frozen.holdout_digest,
-        "candidate": metrics.figures(holdout, answers, codes),
-        "intervals": intervals(holdout, answers, codes),
-        "baseline": metrics.figures(holdout, metrics.trivial_answers(frozen.train, len(holdout), codes), codes),
-        "champion": _champion_figures(here, f"models:/{here.model}/{champion}", frozen) if champion else None,
-        "champion_version": champion,
-        "support": metrics.support(holdout),
+        "run_id": run_id, "snapshot": frozen.id, "holdout": frozen.holdout_digest, "champion_version": champion,
+        **found.as_dict(), "integrity": [asdict(check) for check in _integrity(here, tracking, network, frozen, answered.candidate)],
     }  # fmt: skip
     tracking.log_figures(run_id, record["candidate"])
     tracking.log_figures(run_id, {f"baseline_{name}": value for name, value in record["baseline"].items()})
     tracking.log_datasets(run_id, [judged_on(here, frozen)])
-    for name, picture in report.pictures(holdout, answers, codes, record["intervals"]).items():
+    for name, picture in report.pictures(
+        holdout, answered.candidate, frozen.taxonomy.codes, found.whole.intervals
+    ).items():
         tracking.log_picture(run_id, picture, name)
     tracking.log_json(run_id, record, EVALUATION)
     return record
@@ -48,31 +66,54 @@ def evaluate(run_id: str) -> dict[str, Any]:
 
 def judge(run_id: str) -> dict[str, Any]:
     """Applies the gates to a run's evaluation. Returns and keeps the verdict with every check."""
-    from dermanet.judging import gates, report
+    from dermanet.judging import evaluation, gates, report, verdict
+    from dermanet.judging.integrity import same_holdout
 
     here = settings.read()
     tracking = tracking_of(here)
-    evaluation = tracking.read_json(run_id, EVALUATION)
-    figures = (evaluation["candidate"], evaluation["baseline"], evaluation["champion"])
-    verdict = gates.judge(gates.load(here.gates), *figures, evaluation["support"])
-    record = {
+    record = tracking.read_json(run_id, EVALUATION)
+    frozen = frozen_snapshot(here, tracking.run(run_id).data.tags["dermanet.snapshot"])
+    found = evaluation.from_dict(record)
+    integrity = [
+        same_holdout(record["holdout"], frozen.holdout_digest, found.whole.support["images"]),
+        *(verdict.Check(**check) for check in record["integrity"]),
+    ]
+    codes = frozen.taxonomy.codes
+    judged = verdict.judge(gates.load(here.gates, codes), found, integrity, codes)
+    told = {
         "run_id": run_id,
-        "holdout": evaluation["holdout"],
-        "champion_version": evaluation["champion_version"],
-        **verdict.as_dict(),
+        "holdout": record["holdout"],
+        "champion_version": record["champion_version"],
+        **judged.as_dict(),
     }
-    tracking.log_json(run_id, record, VERDICT)
-    tracking.log_text(run_id, report.verdict_page(verdict, evaluation), "verdict.md")
-    tracking.tag(run_id, verdict=verdict.word)
-    return record
+    tracking.log_json(run_id, told, VERDICT)
+    tracking.log_text(run_id, report.verdict_page(judged, record), "verdict.md")
+    tracking.tag(run_id, verdict=judged.word, gates=judged.mode)
+    return told
 
 
-def _champion_figures(here: Settings, uri: str, frozen: "Snapshot") -> "Figures | None":
-    """The champion's figures on this holdout; none where it answers another list of diagnoses: the two cannot be compared."""
-    from dermanet.judging import metrics
+def _champion_answers(here: Settings, uri: str, frozen: "Snapshot") -> "Answers | None":
+    """The champion's answers on this holdout; none where it answers another list of diagnoses: the two cannot be compared."""
     from dermanet.registry.tracking import model_files
 
     network = network_in(model_files(uri))
-    if network.diagnoses != frozen.taxonomy.codes:
-        return None
-    return metrics.figures(frozen.holdout, holdout_answers(here, network, frozen), frozen.taxonomy.codes)
+    return holdout_answers(here, network, frozen) if network.diagnoses == frozen.taxonomy.codes else None
+
+
+def _looks(here: Settings) -> "Mapping[str, Look]":
+    from dermanet.intake.catalogue import Catalogue
+    from dermanet.intake.history import measured
+
+    return measured(Catalogue(here.catalogue))
+
+
+def _integrity(
+    here: Settings, tracking: "Tracking", network: "Network", frozen: "Snapshot", answers: "Answers"
+) -> "list[Check]":
+    """Whether the holdout is new to the candidate, by what it learned from itself and by what those did that it began with."""
+    from dermanet.judging.integrity import labels_in_order, unseen
+
+    learned = {
+        record for one in learned_from(here, tracking, network.card, frozen) for record in (*one.train, *one.validation)
+    }
+    return [unseen(frozen.holdout, learned), *labels_in_order(frozen.holdout, answers, frozen.taxonomy.codes)]

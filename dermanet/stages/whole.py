@@ -57,11 +57,12 @@ def retrain(
     evaluation = evaluate(run_id)
     verdict = judge(run_id)
     version = None
-    if verdict["verdict"] == "pass":
-        version = register(run_id)["version"]
-        promote(version)
+    if verdict["verdict"] == "pass" or verdict["mode"] != "enforce":
+        version = str(register(run_id)["version"])
+        if verdict["verdict"] == "pass":
+            promote(version)
     return {
         "run_id": run_id, "snapshot": data["snapshot"], "verdict": verdict["verdict"], "version": version,
         "metrics": evaluation["candidate"], "intervals": evaluation["intervals"], "baseline": evaluation["baseline"],
-        "checks": verdict["checks"], "data": data,
+        "checks": verdict["checks"], "gates": verdict["mode"], "data": data,
     }  # fmt: skip

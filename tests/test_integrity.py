@@ -1,0 +1,93 @@
+"""Whether an evaluation may be believed: leaks by image, lesion and patient, another holdout, answers under other names."""
+
+import numpy as np
+import pytest
+import samples
+
+from dermanet.judging.integrity import labels_in_order, same_holdout, unseen
+from dermanet.records import SEXES, Answers, Record
+
+CODES = samples.CODES
+HOLDOUT = [samples.record(n, lesion_id=f"L{n}", patient_id=f"P{n}") for n in range(5)]
+
+
+def test_a_holdout_of_other_lesions_is_unseen() -> None:
+    learned = [samples.record(n, lesion_id=f"L{n}") for n in range(10, 14)]
+    check = unseen(HOLDOUT, learned)
+    assert check.outcome == "pass" and check.value == 0 and check.n == 5
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        samples.record(3, lesion_id="another"), samples.record(40, lesion_id="L3"),
+        samples.record(41, lesion_id="another", patient_id="P3"),
+    ],
+    ids=["image", "lesion", "patient"],
+)  # fmt: skip
+def test_one_image_lesion_or_patient_that_was_learned_from_is_a_leak(same: Record) -> None:
+    check = unseen(HOLDOUT, [same])
+    assert check.outcome == "fail" and check.value == 1 and "I3" in check.reason
+
+
+def test_patients_that_nobody_named_are_not_one_patient() -> None:
+    assert unseen([samples.record(1, lesion_id="L1")], [samples.record(2, lesion_id="L2")]).outcome == "pass"
+
+
+def test_another_holdout_is_named() -> None:
+    assert same_holdout("abc", "abc", 9).outcome == "pass"
+    check = same_holdout("abc", "def", 9)
+    assert check.outcome == "fail" and "abc" in check.reason and "def" in check.reason
+
+
+def case(accuracy: float, seed: int, count: int = 300) -> tuple[list[Record], Answers]:
+    """Answers that are right so often, mostly naevi, and sexes told as well."""
+    rng = np.random.default_rng(seed)
+    shares = np.array([0.05, 0.07, 0.12, 0.03, 0.11, 0.58, 0.04])
+    truth, sexes = rng.choice(7, count, p=shares), rng.integers(0, 2, count)
+    records = [
+        samples.record(n, diagnosis=CODES[d], sex=SEXES[s]) for n, (d, s) in enumerate(zip(truth, sexes, strict=True))
+    ]
+    said = np.where(rng.random(count) < accuracy, truth, rng.choice(7, count, p=shares))
+    sex = np.where(rng.random(count) < accuracy, sexes, rng.integers(0, 2, count))
+    return records, Answers(
+        np.full(count, 50, np.float32), np.eye(3, dtype=np.float32)[sex], np.eye(7, dtype=np.float32)[said]
+    )
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("seed", range(10))
+def test_a_network_however_bad_has_its_labels_in_order(accuracy: float, seed: int) -> None:
+    records, answers = case(accuracy, seed)
+    assert [check.outcome for check in labels_in_order(records, answers, CODES)] == ["pass", "pass"]
+
+
+def test_swapped_names_are_found_and_named() -> None:
+    records, answers = case(0.6, 1)
+    order = [0, 1, 2, 3, 5, 4, 6]
+    diagnosis, sex = labels_in_order(
+        records, Answers(answers.age, answers.sex[:, [1, 0, 2]], answers.diagnosis[:, order]), CODES
+    )
+    assert diagnosis.outcome == "fail" and "nv as mel" in diagnosis.reason and "wrong order" in diagnosis.reason
+    assert sex.outcome == "fail" and "male as female" in sex.reason
+    assert diagnosis.metric == "diagnosis_order" and sex.metric == "sex_order"
+
+
+def test_two_rare_names_that_are_swapped_are_found_by_themselves() -> None:
+    records, answers = case(0.8, 2, 600)
+    order = [0, 1, 2, 6, 4, 5, 3]
+    check = labels_in_order(records, Answers(answers.age, answers.sex, answers.diagnosis[:, order]), CODES)[0]
+    assert check.outcome == "fail" and "df as vasc, vasc as df" in check.reason
+
+
+def test_one_answer_for_all_is_a_bad_network_and_no_wrong_order() -> None:
+    records = [samples.record(n, sex="male" if n % 5 else "female", diagnosis="mel") for n in range(300)]
+    said = Answers(
+        np.full(300, 50, np.float32), np.eye(3, dtype=np.float32)[[1] * 300], np.eye(7, dtype=np.float32)[[5] * 300]
+    )
+    assert [check.outcome for check in labels_in_order(records, said, CODES)] == ["pass", "pass"]
+
+
+def test_nothing_to_look_at_is_in_order() -> None:
+    none = Answers(np.zeros(0, np.float32), np.zeros((0, 3), np.float32), np.zeros((0, 7), np.float32))
+    assert [check.outcome for check in labels_in_order([], none, CODES)] == ["pass", "pass"]
