@@ -52,6 +52,7 @@ def test_an_evaluation_on_another_holdout_is_stopped(installation: Installation,
     assert {check["metric"]: check["outcome"] for check in record["integrity"]} == dict.fromkeys(
         ("leaked_images", "diagnosis_order", "sex_order"), "pass"
     )
+    assert record["flips"]["flipped"] == [] and record["flips"]["sentence"].startswith("0 of ")
     (tmp_path / "evaluation.json").write_text(json.dumps({**record, "holdout": "0123456789abcdef"}))
     _client().log_artifact(run, str(tmp_path / "evaluation.json"))
     assert "evaluated on holdout 0123456789abcdef" in _stopped_by(stages.judge(run))["holdout"]

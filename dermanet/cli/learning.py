@@ -71,6 +71,8 @@ def evaluate(run_id: RunId, as_json: Json = False) -> None:
     if as_json:
         return print_json(record)
     _print_figures(record, record["candidate"])
+    if record["flips"]:
+        err.print(record["flips"]["sentence"], markup=False)
 
 
 @commands.command()

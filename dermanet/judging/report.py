@@ -24,6 +24,8 @@ def verdict_page(verdict: Verdict, evaluation: dict[str, Any]) -> str:
         f"Run {evaluation['run_id']}, snapshot {evaluation['snapshot']}, holdout {evaluation['holdout']}.",
         "",
     ]
+    if evaluation.get("flips"):
+        lines += [evaluation["flips"]["sentence"] + ".", ""]
     lines += ["| check | against | outcome | why |", "|---|---|---|---|"]
     lines += [
         f"| {check.metric}{f' ({check.slice})' if check.slice else ''} | {check.kind} | {WORDS[check.outcome]} | {check.reason} |"

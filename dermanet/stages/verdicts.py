@@ -13,6 +13,7 @@ from dermanet.stages.rooms import frozen_snapshot, holdout_answers, network_in, 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dermanet.judging.evaluation import Answered
     from dermanet.judging.slices import Look
     from dermanet.judging.verdict import Check
     from dermanet.records import Answers, Snapshot
@@ -53,6 +54,7 @@ def evaluate(run_id: str) -> dict[str, Any]:
         "run_id": run_id, "snapshot": frozen.id, "holdout": frozen.holdout_digest, "champion_version": champion,
         **found.as_dict(), "integrity": [asdict(check) for check in _integrity(here, tracking, network, frozen, answered.candidate)],
     }  # fmt: skip
+    record["flips"] = _flips(frozen, answered)
     tracking.log_figures(run_id, record["candidate"])
     tracking.log_figures(run_id, {f"baseline_{name}": value for name, value in record["baseline"].items()})
     tracking.log_datasets(run_id, [judged_on(here, frozen)])
@@ -98,6 +100,19 @@ def _champion_answers(here: Settings, uri: str, frozen: "Snapshot") -> "Answers 
 
     network = network_in(model_files(uri))
     return holdout_answers(here, network, frozen) if network.diagnoses == frozen.taxonomy.codes else None
+
+
+def _flips(frozen: "Snapshot", answered: "Answered") -> dict[str, Any] | None:
+    """What the candidate answers otherwise than the champion, in one sentence and image by image; none without a champion."""
+    from dermanet.judging.flips import flips, totals
+
+    if answered.champion is None:
+        return None
+    found = flips(frozen.holdout, answered.candidate, answered.champion, frozen.taxonomy)
+    told = totals(found, len(frozen.holdout), frozen.taxonomy)
+    named = [(frozen.holdout[flip.place], flip) for flip in found]
+    flipped = [{"image_id": record.image_id, "digest": record.digest, **asdict(flip)} for record, flip in named]
+    return {"sentence": told.sentence(), **told.as_dict(), "flipped": flipped}
 
 
 def _looks(here: Settings) -> "Mapping[str, Look]":
