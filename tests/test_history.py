@@ -58,13 +58,13 @@ def test_what_a_person_accepted_stays_so_for_the_reason_first_given(new_database
 
 def test_what_images_look_like_and_which_world_they_are_of(new_database: Callable[[], str]) -> None:
     catalogue = Catalogue(new_database())
-    seen = Look(120.0, 90.0, 60.0, "0" * 64, bytes(64 * 64))
+    seen = Look(120.0, 90.0, 60.0, "0" * 64, bytes(64 * 64), 41.5)
     records = [samples.record(number) for number in range(3)]
     catalogue.take("/real.csv", [Arrival(records[0], Header("jpeg", 64, 48), look=seen)])
     catalogue.take("/real.csv", [Arrival(records[1], Header("jpeg", 640, 480))])
     catalogue.take("synthetic:seed=1", [Arrival(records[2], Header("jpeg", 64, 48), look=seen)])
     found = history.measured(catalogue)
-    looks = {"width": 64, "height": 48, "brightness": 120.0, "contrast": 90.0, "detail": 60.0}
+    looks = {"width": 64, "height": 48, "brightness": 120.0, "contrast": 90.0, "detail": 60.0, "ita": 41.5}
     assert found[records[0].digest] == {"world": "", **looks}
     assert found[records[1].digest]["detail"] is None and found[records[1].digest]["width"] == 640
     assert found[records[2].digest]["world"] == "synthetic:seed=1"

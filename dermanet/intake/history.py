@@ -17,7 +17,7 @@ from dermanet.intake.schema import IMAGES, SNAPSHOTS
 SOUND = ("passed", "accepted")
 """Verdicts after which a snapshot may be trained on, and later ones are compared with it."""
 
-LOOKS = ("width", "height", "brightness", "contrast", "detail")
+LOOKS = ("width", "height", "brightness", "contrast", "detail", "ita")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dermanet.intake.skintone import typology_angle
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -23,7 +25,7 @@ class Look:
 
     `brightness`: mean luma, 0 to 255. `contrast`: grey levels from the 1st to the 99th percentile. `detail`: variance of the
     Laplacian. `phash`: 256 bits of the thumbnail's discrete cosine transform, hexadecimal.
-    `thumbnail`: 64 x 64 grey levels, row by row.
+    `thumbnail`: 64 x 64 grey levels, row by row. `ita`: the individual typology angle of the skin in degrees, where skin is seen.
     """
 
     brightness: float
@@ -31,6 +33,7 @@ class Look:
     detail: float
     phash: str
     thumbnail: bytes
+    ita: float | None = None
 
 
 def look(pixels: "NDArray[np.uint8]") -> Look:
@@ -44,10 +47,11 @@ def look(pixels: "NDArray[np.uint8]") -> Look:
         # A very long strip keeps two lines.
         size = [max(2, round(side * scale)) for side in grey.shape[::-1]]
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    tone = typology_angle(pixels)
     low, high = np.percentile(grey, (1, 99))
     detail = cv2.Laplacian(grey, cv2.CV_32F).var()
     small = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-    return Look(float(grey.mean()), float(high - low), float(detail), perceptual_hash(small), small.tobytes())
+    return Look(float(grey.mean()), float(high - low), float(detail), perceptual_hash(small), small.tobytes(), tone)
 
 
 def perceptual_hash(thumbnail: "NDArray[np.uint8]") -> str:

@@ -15,6 +15,11 @@ IMAGES = sa.Table(
     sa.Column("brightness", sa.Float, comment="mean luma, 0 to 255; null where never measured, as the next two"),
     sa.Column("contrast", sa.Float, comment="grey levels from the 1st to the 99th percentile"),
     sa.Column("detail", sa.Float, comment="variance of the Laplacian, longer side at 256 pixels"),
+    sa.Column(
+        "ita",
+        sa.Float,
+        comment="individual typology angle of the skin in degrees; null where none was seen or measured",
+    ),
     sa.Column("phash", sa.String(64), index=True, comment="perceptual hash of 256 bits, hexadecimal"),
 )
 
