@@ -1,6 +1,7 @@
 """A candidate that is judged by what it knows, or by another holdout, is stopped with the reason; gates that watch promote nobody."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,20 @@ def test_a_candidate_that_has_learned_from_the_holdout_is_stopped(installation: 
     assert reason.startswith(
         f"{count} of the holdout's {count} images are of lesions or patients that the candidate has learned from"
     )
+
+
+def test_the_page_of_an_evaluation_has_its_verdict_and_loses_what_is_forgotten(installation: Installation) -> None:
+    run = stages.champion()["run_id"]
+    stages.evaluate(run)
+    stages.judge(run)
+    text = Path(stages.evaluation_page(run)).read_text()
+    assert "Verdict: " in text and "leaked images" in text and text.count("<!-- verdict -->") == 1
+    shown = set(re.findall(r'data-digest="([0-9a-f]{64})"', text))
+    frozen = snapshots.read(stages.snapshot()["snapshot"], snapshot_place(settings.read()))
+    record = next(record for record in frozen.holdout if record.digest in shown)
+    stages.forget(record.labels.lesion_id)
+    left = Path(stages.evaluation_page(run)).read_text()
+    assert record.digest not in left and set(re.findall(r'data-digest="([0-9a-f]{64})"', left)) <= shown
 
 
 def test_an_evaluation_on_another_holdout_is_stopped(installation: Installation, tmp_path: Path) -> None:

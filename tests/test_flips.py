@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dermanet import taxonomy
-from dermanet.judging.flips import cost, flips, totals
+from dermanet.judging.flips import flips, totals
+from dermanet.judging.mistakes import cost, malignant_codes, worst
 from dermanet.records import Answers
 
 KNOWN = taxonomy.load()
 CODES = KNOWN.codes
-MALIGNANT = {one.code for one in KNOWN.diagnoses if one.malignant}
+MALIGNANT = malignant_codes(KNOWN)
 code = st.sampled_from(CODES)
 
 
@@ -64,3 +65,18 @@ def test_nothing_costs_more_than_a_melanoma_called_benign_and_what_is_right_cost
 ) -> None:
     assert (cost(truth, said, MALIGNANT) == 0) == (truth == said)
     assert cost(truth, said, MALIGNANT) <= cost("mel", "nv", MALIGNANT)
+
+
+def test_the_worst_mistakes_are_the_costliest_and_surest_and_one_a_lesion() -> None:
+    truth, said = ["nv", "mel", "mel", "bcc", "nv", "mel"], ["mel", "nv", "nv", "mel", "nv", "nv"]
+    records = [samples.record(n, diagnosis=one, lesion_id=f"L{min(n, 4)}") for n, one in enumerate(truth)]
+    given = answers(said)
+    given.diagnosis[2] = np.roll(given.diagnosis[2], 0) * 0.5 + 0.5 / 7
+    found = worst(records, given, KNOWN, 10)
+    assert [(one.place, one.truth, one.said) for one in found] == [
+        (1, "mel", "nv"), (5, "mel", "nv"), (2, "mel", "nv"), (3, "bcc", "mel"), (0, "nv", "mel"),
+    ]  # fmt: skip
+    assert found[0].sure > found[2].sure > found[2].truth_sure > 0
+    same = [samples.record(n, diagnosis=one, lesion_id="L") for n, one in enumerate(truth)]
+    assert [one.place for one in worst(same, given, KNOWN, 10)] == [1]
+    assert len(worst(records, given, KNOWN, 2)) == 2

@@ -64,10 +64,16 @@ def train(snapshot_id: SnapshotId, experiment: ExperimentName = "", as_json: Jso
     print_record(done, as_json)
 
 
-@commands.command()
-def evaluate(run_id: RunId, as_json: Json = False) -> None:
-    """Score a run's model, the champion and the trivial baseline on the same holdout."""
+@commands.command(epilog="Example: dermanet evaluate 9f1c0b7a2e4d5c63 --open")
+def evaluate(
+    run_id: RunId,
+    show: Annotated[bool, typer.Option("--open", help="Open the page of the evaluation in the browser.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Score a run's model, the champion and the trivial baseline on the same holdout, whole and in slices."""
     record = stages.evaluate(run_id)
+    if show:
+        typer.launch(stages.evaluation_page(run_id))
     if as_json:
         return print_json(record)
     _print_figures(record, record["candidate"])

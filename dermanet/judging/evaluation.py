@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dermanet.judging import metrics
 from dermanet.judging.intervals import DRAWS, Draws, Intervals, apart, lesion_weights, percentiles, redrawn
 from dermanet.judging.metrics import Figures
+from dermanet.judging.mistakes import malignant_codes
 from dermanet.judging.slices import Slice
 from dermanet.records import Answers, Record
 from dermanet.taxonomy import Taxonomy
@@ -95,7 +96,7 @@ def _part(
 def _scored(
     records: Sequence[Record], answered: Answered, taxonomy: Taxonomy, weights: NDArray[np.float64], ranked: bool
 ) -> Scores:
-    malignant = [diagnosis.code for diagnosis in taxonomy.diagnoses if diagnosis.malignant]
+    malignant = malignant_codes(taxonomy)
 
     def told(answers: Answers) -> tuple[Figures, Draws]:
         return (

@@ -10,15 +10,11 @@ from typing import Literal
 
 import numpy as np
 
+from dermanet.judging.mistakes import cost, malignant_codes
 from dermanet.records import Answers, Record
 from dermanet.taxonomy import Taxonomy
 
 Turn = Literal["worse", "better", "other"]
-
-MELANOMA = "mel"
-MISSED_MELANOMA, MISSED, ANOTHER_MALIGNANT, ALARM, ANOTHER_BENIGN = 10, 8, 3, 2, 1
-"""What a wrong answer costs: a melanoma or another malignant lesion called benign, a malignant one called another malignant one, a
-benign one called malignant (an excision for nothing), a benign one called another benign one. Only their order matters here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +43,7 @@ class Flip:
 
 def flips(records: Sequence[Record], candidate: Answers, champion: Answers, taxonomy: Taxonomy) -> list[Flip]:
     """Every image of which the two answer another diagnosis: the most harm first, then the surest answers."""
-    codes, malignant = taxonomy.codes, {one.code for one in taxonomy.diagnoses if one.malignant}
+    codes, malignant = taxonomy.codes, malignant_codes(taxonomy)
     before, after = champion.diagnosis.argmax(axis=1), candidate.diagnosis.argmax(axis=1)
     found = []
     for place in np.flatnonzero(before != after).tolist():
@@ -58,16 +54,6 @@ def flips(records: Sequence[Record], candidate: Answers, champion: Answers, taxo
         chances = (float(was[old]), float(now[new]), float(was[true]), float(now[true]))
         found.append(Flip(place, truth, codes[old], codes[new], harm, *chances))
     return sorted(found, key=lambda flip: (-flip.harm, -flip.probability_after, flip.place))
-
-
-def cost(truth: str, said: str, malignant: set[str]) -> int:
-    """What it costs to say `said` of a lesion that is `truth`; 0 where that is right."""
-    if truth == said:
-        return 0
-    if truth in malignant:
-        missed = MISSED_MELANOMA if truth == MELANOMA else MISSED
-        return ANOTHER_MALIGNANT if said in malignant else missed
-    return ALARM if said in malignant else ANOTHER_BENIGN
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +82,7 @@ class Totals:
 
 def totals(found: Sequence[Flip], images: int, taxonomy: Taxonomy) -> Totals:
     """Counts `flips` on so many images."""
-    malignant = {one.code for one in taxonomy.diagnoses if one.malignant}
+    malignant = malignant_codes(taxonomy)
     turns = Counter(flip.turn for flip in found)
     cancers = [flip for flip in found if flip.truth in malignant]
     missed = sum(flip.before in malignant and flip.after not in malignant for flip in cancers)

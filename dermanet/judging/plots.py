@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, which the colour-blind can tell apart.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy.stats import binomtest
 from dermanet.judging.calibration import BINS, Bins, expected_error
 
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#6B7280"
+MALIGNANT = [VERMILION, BLUE, "#009E73", "#CC79A7"]
 STYLE = {
     "figure.dpi": 120, "savefig.dpi": 120, "font.family": "sans-serif", "font.size": 11, "axes.titlesize": 13,
     "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY,
@@ -25,6 +27,17 @@ DECADE, FEWEST = 10, 5
 
 SCATTER = 1.2
 """Years by which a point is moved aside at most: label files round ages to five years, and points would hide one another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A ROC curve: shares of negatives and of positives (n,) that are above each threshold, and the area under it."""
+
+    name: str
+    malignant: bool
+    false: NDArray[np.float64]
+    true: NDArray[np.float64]
+    area: float
 
 
 def age_scatter(
@@ -96,6 +109,33 @@ def confusion_matrix(counts: NDArray[Any], codes: Sequence[str], counted: str) -
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         figure.colorbar(shaded, ax=axes, shrink=0.8, label="share of the true diagnosis").outline.set_visible(False)
+        return figure
+
+
+def roc(curves: Sequence[Curve], counted: str) -> Figure:
+    """ROC curves, one a diagnosis against all others; malignant ones in colour, with the areas under them."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.6, 6.9), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
+        colours, styles = iter(MALIGNANT * len(curves)), iter([":", "-.", (0, (5, 1)), (0, (1, 1))] * len(curves))
+        for one in curves:
+            drawn: Any = (
+                {"color": next(colours), "linewidth": 2.2}
+                if one.malignant
+                else {"color": GREY, "linestyle": next(styles)}
+            )
+            axes.plot(
+                one.false,
+                one.true,
+                label=f"{one.name} {one.area:.2f}{' (malignant)' if one.malignant else ''}",
+                **drawn,
+            )
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+        axes.set(xlabel="share of the others that is called so", ylabel="share that is found")
+        axes.set_title(f"Each diagnosis against all others\non {counted}")
+        axes.grid()
+        axes.legend(loc="lower right", title="area under the curve")
         return figure
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from sklearn import metrics
 
 from dermanet.judging import calibration, plots
 from dermanet.judging.intervals import Intervals
@@ -46,7 +47,11 @@ def _between(interval: Sequence[float] | None) -> str:
 
 
 def pictures(
-    records: Sequence[Record], answers: Answers, codes: Sequence[str], intervals: Intervals
+    records: Sequence[Record],
+    answers: Answers,
+    codes: Sequence[str],
+    intervals: Intervals,
+    malignant: Sequence[str] = (),
 ) -> dict[str, Figure]:
     """The pictures of `answers` (n rows) on `records` (n, same order), by file name: those that the records can give."""
     counted = _counted(records)
@@ -56,12 +61,28 @@ def pictures(
         diagnoses = [codes.index(record.labels.diagnosis) for record in records]
         drawn["reliability_sex.png"] = _reliability("sex", answers.sex, sexes, counted)
         drawn["reliability_diagnosis.png"] = _reliability("diagnosis", answers.diagnosis, diagnoses, counted)
+    curves = _curves(records, answers, codes, malignant)
+    if curves:
+        drawn["roc.png"] = plots.roc(curves, counted)
     aged = [(record, age) for record, age in zip(records, answers.age, strict=True) if record.labels.age is not None]
     if aged:
         known, said = zip(*aged, strict=True)
         true = [record.labels.age or 0.0 for record in known]
         drawn["age_scatter.png"] = plots.age_scatter(true, said, _counted(known), intervals.get("age_mae"))
     return drawn
+
+
+def _curves(
+    records: Sequence[Record], answers: Answers, codes: Sequence[str], malignant: Sequence[str]
+) -> list[plots.Curve]:
+    truth, found = np.array([record.labels.diagnosis for record in records]), []
+    for place, code in enumerate(codes):
+        positive, scores = truth == code, answers.diagnosis[:, place]
+        if positive.any() and not positive.all():
+            false, true, _ = metrics.roc_curve(positive, scores)
+            area = float(metrics.roc_auc_score(positive, scores))
+            found.append(plots.Curve(code, code in malignant, false, true, area))
+    return found
 
 
 def _reliability(head: str, probabilities: NDArray[np.floating], truth: Sequence[int], counted: str) -> Figure:

@@ -70,6 +70,16 @@ class Tracking:
         runs = self.client.search_runs([self.experiment], f"tags.`{WORK}` = '{work}'", max_results=1)
         return runs[0] if runs else None
 
+    def tagged(self, tag: str) -> list[str]:
+        """The ids of all runs that have a tag."""
+        found, token = [], None
+        while True:
+            page = self.client.search_runs([self.experiment], f"tags.`{tag}` LIKE '%'", page_token=token)
+            found += [run.info.run_id for run in page]
+            token = page.token
+            if not token:
+                return found
+
     def run(self, run_id: str) -> Run:
         """A run by its id. Raises BadInput where there is none."""
         try:

@@ -22,6 +22,7 @@ from dermanet.stages.forgetting import forget
 from dermanet.stages.groups import group_sheet, groups, part_images, settle_group
 from dermanet.stages.inbox import require_whole
 from dermanet.stages.objects import check_objects, objects, prune_objects
+from dermanet.stages.pages import evaluation_page
 from dermanet.stages.quarantine import drop_quarantined, quarantined, release_quarantined, show_quarantined
 from dermanet.stages.search import search, searches, trials
 from dermanet.stages.state import catalogued, example, gates_summary, holds_real_images, training_now
@@ -31,10 +32,11 @@ from dermanet.stages.verdicts import evaluate, judge
 from dermanet.stages.whole import retrain
 
 __all__ = [
-    "cache", "catalogued", "champion", "check_cache", "check_objects", "check_sources", "drop_quarantined", "evaluate",
-    "example", "export", "forget", "gates_summary", "group_sheet", "groups", "holds_real_images", "ingest",
-    "ingest_configured", "judge", "keep_champion", "limits_summary", "objects", "part_images", "predict",
-    "preparation_parts", "prepare", "prepare_part", "promote", "prune_cache", "prune_objects", "quarantined",
-    "register", "release_quarantined", "report_file", "require_whole", "retrain", "roll_back", "search", "searches",
-    "settle_group", "show_quarantined", "snapshot", "train", "training_now", "trials", "validate",
+    "cache", "catalogued", "champion", "check_cache", "check_objects", "check_sources", "drop_quarantined",
+    "evaluate", "evaluation_page", "example", "export", "forget", "gates_summary", "group_sheet", "groups",
+    "holds_real_images", "ingest", "ingest_configured", "judge", "keep_champion", "limits_summary", "objects",
+    "part_images", "predict", "preparation_parts", "prepare", "prepare_part", "promote", "prune_cache",
+    "prune_objects", "quarantined", "register", "release_quarantined", "report_file", "require_whole", "retrain",
+    "roll_back", "search", "searches", "settle_group", "show_quarantined", "snapshot", "train", "training_now",
+    "trials", "validate",
 ]  # fmt: skip

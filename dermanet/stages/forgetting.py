@@ -6,6 +6,7 @@ from dermanet import settings
 from dermanet.errors import BadInput
 from dermanet.settings import Settings
 from dermanet.stages.groups import forget_sheets
+from dermanet.stages.pages import clear_pages
 from dermanet.stages.rooms import features_root, frozen_snapshot, prepared_root, tracking_of, versions_of
 from dermanet.stages.validation import redraw_reports
 from dermanet.storage import place
@@ -33,6 +34,7 @@ def forget(lesion_id: str = "", patient_id: str = "") -> dict[str, Any]:
         removal.remove(root, digests)
     forget_sheets(here)
     redraw_reports(here, lesions)
+    clear_pages(here, digests)
     whom = {"patient": patient_id} if patient_id else {"lesion": lesion_id}
     return {**whom, "images": len(digests), "versions": _versions_with(here, set(lesions), patient_id, set(digests))}
 

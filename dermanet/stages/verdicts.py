@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from dermanet import settings
 from dermanet.errors import BadInput
 from dermanet.settings import Settings
+from dermanet.stages import pages
 from dermanet.stages.datasets import judged_on
 from dermanet.stages.lineage import learned_from
 from dermanet.stages.rooms import frozen_snapshot, holdout_answers, network_in, tracking_of, versions_of
@@ -29,6 +30,7 @@ def evaluate(run_id: str) -> dict[str, Any]:
     Whole and in slices, with 95 % intervals. Raises BadInput where the model answers another list of diagnoses than the snapshot has.
     """
     from dermanet.judging import evaluation, metrics, report
+    from dermanet.judging.mistakes import malignant_codes
     from dermanet.judging.slices import slices
     from dermanet.registry.tracking import model_files
     from dermanet.registry.versions import CHAMPION
@@ -58,10 +60,15 @@ def evaluate(run_id: str) -> dict[str, Any]:
     tracking.log_figures(run_id, record["candidate"])
     tracking.log_figures(run_id, {f"baseline_{name}": value for name, value in record["baseline"].items()})
     tracking.log_datasets(run_id, [judged_on(here, frozen)])
-    for name, picture in report.pictures(
-        holdout, answered.candidate, frozen.taxonomy.codes, found.whole.intervals
-    ).items():
+    pictures = report.pictures(
+        holdout, answered.candidate, frozen.taxonomy.codes, found.whole.intervals, malignant_codes(frozen.taxonomy)
+    )
+    for name, picture in pictures.items():
         tracking.log_picture(run_id, picture, name)
+    tracking.log_text(
+        run_id, pages.draw(here, network.card, run_id, frozen, answered, found, champion, pictures), pages.PAGE
+    )
+    tracking.tag(run_id, evaluated=frozen.holdout_digest)
     tracking.log_json(run_id, record, EVALUATION)
     return record
 
@@ -90,6 +97,7 @@ def judge(run_id: str) -> dict[str, Any]:
     }
     tracking.log_json(run_id, told, VERDICT)
     tracking.log_text(run_id, report.verdict_page(judged, record), "verdict.md")
+    pages.keep_verdict(tracking, run_id, judged)
     tracking.tag(run_id, verdict=judged.word, gates=judged.mode)
     return told
 

@@ -12,6 +12,7 @@ from dermanet.validating.drift import Verdict
 from dermanet.validating.statistics import Statistics
 
 TEMPLATE = "report.html"
+STYLES = Path(__file__).parents[1] / "templates"
 PANELS = (
     ("Diagnosis", "diagnosis", ""), ("Sex", "sex", ""), ("Localization", "localization", ""), ("Clinic", "clinic", ""),
     ("Age", "age", "years"), ("Brightness", "brightness", "mean luma, 0 to 255"),
@@ -47,7 +48,10 @@ class Page:
 def html(page: Page) -> str:
     """The page as HTML: verdict, checks, counts, plots and contact sheets. Every text is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader([Path(__file__).parent, STYLES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     order = {"anomaly": 0, "warning": 1, "too few": 2, "pass": 3}
     checks = sorted(page.verdict.checks, key=lambda check: (order[check.outcome], check.scope, check.figure))

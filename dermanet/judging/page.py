@@ -1,0 +1,119 @@
+"""The page of an evaluation: one file that needs nothing beside itself, on a screen of any width, in the dark, on paper.
+
+It is made once, with a place for the verdict; a verdict is put in, and a forgotten lesion's pictures are taken out, without
+making the rest anew.
+"""
+
+import base64
+import io
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from dermanet.judging.evaluation import Evaluation, Scores
+from dermanet.judging.flips import Totals
+from dermanet.judging.metrics import SPECIFICITIES, sensitivity_name
+from dermanet.judging.verdict import Verdict
+from dermanet.taxonomy import Diagnosis
+
+TEMPLATES = [Path(__file__).parent, Path(__file__).parents[1] / "templates"]
+MAIN = (
+    ("diagnosis_accuracy", "diagnosis, accuracy", 3), ("diagnosis_balanced_accuracy", "diagnosis, balanced accuracy", 3),
+    ("diagnosis_f1_weighted", "diagnosis, weighted F1", 3), ("diagnosis_f1_macro", "diagnosis, macro F1", 3),
+    ("diagnosis_ece", "diagnosis, expected calibration error", 3),
+    ("sex_accuracy", "sex, accuracy", 3), ("sex_f1", "sex, weighted F1", 3),
+    ("sex_auc", "sex, AUC of male against female", 3), ("sex_ece", "sex, expected calibration error", 3),
+    ("age_mae", "age, mean absolute error in years", 1),
+)  # fmt: skip
+OF_A_DIAGNOSIS = {"recall": "recall", "precision": "precision", "f1": "F1", "auc": "AUC"}
+OF_A_SLICE = (
+    ("diagnosis_f1_macro", "macro F1", 2), ("diagnosis_recall_mel", "melanoma recall", 2), ("sex_accuracy", "sex", 2),
+    ("age_mae", "age error", 1),
+)  # fmt: skip
+WORDS = {"pass": "passed", "fail": "failed", "insufficient": "too few cases", "not judged": "not judged"}
+PICTURES = {
+    "confusion_matrix.png": "Which diagnoses are taken for which", "roc.png": "Sensitivity against false alarms",
+    "age_scatter.png": "Age", "reliability_diagnosis.png": "How sure, and how right: diagnosis",
+    "reliability_sex.png": "How sure, and how right: sex",
+}  # fmt: skip
+PLACE = re.compile(r"<!-- verdict -->.*?<!-- /verdict -->", re.DOTALL)
+CARD = re.compile(r'<figure data-digest="([0-9a-f]{64})">.*?</figure>\n?', re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One image with what is said of it. `address`: a `data:` address; `turn`: of a flip, `worse`, `better` or `other`."""
+
+    digest: str
+    address: str
+    title: str
+    caption: str
+    turn: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What stands on the page beside the figures. `champion`: its version, empty where there is none to compare with."""
+
+    name: str
+    run_id: str
+    snapshot: str
+    holdout: str
+    champion: str
+    version: str
+    revision: str
+    seed: int
+    when: str
+    diagnoses: Sequence[Diagnosis]
+    pictures: Mapping[str, Figure]
+    flipped: Sequence[Card] = ()
+    mistakes: Sequence[Card] = ()
+
+
+def html(page: Page, evaluation: Evaluation, flips: Totals | None) -> str:
+    """The page, without a verdict yet. Every text is escaped."""
+    whole = evaluation.whole
+    malignant = [diagnosis for diagnosis in page.diagnoses if diagnosis.malignant]
+    left = flips.worse + flips.better + flips.other - len(page.flipped) if flips else 0
+    found = {
+        "name": page.name, "run_id": page.run_id, "snapshot": page.snapshot, "holdout": page.holdout, "champion": page.champion,
+        "version": page.version, "revision": page.revision, "seed": page.seed, "when": page.when, "diagnoses": page.diagnoses,
+        "flipped": page.flipped, "flips_left": left, "mistakes": page.mistakes,
+        "sensitivities": [(one.name, values) for one in malignant if (values := _sensitivities(one.code, whole))],
+        "pictures": [(PICTURES[name], _address(page.pictures[name])) for name in PICTURES if name in page.pictures],
+    }  # fmt: skip
+    return _templates().get_template("evaluation.html").render(
+        page=found, evaluation=evaluation, whole=whole, main=MAIN, of_a_diagnosis=OF_A_DIAGNOSIS, of_a_slice=OF_A_SLICE,
+        specificities=[f"{share * 100:.0f}" for share in SPECIFICITIES],
+        flips={"sentence": flips.sentence()} if flips else None,
+    )  # fmt: skip
+
+
+def with_verdict(text: str, verdict: Verdict) -> str:
+    """A page with a verdict in its place, whatever stood there before."""
+    block = _templates().get_template("verdict.html").render(verdict=verdict, words=WORDS)
+    return PLACE.sub(lambda found: f"<!-- verdict -->\n{block}<!-- /verdict -->", text)
+
+
+def without(text: str, digests: Collection[str]) -> str:
+    """A page without the pictures of some images, by their digests."""
+    return CARD.sub(lambda found: "" if found[1] in digests else found[0], text)
+
+
+def _templates() -> Environment:
+    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+
+
+def _sensitivities(code: str, whole: Scores) -> list[tuple[float, tuple[float, float] | None]]:
+    names = [sensitivity_name(code, share) for share in SPECIFICITIES]
+    return [(whole.candidate[name], whole.intervals.get(name)) for name in names if name in whole.candidate]
+
+
+def _address(picture: Figure) -> str:
+    drawn = io.BytesIO()
+    picture.savefig(drawn, format="png")
+    return f"data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode()}"

@@ -1,0 +1,104 @@
+"""The page of an evaluation, with pictures of the images it is about: made, found, and cleared of those that are forgotten."""
+
+from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from dermanet import __version__, settings
+from dermanet.settings import Settings
+from dermanet.stages.rooms import tracking_of
+from dermanet.storage import place
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from dermanet.judging.evaluation import Answered, Evaluation
+    from dermanet.judging.flips import Flip
+    from dermanet.judging.page import Card
+    from dermanet.judging.verdict import Verdict
+    from dermanet.records import Record, Snapshot
+    from dermanet.registry.tracking import Tracking
+
+PAGE = "evaluation.html"
+EVALUATED = "dermanet.evaluated"
+"""The tag of a run that has such a page: the digest of the holdout."""
+
+FLIPPED, MISTAKES = 36, 24
+"""Pictures on a page, so that it stays below two megabytes."""
+
+
+def draw(
+    here: Settings, card: Mapping[str, Any], run_id: str, frozen: "Snapshot", answered: "Answered", found: "Evaluation",
+    champion: str | None, pictures: "Mapping[str, Figure]",
+) -> str:  # fmt: skip
+    """The page of an evaluation, its verdict not in it yet."""
+    from dermanet.judging import flips, mistakes, page
+
+    changed = (
+        flips.flips(frozen.holdout, answered.candidate, answered.champion, frozen.taxonomy) if answered.champion else []
+    )
+    totals = flips.totals(changed, len(frozen.holdout), frozen.taxonomy) if answered.champion else None
+    worst = mistakes.worst(frozen.holdout, answered.candidate, frozen.taxonomy, MISTAKES)
+    wrong = [
+        (frozen.holdout[one.place], f"{one.truth}, called {one.said}", f"{one.sure:.0%} sure, {one.truth} {one.truth_sure:.0%}", "")
+        for one in worst
+    ]  # fmt: skip
+    return page.html(
+        page.Page(
+            card["experiment"]["name"], run_id, frozen.id, frozen.holdout_digest, (champion or "") if answered.champion else "",
+            __version__, "", card["experiment"]["seed"], datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), frozen.taxonomy.diagnoses,
+            pictures, list(_cards(here, map(_told(frozen), changed[:FLIPPED]))), list(_cards(here, wrong)),
+        ),
+        found, totals,
+    )  # fmt: skip
+
+
+def keep_verdict(tracking: "Tracking", run_id: str, verdict: "Verdict") -> None:
+    """Puts a verdict into the page of a run."""
+    from dermanet.judging.page import with_verdict
+
+    text = tracking.fetch(run_id, PAGE).read_text(encoding="utf-8")
+    tracking.log_text(run_id, with_verdict(text, verdict), PAGE)
+
+
+def clear_pages(here: Settings, digests: Collection[str]) -> int:
+    """Takes the pictures of images that are forgotten out of every page. Returns how many pages had some."""
+    from dermanet.judging.page import without
+
+    tracking, cleared = tracking_of(here), 0
+    for run_id in tracking.tagged(EVALUATED):
+        text = tracking.fetch(run_id, PAGE).read_text(encoding="utf-8")
+        left = without(text, digests)
+        if left != text:
+            tracking.log_text(run_id, left, PAGE)
+            cleared += 1
+    return cleared
+
+
+def evaluation_page(run_id: str) -> str:
+    """The path of the page of a run's evaluation on this machine, fetched if it is not here. Raises BadInput where there is none."""
+    return str(tracking_of(settings.read()).fetch(run_id, PAGE))
+
+
+def _told(frozen: "Snapshot") -> Any:
+    def told(flip: "Flip") -> "tuple[Record, str, str, str]":
+        title = f"{flip.truth}: {flip.before} becomes {flip.after}"
+        caption = f"champion {flip.probability_before:.0%} sure, candidate {flip.probability_after:.0%}"
+        return frozen.holdout[flip.place], title, caption, flip.turn
+
+    return told
+
+
+def _cards(here: Settings, told: "Any") -> "Iterator[Card]":
+    """A card for each record, title, caption and turn whose image is still stored."""
+    from dermanet.contactsheet import tile
+    from dermanet.intake.stored import object_name
+    from dermanet.judging.page import Card
+
+    objects = place(here.objects)
+    for record, title, caption, turn in told:
+        try:
+            data = objects.read(object_name(record.digest))
+        except FileNotFoundError:
+            continue
+        yield Card(record.digest, tile(data, "").address, title, f"{record.image_id}; {caption}", turn)
