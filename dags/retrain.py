@@ -10,7 +10,8 @@ a green run, nothing registered.
 its training done and repeats only the judgement; the parameter *fresh* trains anew.
 
 **Where to look:** the task *validate_snapshot* returns every warning about the data and names the MLflow run with its report; the
-task *apply_gates* returns every check with value, limit and reason; the MLflow run has `verdict.md`, the learning curves, the
+task *apply_gates* returns every check with value, limit and reason; the MLflow run has `evaluation.html` with all of it and with
+pictures of what the candidate would change, `verdict.md`, the learning curves, the
 confusion matrix, the age scatter, the reliability of sex and diagnosis, the datasets with their digests, and what the machine
 was doing (*System metrics*). The log of *fit_network* has a line an epoch, with the time left.
 

@@ -106,13 +106,15 @@ PLAIN = Experiment("plain")
 PYRAMID = "efficientnet-lite0@224+efficientnet-lite2@256+efficientnet-lite1@240x1.5+efficientnet-lite0@224x2"
 """The whole square, and its middle magnified by a half and by two: a lesion's border is seen in one, its structure in the other."""
 
+THREE = "efficientnet-lite0@224+efficientnet-lite1@240+efficientnet-lite2@256"
 SMALL = "efficientnet-lite0@112+efficientnet-lite1@128+efficientnet-lite2@144"
 PROBE = replace(
     PLAIN, name="probe", method="probe", backbone=PYRAMID, taps=True, recipe="square@384", hidden=0, balance=1.0,
 )  # fmt: skip
 FINETUNE = replace(
-    PROBE, name="finetune", method="finetune", views=2, unfrozen=0.75, epochs=12, kept="last", learning_rate=1e-3, warmup=1.0,
-    weight_decay=1e-4, averaging=0.98, crops=0.7, light=0.15, smoothing=0.1, balance=0.5, age_weight=0.5, sex_weight=0.5,
+    PROBE, name="finetune", method="finetune", backbone=THREE, recipe="square", views=2, unfrozen=0.75, epochs=12, kept="last",
+    learning_rate=1e-3, warmup=1.0, weight_decay=1e-4, averaging=0.98, crops=0.7, light=0.15, smoothing=0.1, balance=0.5,
+    age_weight=0.5, sex_weight=0.5,
 )  # fmt: skip
 EXPERIMENTS = {
     experiment.name: experiment
