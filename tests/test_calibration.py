@@ -86,7 +86,13 @@ def texts(figure: Figure) -> list[str]:
 def test_every_picture_says_on_how_much_it_stands() -> None:
     records, answers = evaluated(60)
     drawn = pictures(records, answers, CODES, {"age_mae": (9.5, 15.25)})
-    assert set(drawn) == {"confusion_matrix.png", "reliability_sex.png", "reliability_diagnosis.png", "age_scatter.png"}
+    assert set(drawn) == {
+        "confusion_matrix.png",
+        "reliability_sex.png",
+        "reliability_diagnosis.png",
+        "age_scatter.png",
+        "roc.png",
+    }
     for figure in drawn.values():
         assert any("60 images of 30 lesions" in text for text in texts(figure))
     error = metrics.figures(records, answers, CODES)["age_mae"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from dermanet import cli
+from dermanet.cli import console as commands
 from dermanet.stages import progress
 from dermanet.stages.progress import EpochReport, History, epoch_line, spoken
 
@@ -68,8 +68,8 @@ def test_hours_are_spoken_as_hours() -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_bar_moves_on_a_terminal_alone(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
-    monkeypatch.setattr(cli, "err", console)
-    with cli._training_bar() as on_batch:
+    monkeypatch.setattr(commands, "err", console)
+    with commands.training_bar() as on_batch:
         assert (on_batch is not None) == terminal
         if on_batch:
             on_batch(41, 90)

@@ -73,6 +73,7 @@ def test_every_picture_is_one_that_can_be_looked_at() -> None:
     kept = {file.path for file in _client().list_artifacts(run_id) if file.path.endswith(".png")}
     assert kept == {
         "learning_curves.png", "confusion_matrix.png", "age_scatter.png", "reliability_sex.png", "reliability_diagnosis.png",
+        "roc.png",
     }  # fmt: skip
     for name in kept:
         image = cv2.imread(str(tracking.fetch(run_id, name)))
