@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from dermanet import stages
 from dermanet.cli.console import (
@@ -156,7 +156,8 @@ def list_trials(
 
 def _print_figures(record: dict[str, Any], candidate: dict[str, float]) -> None:
     champion = record.get("champion")
-    table = Table("figure on the holdout", "candidate", "95 %", "trivial baseline", *(["champion"] if champion else []))
+    name_of = Column("figure on the holdout", overflow="fold")
+    table = Table(name_of, "candidate", "95 %", "trivial baseline", *(["champion"] if champion else []))
     for name, value in candidate.items():
         low, high = record["intervals"].get(name, (None, None))
         others = [figures.get(name) for figures in (record["baseline"], champion) if figures]
