@@ -11,9 +11,8 @@ its training done and repeats only the judgement; the parameter *fresh* trains a
 
 **Where to look:** the task *validate_snapshot* returns every warning about the data and names the MLflow run with its report; the
 task *apply_gates* returns every check with value, limit and reason; the MLflow run has `evaluation.html` with all of it and with
-pictures of what the candidate would change, `verdict.md`, the learning curves, the
-confusion matrix, the age scatter, the reliability of sex and diagnosis, the datasets with their digests, and what the machine
-was doing (*System metrics*). The log of *fit_network* has a line an epoch, with the time left.
+pictures of what the candidate would change, `verdict.md`, the learning curves, the datasets with their digests, and what the
+machine was doing (*System metrics*). The log of *fit_network* has a line an epoch, with the time left.
 
 **If it fails:** the champion goes on serving.
 - *validate_snapshot* failed with *the data … are anomalous*: a figure is beyond its limit, and the line says which, before and

@@ -9,6 +9,9 @@ from dermanet.errors import BadInput
 if TYPE_CHECKING:
     from yaml import MappingNode, SafeLoader
 
+MERGE = "tag:yaml.org,2002:merge"
+"""What YAML calls the key `<<`."""
+
 
 def load(path: Path, what: str, setting: str) -> Any:
     """What a file says, as plain Python. `what` and the variable `setting`, which names the file, are for the message.
@@ -41,16 +44,20 @@ def lines(path: Path) -> dict[tuple[Any, ...], int]:
     loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
     found: dict[tuple[Any, ...], int] = {}
 
-    def walk(node: yaml.Node | None, way: tuple[Any, ...]) -> None:
+    def walk(node: yaml.Node | None, way: tuple[Any, ...], above: tuple[int, ...] = ()) -> None:
+        if id(node) in above:
+            return  # An alias of what it stands in.
+        above = (*above, id(node))
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                inside = (*way, loader.construct_object(key))
-                found[inside] = key.start_mark.line + 1
-                walk(value, inside)
+                if key.tag != MERGE:
+                    inside = (*way, loader.construct_object(key))
+                    found[inside] = key.start_mark.line + 1
+                    walk(value, inside, above)
         elif isinstance(node, yaml.SequenceNode):
             for place, value in enumerate(node.value):
                 found[(*way, place)] = value.start_mark.line + 1
-                walk(value, (*way, place))
+                walk(value, (*way, place), above)
 
     walk(loader.get_single_node(), ())
     return found
@@ -68,7 +75,7 @@ class _Repeated(Exception):
 def _refuse_repeated(loader: "SafeLoader", node: "MappingNode") -> None:
     first: dict[Hashable, int] = {}
     for key_node, _ in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":
+        if key_node.tag == MERGE:
             continue
         key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
         if not isinstance(key, Hashable):

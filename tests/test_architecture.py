@@ -14,7 +14,7 @@ PACKAGE = Path(dermanet.__file__).parent
 ROOT = PACKAGE.parent
 WORDS = {
     "taxonomy", "errors", "records", "settings", "experiment", "storage", "transfer", "imagefile", "imagekind", "yamlfile",
-    "contactsheet",
+    "contactsheet", "webpage",
 }  # fmt: skip
 ROOMS = {"intake", "validating", "pixels", "judging", "registry", "learning", "searching", "serving"}
 MAY = {

@@ -72,6 +72,15 @@ def test_every_gates_file_of_the_package_is_in_order(path: Path) -> None:
     assert gates.load(path, CODES).minimum_support["images"] >= 100
 
 
+def test_entries_may_share_what_they_have_in_common(tmp_path: Path) -> None:
+    text = (
+        "checks:\n  sex_auc: &up {greater_is_better: true, threshold: 0.5}\n  sex_accuracy: {<<: *up, threshold: 0.4}\n"
+    )
+    assert gates.load(written(tmp_path, text)).checks["sex_accuracy"].threshold == 0.4
+    with pytest.raises(BadInput, match=r"line 3: checks\.sex_accuracy\.threshold is 'x'"):
+        gates.load(written(tmp_path, text.replace("0.4", "x")))
+
+
 def test_a_bare_off_is_a_mode_and_needs_no_checks(tmp_path: Path) -> None:
     assert gates.load(written(tmp_path, "mode: off\nchecks: {}")).mode == "off"
 
@@ -112,6 +121,7 @@ def test_a_bare_off_is_a_mode_and_needs_no_checks(tmp_path: Path) -> None:
         ("checks: {sex_auc: {UP, threshold: 1}}\nslices:\n  - axis: hair\n    checks: {}", 3, "slices.0.axis is 'hair'"),
         ("checks: {sex_auc: {UP, threshold: 1}}\nslices:\n  - axis: sex\n    checks:\n      age: {UP}", 5, "age is no metric"),
         ("checks: {sex_auc: {UP, threshold: 1}}\nslices:\n  sex: 1", 2, "slices is {'sex': 1}"),
+        ("checks: &it {sex_auc: *it}", 1, "checks.sex_auc"),
         ("checks: {a: {", None, "not YAML"), ("checks: {}\nchecks: {}", None, "line 2: 'checks' stands in line 1 already"),
     ],
 )  # fmt: skip

@@ -24,7 +24,7 @@ def drawn(champion: bool = True, name: str = "smoke") -> tuple[str, Evaluation]:
     pictures = report.pictures(records, bad, KNOWN.codes, found.whole.intervals, ("mel", "bcc"))
     changed = flips(records, bad, good, KNOWN)
     about = Page(
-        name, "r1", "s1", "h1", "3" if champion else "", "0.1.0", "", 7, "2026-11-22 10:00 UTC", KNOWN.diagnoses, pictures,
+        name, "r1", "s1", "h1", "3" if champion else "", "0.1.0", 7, "2026-11-22 10:00 UTC", KNOWN.diagnoses, pictures,
         [Card(ONE, PICTURE, "mel: mel becomes nv", "<b>I1</b>; 60 % sure", "worse")],
         [Card(ONE, PICTURE, "mel, called nv", "I1"), Card(OTHER, PICTURE, "bcc, called nv", "I2")],
     )  # fmt: skip

@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from dermanet.judging.evaluation import Evaluation, Scores
@@ -19,8 +18,9 @@ from dermanet.judging.flips import Totals
 from dermanet.judging.metrics import SPECIFICITIES, sensitivity_name
 from dermanet.judging.verdict import Verdict
 from dermanet.taxonomy import Diagnosis
+from dermanet.webpage import rendered
 
-TEMPLATES = [Path(__file__).parent, Path(__file__).parents[1] / "templates"]
+TEMPLATE, VERDICT = (Path(__file__).with_name(name) for name in ("evaluation.html", "verdict.html"))
 MAIN = (
     ("diagnosis_accuracy", "diagnosis, accuracy", 3), ("diagnosis_balanced_accuracy", "diagnosis, balanced accuracy", 3),
     ("diagnosis_f1_weighted", "diagnosis, weighted F1", 3), ("diagnosis_f1_macro", "diagnosis, macro F1", 3),
@@ -65,7 +65,6 @@ class Page:
     holdout: str
     champion: str
     version: str
-    revision: str
     seed: int
     when: str
     diagnoses: Sequence[Diagnosis]
@@ -79,33 +78,24 @@ def html(page: Page, evaluation: Evaluation, flips: Totals | None) -> str:
     whole = evaluation.whole
     malignant = [diagnosis for diagnosis in page.diagnoses if diagnosis.malignant]
     left = flips.worse + flips.better + flips.other - len(page.flipped) if flips else 0
-    found = {
-        "name": page.name, "run_id": page.run_id, "snapshot": page.snapshot, "holdout": page.holdout, "champion": page.champion,
-        "version": page.version, "revision": page.revision, "seed": page.seed, "when": page.when, "diagnoses": page.diagnoses,
-        "flipped": page.flipped, "flips_left": left, "mistakes": page.mistakes,
-        "sensitivities": [(one.name, values) for one in malignant if (values := _sensitivities(one.code, whole))],
-        "pictures": [(PICTURES[name], _address(page.pictures[name])) for name in PICTURES if name in page.pictures],
-    }  # fmt: skip
-    return _templates().get_template("evaluation.html").render(
-        page=found, evaluation=evaluation, whole=whole, main=MAIN, of_a_diagnosis=OF_A_DIAGNOSIS, of_a_slice=OF_A_SLICE,
+    return rendered(
+        TEMPLATE, page=page, evaluation=evaluation, whole=whole, main=MAIN, of_a_diagnosis=OF_A_DIAGNOSIS, of_a_slice=OF_A_SLICE,
         specificities=[f"{share * 100:.0f}" for share in SPECIFICITIES],
-        flips={"sentence": flips.sentence()} if flips else None,
+        sensitivities=[(one.name, values) for one in malignant if (values := _sensitivities(one.code, whole))],
+        pictures=[(PICTURES[name], _address(page.pictures[name])) for name in PICTURES if name in page.pictures],
+        flips=flips.sentence() if flips else "", flips_left=left,
     )  # fmt: skip
 
 
 def with_verdict(text: str, verdict: Verdict) -> str:
     """A page with a verdict in its place, whatever stood there before."""
-    block = _templates().get_template("verdict.html").render(verdict=verdict, words=WORDS)
+    block = rendered(VERDICT, verdict=verdict, words=WORDS)
     return PLACE.sub(lambda found: f"<!-- verdict -->\n{block}<!-- /verdict -->", text)
 
 
 def without(text: str, digests: Collection[str]) -> str:
     """A page without the pictures of some images, by their digests."""
     return CARD.sub(lambda found: "" if found[1] in digests else found[0], text)
-
-
-def _templates() -> Environment:
-    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 
 
 def _sensitivities(code: str, whole: Scores) -> list[tuple[float, tuple[float, float] | None]]:

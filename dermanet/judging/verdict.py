@@ -44,7 +44,8 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """The verdict as plain JSON, as it is kept beside the run."""
-        return {"verdict": self.word, "mode": self.mode, "checks": [asdict(check) for check in self.checks]}
+        checks = [asdict(check) for check in self.checks]
+        return {"verdict": self.word, "mode": self.mode, "registers": self.lets_register, "checks": checks}
 
 
 def judge(

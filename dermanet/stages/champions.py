@@ -30,7 +30,7 @@ def register(run_id: str) -> dict[str, Any]:
     here = settings.read()
     tracking = tracking_of(here)
     verdict = tracking.read_json(run_id, VERDICT)
-    if verdict["verdict"] != "pass" and verdict["mode"] == "enforce":
+    if not verdict["registers"]:
         failed = [check["metric"] for check in verdict["checks"] if check["outcome"] in STOPS]
         raise GateRefused(
             f"run {run_id} is not registered: the verdict is {verdict['verdict']} ({', '.join(dict.fromkeys(failed))})"
@@ -43,7 +43,7 @@ def register(run_id: str) -> dict[str, Any]:
 def keep_champion(run_id: str, verdict: dict[str, Any]) -> list[str]:
     """Why a run's model does not become champion, a line a check; where the gates only watch, it is registered all the same."""
     lines = [f"{check['metric']}: {check['reason']}" for check in verdict["checks"] if check["outcome"] in STOPS]
-    if verdict["mode"] == "enforce":
+    if not verdict["registers"]:
         return lines
     version = register(run_id)["version"]
     return [

@@ -1,6 +1,6 @@
 """The page of an evaluation, with pictures of the images it is about: made, found, and cleared of those that are forgotten."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,11 @@ from dermanet.storage import place
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from dermanet.judging.evaluation import Answered, Evaluation
-    from dermanet.judging.flips import Flip
+    from dermanet.judging.evaluation import Evaluation
+    from dermanet.judging.flips import Flip, Totals
     from dermanet.judging.page import Card
     from dermanet.judging.verdict import Verdict
-    from dermanet.records import Record, Snapshot
+    from dermanet.records import Answers, Record, Snapshot
     from dermanet.registry.tracking import Tracking
 
 PAGE = "evaluation.html"
@@ -28,29 +28,27 @@ FLIPPED, MISTAKES = 36, 24
 
 
 def draw(
-    here: Settings, card: Mapping[str, Any], run_id: str, frozen: "Snapshot", answered: "Answered", found: "Evaluation",
-    champion: str | None, pictures: "Mapping[str, Figure]",
+    here: Settings, record: Mapping[str, Any], card: Mapping[str, Any], frozen: "Snapshot", candidate: "Answers",
+    found: "Evaluation", changed: "Sequence[Flip]", told: "Totals | None", pictures: "Mapping[str, Figure]",
 ) -> str:  # fmt: skip
-    """The page of an evaluation, its verdict not in it yet."""
-    from dermanet.judging import flips, mistakes, page
+    """The page of the evaluation that `record` keeps, its verdict not in it yet. `changed`, `told`: the flips and their totals."""
+    from dermanet.judging import mistakes, page
 
-    changed = (
-        flips.flips(frozen.holdout, answered.candidate, answered.champion, frozen.taxonomy) if answered.champion else []
-    )
-    totals = flips.totals(changed, len(frozen.holdout), frozen.taxonomy) if answered.champion else None
-    worst = mistakes.worst(frozen.holdout, answered.candidate, frozen.taxonomy, MISTAKES)
+    flipped = [
+        (frozen.holdout[one.place], f"{one.truth}: {one.before} becomes {one.after}",
+         f"champion {one.probability_before:.0%} sure, candidate {one.probability_after:.0%}", one.turn)
+        for one in changed[:FLIPPED]
+    ]  # fmt: skip
     wrong = [
         (frozen.holdout[one.place], f"{one.truth}, called {one.said}", f"{one.sure:.0%} sure, {one.truth} {one.truth_sure:.0%}", "")
-        for one in worst
+        for one in mistakes.worst(frozen.holdout, candidate, frozen.taxonomy, MISTAKES)
     ]  # fmt: skip
-    return page.html(
-        page.Page(
-            card["experiment"]["name"], run_id, frozen.id, frozen.holdout_digest, (champion or "") if answered.champion else "",
-            __version__, "", card["experiment"]["seed"], datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), frozen.taxonomy.diagnoses,
-            pictures, list(_cards(here, map(_told(frozen), changed[:FLIPPED]))), list(_cards(here, wrong)),
-        ),
-        found, totals,
+    about = page.Page(
+        card["experiment"]["name"], record["run_id"], frozen.id, frozen.holdout_digest, record["champion_version"] if told else "",
+        __version__, card["experiment"]["seed"], datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), frozen.taxonomy.diagnoses,
+        pictures, list(_cards(here, flipped)), list(_cards(here, wrong)),
     )  # fmt: skip
+    return page.html(about, found, told)
 
 
 def keep_verdict(tracking: "Tracking", run_id: str, verdict: "Verdict") -> None:
@@ -80,16 +78,7 @@ def evaluation_page(run_id: str) -> str:
     return str(tracking_of(settings.read()).fetch(run_id, PAGE))
 
 
-def _told(frozen: "Snapshot") -> Any:
-    def told(flip: "Flip") -> "tuple[Record, str, str, str]":
-        title = f"{flip.truth}: {flip.before} becomes {flip.after}"
-        caption = f"champion {flip.probability_before:.0%} sure, candidate {flip.probability_after:.0%}"
-        return frozen.holdout[flip.place], title, caption, flip.turn
-
-    return told
-
-
-def _cards(here: Settings, told: "Any") -> "Iterator[Card]":
+def _cards(here: Settings, told: "Sequence[tuple[Record, str, str, str]]") -> "Iterator[Card]":
     """A card for each record, title, caption and turn whose image is still stored."""
     from dermanet.contactsheet import tile
     from dermanet.intake.stored import object_name

@@ -12,9 +12,9 @@ from dermanet.stages.lineage import learned_from
 from dermanet.stages.rooms import frozen_snapshot, holdout_answers, network_in, tracking_of, versions_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from dermanet.judging.evaluation import Answered
+    from dermanet.judging.flips import Flip, Totals
     from dermanet.judging.slices import Look
     from dermanet.judging.verdict import Check
     from dermanet.records import Answers, Snapshot
@@ -30,6 +30,7 @@ def evaluate(run_id: str) -> dict[str, Any]:
     Whole and in slices, with 95 % intervals. Raises BadInput where the model answers another list of diagnoses than the snapshot has.
     """
     from dermanet.judging import evaluation, metrics, report
+    from dermanet.judging.flips import flips, totals
     from dermanet.judging.mistakes import malignant_codes
     from dermanet.judging.slices import slices
     from dermanet.registry.tracking import model_files
@@ -56,7 +57,9 @@ def evaluate(run_id: str) -> dict[str, Any]:
         "run_id": run_id, "snapshot": frozen.id, "holdout": frozen.holdout_digest, "champion_version": champion,
         **found.as_dict(), "integrity": [asdict(check) for check in _integrity(here, tracking, network, frozen, answered.candidate)],
     }  # fmt: skip
-    record["flips"] = _flips(frozen, answered)
+    changed = flips(holdout, answered.candidate, answered.champion, frozen.taxonomy) if answered.champion else []
+    told = totals(changed, len(holdout), frozen.taxonomy) if answered.champion else None
+    record["flips"] = _flips(frozen, changed, told)
     tracking.log_figures(run_id, record["candidate"])
     tracking.log_figures(run_id, {f"baseline_{name}": value for name, value in record["baseline"].items()})
     tracking.log_datasets(run_id, [judged_on(here, frozen)])
@@ -66,7 +69,9 @@ def evaluate(run_id: str) -> dict[str, Any]:
     for name, picture in pictures.items():
         tracking.log_picture(run_id, picture, name)
     tracking.log_text(
-        run_id, pages.draw(here, network.card, run_id, frozen, answered, found, champion, pictures), pages.PAGE
+        run_id,
+        pages.draw(here, record, network.card, frozen, answered.candidate, found, changed, told, pictures),
+        pages.PAGE,
     )
     tracking.tag(run_id, evaluated=frozen.holdout_digest)
     tracking.log_json(run_id, record, EVALUATION)
@@ -110,15 +115,11 @@ def _champion_answers(here: Settings, uri: str, frozen: "Snapshot") -> "Answers 
     return holdout_answers(here, network, frozen) if network.diagnoses == frozen.taxonomy.codes else None
 
 
-def _flips(frozen: "Snapshot", answered: "Answered") -> dict[str, Any] | None:
+def _flips(frozen: "Snapshot", changed: "Sequence[Flip]", told: "Totals | None") -> dict[str, Any] | None:
     """What the candidate answers otherwise than the champion, in one sentence and image by image; none without a champion."""
-    from dermanet.judging.flips import flips, totals
-
-    if answered.champion is None:
+    if told is None:
         return None
-    found = flips(frozen.holdout, answered.candidate, answered.champion, frozen.taxonomy)
-    told = totals(found, len(frozen.holdout), frozen.taxonomy)
-    named = [(frozen.holdout[flip.place], flip) for flip in found]
+    named = [(frozen.holdout[flip.place], flip) for flip in changed]
     flipped = [{"image_id": record.image_id, "digest": record.digest, **asdict(flip)} for record, flip in named]
     return {"sentence": told.sentence(), **told.as_dict(), "flipped": flipped}
 

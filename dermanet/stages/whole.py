@@ -57,7 +57,7 @@ def retrain(
     evaluation = evaluate(run_id)
     verdict = judge(run_id)
     version = None
-    if verdict["verdict"] == "pass" or verdict["mode"] != "enforce":
+    if verdict["registers"]:
         version = str(register(run_id)["version"])
         if verdict["verdict"] == "pass":
             promote(version)

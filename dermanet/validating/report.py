@@ -4,15 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from dermanet.contactsheet import Tile
 from dermanet.validating import plots
 from dermanet.validating.drift import Verdict
 from dermanet.validating.statistics import Statistics
+from dermanet.webpage import rendered
 
-TEMPLATE = "report.html"
-STYLES = Path(__file__).parents[1] / "templates"
+TEMPLATE = Path(__file__).with_name("report.html")
 PANELS = (
     ("Diagnosis", "diagnosis", ""), ("Sex", "sex", ""), ("Localization", "localization", ""), ("Clinic", "clinic", ""),
     ("Age", "age", "years"), ("Brightness", "brightness", "mean luma, 0 to 255"),
@@ -47,17 +45,11 @@ class Page:
 
 def html(page: Page) -> str:
     """The page as HTML: verdict, checks, counts, plots and contact sheets. Every text is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader([Path(__file__).parent, STYLES]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
     order = {"anomaly": 0, "warning": 1, "too few": 2, "pass": 3}
     checks = sorted(page.verdict.checks, key=lambda check: (order[check.outcome], check.scope, check.figure))
     drawn = [(title, _plot(page.groups, name, unit)) for title, name, unit in PANELS]
-    return environment.get_template(TEMPLATE).render(
-        page=page, checks=checks, scopes=SCOPES, called=CALLED, figures=FIGURES, now=page.groups["now"],
+    return rendered(
+        TEMPLATE, page=page, checks=checks, scopes=SCOPES, called=CALLED, figures=FIGURES, now=page.groups["now"],
         names=plots.NAMES, panels=[(title, svg) for title, svg in drawn if svg],
     )  # fmt: skip
 
