@@ -7,9 +7,9 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from dermanet import taxonomy
+from dermanet.database.schema import METADATA
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.ingest import Outcome, ingest
-from dermanet.intake.schema import METADATA
 from dermanet.intake.sources import open_source
 from dermanet.storage import Folder, Place
 

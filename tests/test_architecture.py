@@ -14,12 +14,16 @@ PACKAGE = Path(dermanet.__file__).parent
 ROOT = PACKAGE.parent
 WORDS = {
     "taxonomy", "errors", "records", "settings", "experiment", "storage", "transfer", "imagefile", "imagekind", "yamlfile",
-    "contactsheet", "webpage",
+    "contactsheet", "webpage", "split",
 }  # fmt: skip
-ROOMS = {"intake", "validating", "pixels", "judging", "registry", "learning", "searching", "serving"}
+ROOMS = {
+    "database", "intake", "ledger", "validating", "pixels", "judging", "registry", "learning", "searching", "serving",
+}  # fmt: skip
 MAY = {
     **dict.fromkeys(WORDS, WORDS),
-    "intake": WORDS,
+    "database": WORDS,
+    "intake": WORDS | {"database"},
+    "ledger": WORDS | {"database"},
     "pixels": WORDS,
     "validating": WORDS,
     "judging": WORDS,

@@ -14,13 +14,13 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from dermanet.database import engine as database
+from dermanet.database.engine import HEAD, MIGRATIONS, VERSION_TABLE, open_database
+from dermanet.database.schema import METADATA
 from dermanet.errors import BadInput
 from dermanet.imagefile import Header
-from dermanet.intake import database
 from dermanet.intake.admission import Arrival
 from dermanet.intake.catalogue import Catalogue
-from dermanet.intake.database import HEAD, MIGRATIONS, VERSION_TABLE, open_database
-from dermanet.intake.schema import METADATA
 from dermanet.records import Record
 
 OLD = """

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dermanet import settings, stages
+from dermanet.database.schema import ALIKE, FORGOTTEN, METADATA, SIDES
 from dermanet.errors import BadInput
 from dermanet.imagefile import Header
 from dermanet.intake import placing, sheets
@@ -21,9 +22,8 @@ from dermanet.intake.admission import Arrival
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.forgetting import forget_patient
 from dermanet.intake.groups import Tie, grouped
-from dermanet.intake.schema import ALIKE, FORGOTTEN, METADATA, SIDES
-from dermanet.intake.split import side
 from dermanet.records import Record
+from dermanet.split import side
 from dermanet.storage import Folder
 
 some_images = st.lists(

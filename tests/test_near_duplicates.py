@@ -15,14 +15,14 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from dermanet import taxonomy
+from dermanet.database.schema import ALIKE as ALIKE_TABLE
+from dermanet.database.schema import IMAGES, THUMBNAILS
 from dermanet.imagefile import decode
 from dermanet.intake import measuring
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.ingest import Outcome, ingest, release
 from dermanet.intake.likeness import ALIKE, SAME, Gallery, Match, matches
 from dermanet.intake.look import THUMBNAIL, look
-from dermanet.intake.schema import ALIKE as ALIKE_TABLE
-from dermanet.intake.schema import IMAGES, THUMBNAILS
 from dermanet.intake.sources import open_source
 from dermanet.intake.synthetic import SyntheticSource
 from dermanet.intake.tombstones import NEAR_DUPLICATE

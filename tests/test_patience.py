@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from storeroom import Installation, dump
 
 from dermanet import taxonomy
+from dermanet.database import patience
 from dermanet.errors import DermaNetError
 from dermanet.intake import ingest as room
-from dermanet.intake import patience
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.ingest import Outcome
 from dermanet.intake.sources import open_source

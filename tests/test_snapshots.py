@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from dermanet import taxonomy
 from dermanet.errors import BadInput
 from dermanet.intake import snapshots
-from dermanet.intake.split import SALT, holdout_digest, side
 from dermanet.records import SEXES, Labels, Record
+from dermanet.split import SALT, holdout_digest, side
 from dermanet.storage import Folder
 
 LIST = taxonomy.load()

@@ -8,8 +8,8 @@ import samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dermanet.intake.split import BOUNDS, holdout_digest, side
 from dermanet.records import SIDES
+from dermanet.split import BOUNDS, holdout_digest, side
 
 RECORDS = [samples.record(number, age=None if number % 9 == 0 else 30.0 + number % 50) for number in range(200)]
 HELD_OUT = [record for record in RECORDS if side(record.labels.lesion_id) == "holdout"]

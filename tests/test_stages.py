@@ -137,7 +137,7 @@ def test_an_export_in_an_unknown_form_is_refused(tmp_path: Path) -> None:
 def test_a_holdout_too_small_to_decide_is_insufficient_evidence_even_when_it_is_empty(
     installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dermanet.intake.split import side
+    from dermanet.split import side
 
     source = SyntheticSource(lesions=30, seed=5)
     with (tmp_path / "labels.csv").open("w", newline="") as file:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import sqlalchemy as sa
 
+from dermanet.database.schema import IMAGES, LABELS, ORIGINALS
 from dermanet.imagefile import Header
 from dermanet.intake.company import SYNTHETIC, Company
 from dermanet.intake.conflicts import REASON as CONFLICT
@@ -13,7 +14,6 @@ from dermanet.intake.conflicts import disagreement
 from dermanet.intake.likeness import SAME, Match
 from dermanet.intake.look import Look
 from dermanet.intake.rows import Held, Rows, held_images, look_row
-from dermanet.intake.schema import IMAGES, LABELS, ORIGINALS
 from dermanet.intake.tombstones import NEAR_DUPLICATE
 from dermanet.records import Labels, Record, Refusal, Row
 

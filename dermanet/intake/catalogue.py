@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from dermanet.database import patience
+from dermanet.database.engine import open_database, writing
+from dermanet.database.schema import BATCHES, FORGOTTEN, IMAGES, LABELS, ORIGINALS, REFUSALS
 from dermanet.errors import BadInput
 from dermanet.imagefile import Header
-from dermanet.intake import patience
 from dermanet.intake.admission import NOTHING_STATED, Admission, Arrival
 from dermanet.intake.company import SYNTHETIC, Company, Memory
-from dermanet.intake.database import open_database, writing
 from dermanet.intake.rows import Held, held_images, latest, legible, record_of, refusal_of, refusal_row, upsert, write
-from dermanet.intake.schema import BATCHES, FORGOTTEN, IMAGES, LABELS, ORIGINALS, REFUSALS
 from dermanet.intake.tombstones import Discard, forget, forgotten, tombstones
 from dermanet.records import Labels, Record, Refusal, refusal_id
 

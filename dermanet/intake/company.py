@@ -11,10 +11,10 @@ from itertools import chain
 import numpy as np
 import sqlalchemy as sa
 
+from dermanet.database.schema import ALIKE, FORGOTTEN, IMAGES, THUMBNAILS
 from dermanet.intake.likeness import Gallery, Grey, Match, matches
 from dermanet.intake.look import THUMBNAIL, Look
 from dermanet.intake.rows import Rows
-from dermanet.intake.schema import ALIKE, FORGOTTEN, IMAGES, THUMBNAILS
 
 SYNTHETIC = "synthetic:%"
 """What the names of synthetic sources are like, in SQL."""

@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dermanet.intake.split import side
 from dermanet.records import Record
+from dermanet.split import side
 
 
 @dataclass(frozen=True, slots=True)

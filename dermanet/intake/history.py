@@ -9,10 +9,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dermanet.database.engine import writing
+from dermanet.database.schema import IMAGES, SNAPSHOTS
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.company import SYNTHETIC
-from dermanet.intake.database import writing
-from dermanet.intake.schema import IMAGES, SNAPSHOTS
 
 SOUND = ("passed", "accepted")
 """Verdicts after which a snapshot may be trained on, and later ones are compared with it."""

@@ -4,14 +4,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import sqlalchemy as sa
 
+from dermanet.database.engine import writing
+from dermanet.database.schema import IMAGES
 from dermanet.errors import UnreadableImage
 from dermanet.imagefile import decode
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.company import Company
-from dermanet.intake.database import writing
 from dermanet.intake.look import Look, look
 from dermanet.intake.rows import kin, look_row, write
-from dermanet.intake.schema import IMAGES
 from dermanet.intake.stored import object_name
 from dermanet.storage import Place
 

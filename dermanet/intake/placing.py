@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from dermanet.database.engine import writing
+from dermanet.database.schema import ALIKE, PARTED, SIDES
 from dermanet.errors import BadInput
 from dermanet.intake.catalogue import Catalogue, records_in
-from dermanet.intake.database import writing
 from dermanet.intake.groups import Group, Tie, grouped
-from dermanet.intake.schema import ALIKE, PARTED, SIDES
 from dermanet.records import Record
 
 

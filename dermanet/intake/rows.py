@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from dermanet.database.schema import IMAGES, LABELS
 from dermanet.intake.look import Look
-from dermanet.intake.schema import IMAGES, LABELS
 from dermanet.records import Labels, Record, Refusal, Row, refusal_id
 
 LABEL_FIELDS = tuple(field.name for field in fields(Labels))

@@ -14,8 +14,8 @@ from dataclasses import fields
 from typing import Any
 
 from dermanet.errors import BadInput
-from dermanet.intake.split import SALT, holdout_digest, side_of
 from dermanet.records import SIDES, Labels, Record, Snapshot
+from dermanet.split import SALT, holdout_digest, side_of
 from dermanet.storage import Place
 from dermanet.taxonomy import Taxonomy, parse
 

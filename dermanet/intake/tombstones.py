@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Sequence
 
 import sqlalchemy as sa
 
+from dermanet.database.schema import FORGOTTEN, IMAGES, LABELS, ORIGINALS, PARTED, REFUSALS, SIDES
 from dermanet.intake.company import forget_company
 from dermanet.intake.rows import legible, upsert
-from dermanet.intake.schema import FORGOTTEN, IMAGES, LABELS, ORIGINALS, PARTED, REFUSALS, SIDES
 from dermanet.records import Labels, Refusal, Row
 
 NEAR_DUPLICATE = "near-duplicate under another lesion"

@@ -41,7 +41,7 @@ def example(here: Settings) -> dict[str, Any]:
     from dermanet.intake import stored
     from dermanet.intake.catalogue import Catalogue
     from dermanet.intake.placing import survey
-    from dermanet.intake.split import side_of
+    from dermanet.split import side_of
 
     found = survey(Catalogue(here.catalogue))
     for record in found.records:

@@ -62,7 +62,7 @@ def upgrade() -> None:
 def _keep_sides() -> None:
     """Lesions from before have had a side by the hash of their id: it stays theirs, whatever they turn out to look like."""
     # Imported here and not restated: a side is for ever, so the function that decides it is as frozen as this file.
-    from dermanet.intake.split import side
+    from dermanet.split import side
 
     connection = op.get_bind()
     labels = sa.table("labels", sa.column("lesion_id"))

@@ -1,4 +1,4 @@
-"""The catalogue's database: SQLite or PostgreSQL by URL, brought up to date when it is opened, one writer at a time.
+"""SQLite or PostgreSQL by URL, brought up to date when it is opened, one writer at a time.
 
 SQLite: a writing transaction begins with BEGIN IMMEDIATE. PostgreSQL: it takes an advisory lock. Either way whatever a writer has
 read is still so when it writes, schema changes included, and a killed writer leaves nothing behind.
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from dermanet.errors import BadInput, DermaNetError
 
-HEAD = "0006"
+HEAD = "0007"
 """The migration that this code works with: the last in `migrations/versions`."""
 
 VERSION_TABLE = "dermanet_version"

@@ -82,6 +82,9 @@ SIDES = sa.Table(
         "side", sa.String(10), nullable=False, comment="train, validation or holdout: for ever, from its first snapshot"
     ),
     sa.Column("because", sa.Text, nullable=False, comment="what decided: the id that was hashed, or a person's word"),
+    sa.Column(
+        "worn", sa.Integer, nullable=False, server_default="0", comment="verdicts that it took part in, on the holdout"
+    ),
 )
 
 THUMBNAILS = sa.Table(
@@ -126,4 +129,24 @@ SNAPSHOTS = sa.Table(
     sa.Column("statistics", sa.Text, comment="JSON; null while it has not been validated"),
     sa.Column("verdict", sa.String(16), nullable=False, comment="empty, passed, anomalous, or accepted by a person"),
     sa.Column("because", sa.Text, nullable=False, comment="the anomalies, or why a person accepted them"),
+)
+
+DECISIONS = sa.Table(
+    "decisions",
+    METADATA,
+    sa.Column("number", sa.Integer, primary_key=True, comment="1, 2, …, in the order in which they were taken"),
+    sa.Column("at", sa.String(32), nullable=False, comment="when it was taken first, ISO 8601 in UTC"),
+    sa.Column("kind", sa.String(16), nullable=False, index=True, comment="see `ledger.decisions.KINDS`"),
+    sa.Column("outcome", sa.String(16), nullable=False, comment="one word; `under way` while an alias is being moved"),
+    sa.Column(
+        "run_id", sa.String(64), nullable=False, index=True, comment="MLflow's, as the next three empty where not known"
+    ),
+    sa.Column("version", sa.String(16), nullable=False, index=True, comment="of the registered model"),
+    sa.Column("snapshot", sa.String(16), nullable=False, index=True),
+    sa.Column("holdout", sa.String(16), nullable=False, index=True, comment="digest of the holdout"),
+    sa.Column("who", sa.Text, nullable=False, comment="the person, or empty where a rule decided"),
+    sa.Column("dag_run", sa.Text, nullable=False, index=True, comment="DAG/run in Airflow, or empty"),
+    sa.Column("reasons", sa.JSON, nullable=False, comment="lines for people"),
+    sa.Column("before", sa.JSON, nullable=False, comment="alias to version, before aliases were moved"),
+    sa.Column("wore", sa.Boolean, nullable=False, comment="whether it counts as a use of the holdout"),
 )

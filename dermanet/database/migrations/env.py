@@ -2,8 +2,8 @@
 
 from alembic import context
 
-from dermanet.intake.database import VERSION_TABLE
-from dermanet.intake.schema import METADATA
+from dermanet.database.engine import VERSION_TABLE
+from dermanet.database.schema import METADATA
 
 context.configure(
     connection=context.config.attributes["connection"], target_metadata=METADATA, version_table=VERSION_TABLE

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
+from dermanet.database.engine import writing
 from dermanet.errors import DermaNetError
-from dermanet.intake.database import writing
 
 PATIENCE = 60.0
 """Seconds for which a database that was there before may be away."""
