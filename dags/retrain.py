@@ -1,45 +1,58 @@
 """
 ## Retrain, judge, and promote what passes
 
-Freezes the catalogue as a snapshot, validates its data against the snapshot before, prepares what is new of its pixels,
-trains, scores the candidate, the champion and the trivial baseline on the same holdout of lesions, and applies the gates. A
-pass is registered in MLflow and becomes the `champion`, which the scorer follows. Anything else ends in *kept_the_champion*:
-a green run, nothing registered.
+Decides whether enough is new, freezes the catalogue as a snapshot, validates its data against the snapshot before, prepares what is
+new of its pixels, trains, scores the candidate, the champion and the trivial baseline on the same holdout of lesions, and applies
+the gates. A pass is registered in MLflow, tried out in the server that users get, and becomes the `champion`, which the scorer
+follows; where the gates say `promotion: approval`, a person is asked first. Anything else ends in *kept_the_champion* or
+*nothing_new*: a green run.
 
-**When it runs:** Mondays at 04:00 UTC, and whenever the DAG **ingest** took something new in. A run on an unchanged catalogue finds
-its training done and repeats only the judgement; the parameter *fresh* trains anew.
+**When it runs:** Mondays at 04:00 UTC, and whenever the DAG **ingest** took something new in. With fewer than
+`DERMANET_MINIMUM_NEW` images new or labelled anew since the last verdict it ends in *nothing_new*; the parameter *force* says why
+it shall retrain all the same, *fresh* trains anew what was trained before.
 
-**Where to look:** the task *validate_snapshot* returns every warning about the data and names the MLflow run with its report; the
-task *apply_gates* returns every check with value, limit and reason; the MLflow run has `evaluation.html` with all of it and with
-pictures of what the candidate would change, `verdict.md`, the learning curves, the datasets with their digests, and what the
-machine was doing (*System metrics*). The log of *fit_network* has a line an epoch, with the time left.
+**Where to look:** the run's note, at its end, says what was decided in it and why (`dermanet why` has the same); the task
+*validate_snapshot* returns every warning about the data and names the MLflow run with its report; the task *apply_gates* returns
+every check with value, limit and reason; the MLflow run has `evaluation.html` with all of it and with pictures of what the
+candidate would change, `verdict.md`, the learning curves, the datasets with their digests, and what the machine was doing (*System
+metrics*). The log of *fit_network* has a line an epoch, with the time left.
 
-**If it fails:** the champion goes on serving.
-- *validate_snapshot* failed with *the data … are anomalous*: a figure is beyond its limit, and the line says which, before and
-  now. Look at `report.html` in the MLflow run that it names (experiment *dermanet-snapshots*). Mend the source and ingest again;
-  or, having looked, start a run with the parameter *accept_data* saying why: that is kept with your name, and later snapshots are
+**If a person is asked:** *ask_for_approval* waits under *Required Actions* with the verdict, what would change, and where its page
+is. *Approve* or *Reject*, and say why: both are kept with your name. No answer within `DERMANET_APPROVAL_HOURS` is a no.
+
+**If it fails:** the champion goes on serving. Who `DERMANET_NOTIFY` names is told, also of a run that takes longer than
+`DERMANET_DEADLINE_HOURS`.
+- *validate_snapshot* failed with *the data … are anomalous*: a figure is beyond its limit, and the line says which, before and now.
+  Look at `report.html` in the MLflow run that it names (experiment *dermanet-snapshots*). Mend the source and ingest again; or,
+  having looked, start a run with the parameter *accept_data* saying why: that is kept with your name, and later snapshots are
   compared with this one. It is not retried by itself.
 - *freeze_snapshot* says that lesions which belong together lie on different sides: look at the contact sheet that it names, decide
   (`dermanet groups part` or `settle`) and clear it; it is not retried by itself.
 - *prepare_pixels* was killed or found the disk full: make room (`dermanet cache --prune`) and clear it; it goes on from its last
   whole shard. A damaged shard is named in its result and has been made again.
 - *prepare_pixels* names stored images that are damaged or missing: start **ingest** on the sources that it names, then clear it.
-- *fit_network* was killed (a full memory, a machine that went away): it is retried and resumes from its last whole epoch, in
-  the same MLflow run. Clear it if the retries are spent.
+- *fit_network* was killed (a full memory, a machine that went away): it is retried and resumes from its last whole epoch, in the
+  same MLflow run. Clear it if the retries are spent.
 - *fit_network* says that no space is left: make room in the folder that it names and clear it; the run is failed, nothing is
   registered, and it goes on from its last whole epoch.
 - *fit_network* says that the loss is no number to learn from: start a run with the parameter *experiment* and a lower
   `learning_rate`; it is not retried by itself.
 - *fit_network* says that a process of several has failed (`DERMANET_PROCESSES`): the others are ended, and it is retried; all go on
   together from the last whole epoch. Clear it if the retries are spent.
+- *try_version* says that the version answers otherwise than in training: the server's environment is not the training's; mend it
+  and clear the task. That the server did not come up is retried.
+- *promote_version* says that another version is champion by now than the one that was compared with: somebody was quicker. Clear
+  *score_holdout* to judge it again.
 - one line about the input (no images, an unknown experiment): mend it and clear the task; it is not retried by itself.
 
-**Safe to clear:** yes, any task, at any time. A run has one MLflow run and at most one version.
+**Safe to clear:** yes, any task, at any time. A run has one MLflow run and at most one version. A version that a person rolled back
+does not become champion again by its verdict.
 """
 
 from datetime import timedelta
 from typing import Any
 
+from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import (
     Asset,
     AssetOrTimeSchedule,
@@ -51,8 +64,12 @@ from airflow.sdk import (
     dag,
     task,
 )
+from airflow.sdk.definitions.callback import SyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
-from dermanet import stages
+from dermanet import settings, stages
+
+HERE = settings.read()
 
 CATALOGUE, CHAMPION = Asset("dermanet_catalogue"), Asset("dermanet_champion")
 MONDAYS = CronTriggerTimetable("0 4 * * 1", timezone="UTC", run_immediately=timedelta(0))
@@ -69,6 +86,12 @@ PATIENCE = ExceptionRetryPolicy([RetryRule(WRONG, RetryAction.FAIL, reason="it w
     max_active_runs=1,
     doc_md=__doc__,
     tags=["dermanet", "learning"],
+    on_failure_callback=stages.failed,
+    deadline=DeadlineAlert(
+        DeadlineReference.DAGRUN_QUEUED_AT,
+        timedelta(hours=HERE.deadline_hours),
+        SyncCallback("dermanet.stages.notices.late"),
+    ),
     default_args={
         "owner": "ml-engineering",
         "retries": 3,
@@ -88,6 +111,12 @@ PATIENCE = ExceptionRetryPolicy([RetryRule(WRONG, RetryAction.FAIL, reason="it w
             title="Train anew",
             description="Train even if this very snapshot and experiment were trained before.",
         ),
+        "force": Param(
+            "",
+            type="string",
+            title="Retrain all the same",
+            description="Why to retrain though little or nothing is new. Empty: only if enough is.",
+        ),
         "accept_data": Param(
             "",
             type="string",
@@ -100,6 +129,23 @@ def retrain() -> None:
     """Wires the tasks."""
 
     @task
+    def decide_retrain(params: dict[str, Any] | None = None, dag_run: Any = None) -> dict[str, Any]:
+        """Whether to retrain, and why."""
+        asked = params or {}
+        force = asked["force"] or ("train anew" if asked["fresh"] else "")
+        return stages.decide(asked["experiment"], force, person(dag_run))
+
+    @task.branch
+    def worthwhile(decision: dict[str, Any]) -> str:
+        """Which way the decision sends the run."""
+        return "freeze_snapshot" if decision["retrain"] else "nothing_new"
+
+    @task
+    def nothing_new(decision: dict[str, Any]) -> list[str]:
+        """Says why nothing was done."""
+        return list(decision["reasons"])
+
+    @task
     def freeze_snapshot() -> str:
         """The catalogue as it stands, named by its content."""
         return str(stages.snapshot()["snapshot"])
@@ -107,8 +153,7 @@ def retrain() -> None:
     @task
     def validate_snapshot(snapshot: str, params: dict[str, Any] | None = None, dag_run: Any = None) -> dict[str, Any]:
         """The verdict on the data, with every line; an anomaly ends the run here."""
-        person = getattr(dag_run, "triggering_user_name", None) or "a person in Airflow"
-        return stages.validate(snapshot, (params or {})["accept_data"], person)
+        return stages.validate(snapshot, (params or {})["accept_data"], person(dag_run))
 
     @task
     def list_parts(snapshot: str, params: dict[str, Any] | None = None) -> list[dict[str, int]]:
@@ -148,25 +193,69 @@ def retrain() -> None:
         """One version a run, however often this is called."""
         return str(stages.register(run)["version"])
 
-    @task(outlets=[CHAMPION])
-    def promote_version(version: str) -> dict[str, Any]:
-        """The alias moves; the scorer follows."""
-        return stages.promote(version)
+    @task
+    def try_version(version: str) -> dict[str, Any]:
+        """The server that users get, on this version, must answer as the network did in training."""
+        return stages.smoke_test(version)
 
     @task
+    def choose_way(run: str, version: str) -> dict[str, Any]:
+        """Whether it is promoted, a person is asked, or the champion is kept; and what the person is shown."""
+        return stages.way_of(run, version)
+
+    @task.branch
+    def which_way(way: dict[str, Any]) -> str:
+        """Sends the run there."""
+        return {"promote": "promote_version", "ask": "ask_for_approval", "keep": "kept_the_champion"}[way["way"]]
+
+    @task
+    def take_answer(run: str, version: str, answer: dict[str, Any]) -> dict[str, Any]:
+        """Keeps who answered what, and why."""
+        return stages.answered(run, version, answer)
+
+    @task.branch
+    def approved(answer: dict[str, Any]) -> str:
+        """Which way the answer sends the run."""
+        return "promote_version" if answer["approved"] else "kept_the_champion"
+
+    @task(outlets=[CHAMPION], trigger_rule="none_failed_min_one_success")
+    def promote_version(version: str, ti: Any = None) -> dict[str, Any]:
+        """The alias moves; the scorer follows."""
+        return stages.promote_judged(version, ti.xcom_pull(task_ids="take_answer"))
+
+    @task(trigger_rule="none_failed_min_one_success")
     def kept_the_champion(run: str, verdict: dict[str, Any]) -> list[str]:
         """Says why; where the gates only watch, a version is made that nobody serves."""
         return stages.keep_champion(run, verdict)
 
-    snapshot = freeze_snapshot()
-    run = fit_network(snapshot)
-    parts = list_parts(snapshot)
+    decision, snapshot = decide_retrain(), freeze_snapshot()
+    worthwhile(decision) >> [nothing_new(decision), snapshot]
+    parts, run = list_parts(snapshot), fit_network(snapshot)
     validate_snapshot(snapshot) >> [parts, run]
     prepare_pixels.partial(snapshot=snapshot).expand(part=parts) >> run
     verdict = apply_gates(score_holdout(run))
-    version = register_version(run)
-    promote_version(version)
-    passed(verdict) >> [version, kept_the_champion(run, verdict)]
+    version, kept = register_version(run), kept_the_champion(run, verdict)
+    passed(verdict) >> [version, kept]
+    way = choose_way(run, version)
+    try_version(version) >> way
+    question = HITLOperator(
+        task_id="ask_for_approval",
+        subject="{{ ti.xcom_pull(task_ids='choose_way')['subject'] }}",
+        body="{{ ti.xcom_pull(task_ids='choose_way')['body'] }}",
+        options=[stages.APPROVE, stages.REJECT],
+        defaults=[stages.REJECT],
+        params={"because": Param("", type="string", title="Why", description="Kept with your name.")},
+        response_timeout=timedelta(hours=HERE.approval_hours),
+    )
+    promoted = promote_version(version)
+    which_way(way) >> [promoted, question, kept]
+    answer = take_answer(run, version, question.output)
+    approved(answer) >> [promoted, kept]
+
+
+def person(dag_run: Any) -> str:
+    """Who started a run by hand, as far as Airflow knows."""
+    return getattr(dag_run, "triggering_user_name", None) or "a person in Airflow"
 
 
 retrain()

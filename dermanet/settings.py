@@ -15,6 +15,8 @@ EXPERIMENT = "plain128"
 PROCESSES = 4096
 """More processes than this are a typing error."""
 
+MOST, YEAR = 10**9, 24 * 366
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -44,6 +46,18 @@ class Settings:
     """`DERMANET_COORDINATOR`: host:port of the first of them. Default: none, all are on this machine and started by the stage."""
     process: int
     """`DERMANET_PROCESS`: which of them is this machine's, from 0. Read with `DERMANET_COORDINATOR` alone, and needed there."""
+    minimum_new: int
+    """`DERMANET_MINIMUM_NEW`: how many images must be new or labelled anew before the scheduled retrain trains. Default 1."""
+    approval_hours: float
+    """`DERMANET_APPROVAL_HOURS`: how long a promotion waits for a person before the answer is no. Default 72."""
+    deadline_hours: float
+    """`DERMANET_DEADLINE_HOURS`: how long a scheduled retrain may take before people are told. Default 24."""
+    notify: tuple[str, ...]
+    """`DERMANET_NOTIFY`: who is told of failed and late runs: Apprise addresses (`mailtos://…`, `json://…`), side by side."""
+    revision: str
+    """`DERMANET_REVISION`: which revision of the code this is, where no Git checkout says so. Default: none."""
+    dag_run: str
+    """`AIRFLOW_CTX_DAG_ID` and `AIRFLOW_CTX_DAG_RUN_ID`, which Airflow sets in a task: DAG/run. Empty elsewhere."""
     tracking_uri: str
     """`MLFLOW_TRACKING_URI`, MLflow's own variable. Default: SQLite in the home."""
 
@@ -74,6 +88,12 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
         processes=processes,
         coordinator=coordinator,
         process=process,
+        minimum_new=_number("DERMANET_MINIMUM_NEW", environ.get("DERMANET_MINIMUM_NEW") or "1", 1, MOST),
+        approval_hours=_hours("DERMANET_APPROVAL_HOURS", environ, 72),
+        deadline_hours=_hours("DERMANET_DEADLINE_HOURS", environ, 24),
+        notify=tuple(environ.get("DERMANET_NOTIFY", "").split()),
+        revision=environ.get("DERMANET_REVISION", ""),
+        dag_run="/".join(filter(None, (environ.get("AIRFLOW_CTX_DAG_ID"), environ.get("AIRFLOW_CTX_DAG_RUN_ID")))),
         tracking_uri=environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
     )
 
@@ -96,8 +116,22 @@ def _number(name: str, text: str, low: int, high: int) -> int:
     return int(text)
 
 
+def _hours(name: str, environ: Mapping[str, str], default: float) -> float:
+    text = environ.get(name) or str(default)
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = 0.0
+    if not 0 < hours <= YEAR:
+        raise BadInput(f"{name}={text!r}; needed are hours, more than 0 and at most {YEAR:,}")
+    return hours
+
+
 def unknown(environ: Mapping[str, str]) -> list[str]:
     """The `DERMANET_` variables that nothing reads: typing errors, most likely. The command line reads `DERMANET_TRACEBACK`."""
-    known = {f"DERMANET_{field.name.upper()}" for field in fields(Settings)} - {"DERMANET_TRACKING_URI"}
+    known = {f"DERMANET_{field.name.upper()}" for field in fields(Settings)} - {
+        "DERMANET_TRACKING_URI",
+        "DERMANET_DAG_RUN",
+    }
     known.add("DERMANET_TRACEBACK")
     return sorted(name for name in environ if name.startswith("DERMANET_") and name not in known)

@@ -14,7 +14,7 @@ PACKAGE = Path(dermanet.__file__).parent
 ROOT = PACKAGE.parent
 WORDS = {
     "taxonomy", "errors", "records", "settings", "experiment", "storage", "transfer", "imagefile", "imagekind", "yamlfile",
-    "contactsheet", "webpage", "split",
+    "contactsheet", "webpage", "split", "revision",
 }  # fmt: skip
 ROOMS = {
     "database", "intake", "ledger", "validating", "pixels", "judging", "registry", "learning", "searching", "serving",
@@ -33,6 +33,7 @@ MAY = {
     "serving": WORDS | {"pixels", "registry"},
     "stages": WORDS | ROOMS,
     "cli": {"stages", "settings", "errors"},
+    "runnotes": {"stages"},
     "doctor": WORDS | {"stages"},
     "embedded": WORDS | {"stages"},
     "__main__": {"cli"},

@@ -47,11 +47,15 @@ def retrain(
     else:
         _print_figures(record, record["metrics"])
         _print_checks(record["verdict"], record["checks"], record["gates"])
-        now = "now champion" if record["verdict"] == "pass" else "which nobody serves until you promote it"
+        now = {"promote": "now champion", "ask": f"which waits for you: dermanet promote {record['version']}"}
+        way = now.get(
+            record["promotion"]["way"], f"which nobody serves until you promote it: {record['promotion']['because']}"
+        )
         err.print(
-            f"registered as version {record['version']}, {now}"
+            f"registered as version {record['version']}, {way}"
             if record["version"]
-            else "not registered; the champion stays"
+            else "not registered; the champion stays",
+            markup=False,
         )
     raise typer.Exit(0 if record["version"] else 3)
 
@@ -168,7 +172,7 @@ def _print_figures(record: dict[str, Any], candidate: dict[str, float]) -> None:
 
 def _print_checks(word: str, checks: list[dict[str, Any]], mode: str) -> None:
     err.print(f"verdict: {word}{'' if mode == 'enforce' else f' (the gates are set to: {mode})'}", markup=False)
-    marks = {"pass": "ok ", "fail": "NO ", "insufficient": "?? ", "not judged": "-- "}
+    marks = {"pass": "ok ", "warning": "!! ", "fail": "NO ", "insufficient": "?? ", "not judged": "-- "}
     for check in checks:
         where = f" of {check['slice']}" if check["slice"] else ""
         err.print(

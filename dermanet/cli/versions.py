@@ -9,19 +9,47 @@ from dermanet.cli.console import Json, out, print_json, print_record
 
 commands = typer.Typer()
 
+Because = Annotated[str, typer.Option(help="Why: kept in the ledger, `dermanet why` shows it.")]
 Version = Annotated[str, typer.Argument(help="A version number of the registered model.")]
 
 
-@commands.command(epilog="Example: dermanet promote 4")
-def promote(version: Version, as_json: Json = False) -> None:
-    """Make a version the champion; the one before becomes `previous`."""
-    print_record(stages.promote(version), as_json)
+@commands.command(epilog='Example: dermanet promote 4 --because "agreed in the tumour board of 3 May"')
+def promote(version: Version, because: Because = "", as_json: Json = False) -> None:
+    """Make a version the champion; the one before becomes `previous`. Kept with your name."""
+    print_record(stages.promote(version, because=because), as_json)
 
 
-@commands.command()
-def rollback(as_json: Json = False) -> None:
-    """Make the previous champion the champion again."""
-    print_record(stages.roll_back(), as_json)
+@commands.command(epilog='Example: dermanet rollback --because "misses melanomas on legs"')
+def rollback(because: Because = "", as_json: Json = False) -> None:
+    """Make the previous champion the champion again. Kept with your name."""
+    print_record(stages.roll_back(because=because), as_json)
+
+
+@commands.command(epilog="Example: dermanet smoke-test 4")
+def smoke_test(version: Version, as_json: Json = False) -> None:
+    """Start the server on a version and compare its answers on the golden images with those in training."""
+    print_record(stages.smoke_test(version), as_json)
+
+
+@commands.command(
+    epilog="Examples: dermanet why   |   dermanet why 4   |   dermanet why retrain/scheduled__2026-11-16T04:00:00+00:00"
+)
+def why(
+    name: Annotated[
+        str,
+        typer.Argument(help="An MLflow run, a version, a snapshot, a holdout or DAG/run; none: the latest decisions."),
+    ] = "",
+    limit: Annotated[int, typer.Option(help="How many of the latest.", min=1)] = 20,
+    as_json: Json = False,
+) -> None:
+    """Why things are as they are: every decision with its reasons, oldest first."""
+    found = stages.why(name, limit)
+    if as_json:
+        return print_json(found)
+    for one in found:
+        out.print(_decision_line(one), markup=False)
+        for reason in one["reasons"]:
+            out.print(f"    {reason}", markup=False)
 
 
 @commands.command(epilog="Example: dermanet predict photo.jpg other.png --model models:/dermanet/3")
@@ -55,11 +83,20 @@ def serve(
     host: Annotated[str, typer.Option(help="The address to bind to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 8000,
     poll: Annotated[float, typer.Option(help="Seconds between two looks at the alias.", min=0.1)] = 5.0,
+    version: Annotated[str, typer.Option(help="Serve this version, whoever is champion.")] = "",
 ) -> None:
     """Serve the champion over HTTP with MLflow's own scoring server, and follow promotions."""
     from dermanet.serving import app as application
 
-    application.serve(host, port, poll)
+    application.serve(host, port, poll, version)
+
+
+def _decision_line(decision: dict[str, Any]) -> str:
+    about = {"version": decision["version"], "run": decision["run_id"], "snapshot": decision["snapshot"]}
+    subject = ", ".join(f"{name} {value}" for name, value in about.items() if value)
+    by = f", by {decision['who']}" if decision["who"] else ""
+    where = f", in {decision['dag_run']}" if decision["dag_run"] else ""
+    return f"{decision['at']}  {decision['kind']}: {decision['outcome']}  {subject}{by}{where}"
 
 
 def _answer_line(row: dict[str, Any]) -> str:

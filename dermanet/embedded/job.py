@@ -26,6 +26,7 @@ MARKS = {
     "skipped": "skipped",
     "upstream_failed": "not reached",
     "up_for_retry": "will retry",
+    "awaiting_input": "waits for your answer: Required Actions in Airflow",
 }
 
 
@@ -91,7 +92,7 @@ class Watch:
         self.say("starting Airflow, MLflow and the scorer …")
         self.services.start()
         self.airflow = Airflow(self.ports.address("airflow"), USER, password(self.services.environment))
-        for dag in ("ingest", "retrain"):
+        for dag in ("ingest", "retrain", "promote"):
             self.services.wait_for(f"the DAG {dag}", lambda dag=dag: self.airflow.has(dag))  # type: ignore[misc]
             self.airflow.unpause(dag)
         self.say("all up")
@@ -109,7 +110,7 @@ class Watch:
             if counts["accepted"] or counts["corrected"]:
                 return self._retrained(unfinished or self._started_by_asset(before))
         if unfinished or self._champion() is None:
-            return self._retrained(unfinished or self.airflow.trigger("retrain", {}))
+            return self._retrained(unfinished or self.airflow.trigger("retrain", {"force": "there is no champion yet"}))
         self.say("nothing new to train on; the champion stays")
         self._predict()
         return ""
@@ -126,16 +127,19 @@ class Watch:
         self.say(f"retrain: {run}")
         self._follow("retrain", run)
         verdict = self.airflow.result("retrain", run, "apply_gates")
-        self.console.print(_verdict_table(verdict))
-        version = self.airflow.result("retrain", run, "register_version")
-        if verdict["verdict"] == "pass":
-            self.say(f"registered as version {version}, now champion")
+        if verdict:
+            self.console.print(_verdict_table(verdict))
+        if promoted := self.airflow.result("retrain", run, "promote_version"):
+            self.say(f"registered as version {promoted['champion']}, now champion")
         else:
-            self.say("kept the champion; nothing was registered")
+            kept = self.airflow.result("retrain", run, "kept_the_champion") or self.airflow.result(
+                "retrain", run, "nothing_new"
+            )
+            self.say(f"the champion stays: {'; '.join(kept or ['see the run in Airflow'])}")
         if self._champion():
             self._predict()
-        failed = [check["metric"] for check in verdict["checks"] if check["outcome"] != "pass"]
-        return f"the verdict is {verdict['verdict']} ({', '.join(dict.fromkeys(failed))})" if failed else ""
+        refused = verdict and not verdict["registers"]
+        return f"the verdict is {verdict['verdict']} ({'; '.join(verdict['told'])})" if refused else ""
 
     def _follow(self, dag: str, run: str) -> None:
         """Prints each task's state as it changes until the run ends. Raises DermaNetError if it failed."""
@@ -222,7 +226,7 @@ def _counts(counts: dict[str, Any]) -> str:
 
 def _verdict_table(verdict: dict[str, Any]) -> Table:
     table = Table("check", "against", "", "value and limit", title=f"verdict: {verdict['verdict']}")
-    colours = {"pass": "green", "fail": "red", "insufficient": "yellow"}
+    colours = {"pass": "green", "warning": "yellow", "not judged": "dim", "fail": "red", "insufficient": "yellow"}
     for check in verdict["checks"]:
         word = f"[{colours[check['outcome']]}]{check['outcome']}[/]"
         table.add_row(check["metric"], check["kind"], word, check["reason"])

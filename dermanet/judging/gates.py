@@ -13,6 +13,7 @@ from dermanet.errors import BadInput
 from dermanet.judging.slices import AXES
 
 Mode = Literal["enforce", "dry run", "off"]
+Promotion = Literal["automatic", "approval"]
 JudgedBy = Literal["figure", "worse end", "better end"]
 """The figure itself; or an end of its 95 % interval: the worse must surely reach a limit, the better must not surely miss it."""
 Support = dict[str, Annotated[int, Field(ge=0)]]
@@ -82,10 +83,20 @@ class SliceLimits(Entry):
     checks: dict[str, Limit]
 
 
+class HoldoutWear(Entry):
+    """How many verdicts a holdout may give: who tries often enough passes by chance."""
+
+    warn_after: Annotated[int, Field(ge=1)] = 26
+    refuse_after: Annotated[int, Field(ge=1)] = 52
+
+
 class Gates(Entry):
     """The whole file. `minimum_support`: below it nothing is decided, whatever the figures say."""
 
     mode: Mode = "enforce"
+    promotion: Promotion = "automatic"
+    """Whether a person is asked before what passed becomes champion."""
+    holdout_wear: HoldoutWear = HoldoutWear()
     minimum_support: Support = {}
     checks: dict[str, Limit]
     slices: tuple[SliceLimits, ...] = ()
@@ -150,6 +161,12 @@ def _wrong(
 
 def _contradictions(gates: Gates, codes: Collection[str]) -> Any:
     """What is wrong with entries that are well-formed: where, and what to say."""
+    wear = gates.holdout_wear
+    if wear.warn_after > wear.refuse_after:
+        yield (
+            ("holdout_wear",),
+            f"holdout_wear warns after {wear.warn_after} verdicts and refuses after {wear.refuse_after} already",
+        )
     if not gates.checks and gates.mode != "off":
         yield ("checks",), "checks is empty; name metrics, or say `mode: off`"
     yield from _of_support(("minimum_support",), gates.minimum_support, codes)

@@ -34,7 +34,13 @@ OF_A_SLICE = (
     ("diagnosis_f1_macro", "macro F1", 2), ("diagnosis_recall_mel", "melanoma recall", 2), ("sex_accuracy", "sex", 2),
     ("age_mae", "age error", 1),
 )  # fmt: skip
-WORDS = {"pass": "passed", "fail": "failed", "insufficient": "too few cases", "not judged": "not judged"}
+WORDS = {
+    "pass": "passed",
+    "warning": "warning",
+    "fail": "failed",
+    "insufficient": "too few cases",
+    "not judged": "not judged",
+}
 PICTURES = {
     "confusion_matrix.png": "Which diagnoses are taken for which", "roc.png": "Sensitivity against false alarms",
     "age_scatter.png": "Age", "reliability_diagnosis.png": "How sure, and how right: diagnosis",

@@ -14,7 +14,13 @@ from dermanet.judging.metrics import confusion, probability_figures
 from dermanet.judging.verdict import Verdict
 from dermanet.records import SEXES, Answers, Record
 
-WORDS = {"pass": "passed", "fail": "FAILED", "insufficient": "not enough cases", "not judged": "not judged"}
+WORDS = {
+    "pass": "passed",
+    "warning": "warning",
+    "fail": "FAILED",
+    "insufficient": "not enough cases",
+    "not judged": "not judged",
+}
 
 
 def verdict_page(verdict: Verdict, evaluation: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from dermanet.judging.evaluation import Evaluation, Scores
 from dermanet.judging.gates import Change, Gates, Limit, Mode, SliceLimits, diagnosis_of
 
 Word = Literal["pass", "fail", "insufficient", "not judged"]
+Outcome = Literal["pass", "warning", "fail", "insufficient", "not judged"]
 Kind = Literal["integrity", "support", "threshold", "baseline", "champion"]
 
 
@@ -16,14 +17,14 @@ class Check:
     """One line of a verdict.
 
     `value` and `limit` are None where a figure is missing; `n`: images behind it; `reason` is a sentence for people; `slice` is
-    empty where the whole holdout is meant. A check that is `not judged` has no part in the word.
+    empty where the whole holdout is meant. A check that is `not judged`, or a `warning`, does not keep from passing.
     """
 
     metric: str
     kind: Kind
     value: float | None
     limit: float | None
-    outcome: Word
+    outcome: Outcome
     reason: str
     n: int | None = None
     slice: str = ""
@@ -42,10 +43,17 @@ class Verdict:
         """Whether a version may be made: after a pass, or where the gates only watch."""
         return self.word == "pass" or self.mode != "enforce"
 
+    def told(self) -> list[str]:
+        """What speaks against a pass or warns, a line a check."""
+        spoken = [check for check in self.checks if check.outcome in ("fail", "insufficient", "warning")]
+        return [f"{check.metric}{f' of {check.slice}' if check.slice else ''}: {check.reason}" for check in spoken]
+
     def as_dict(self) -> dict[str, Any]:
         """The verdict as plain JSON, as it is kept beside the run."""
         checks = [asdict(check) for check in self.checks]
-        return {"verdict": self.word, "mode": self.mode, "registers": self.lets_register, "checks": checks}
+        return {
+            "verdict": self.word, "mode": self.mode, "registers": self.lets_register, "told": self.told(), "checks": checks,
+        }  # fmt: skip
 
 
 def judge(
@@ -90,7 +98,7 @@ def _of_slices(limits: SliceLimits, evaluation: Evaluation) -> Iterator[Check]:
         short = _short(limits.minimum_support, scores.support if scores else {})
         if scores is None or short:
             # Who names a slice wants it judged; of the others a rare one would stop everything.
-            outcome: Word = "insufficient" if limits.values else "not judged"
+            outcome: Outcome = "insufficient" if limits.values else "not judged"
             reason = short or f"the holdout has no image of {name}"
             yield Check(
                 "support", "support", None, None, outcome, reason, scores.support["images"] if scores else 0, name

@@ -17,15 +17,13 @@ from dermanet.database.engine import open_database
 from dermanet.database.schema import DECISIONS, SIDES
 from dermanet.database.turns import turn
 
-Kind = Literal[
-    "retrain", "data", "verdict", "registration", "smoke test", "approval", "promotion", "rollback", "found", "renewal"
-]
+Kind = Literal["retrain", "data", "verdict", "smoke test", "approval", "promotion", "rollback", "found", "renewal"]
 """What is decided. `found`: somebody moved an alias outside DermaNet."""
 
 MOVES: tuple[Kind, ...] = ("promotion", "rollback", "found")
 """Decisions after which another version, or none, is champion."""
 
-UNDER_WAY = "under way"
+UNDER_WAY, UNDONE = "under way", "undone"
 ALIASES = "aliases"
 """Whose turn a move is."""
 
@@ -81,6 +79,10 @@ class Ledger:
 
         return patience.write(self.engine, kept)
 
+    def add(self, decision: Decision) -> Decision:
+        """Keeps a decision and returns it numbered, however often the same was taken before."""
+        return patience.write(self.engine, lambda connection: _inserted(connection, decision))
+
     @contextmanager
     def moving(self) -> Iterator[None]:
         """The turn of whoever moves aliases."""
@@ -88,9 +90,8 @@ class Ledger:
             yield
 
     def begin(self, decision: Decision) -> Decision:
-        """Keeps a move before its first step, however often the same was made before."""
-        begun = replace(decision, outcome=UNDER_WAY)
-        return patience.write(self.engine, lambda connection: _inserted(connection, begun))
+        """Keeps a move before its first step."""
+        return self.add(replace(decision, outcome=UNDER_WAY))
 
     def finish(self, decision: Decision, outcome: str, *reasons: str) -> Decision:
         """Says how a move ended that was `under way`."""
@@ -100,11 +101,23 @@ class Ledger:
         patience.write(self.engine, lambda connection: connection.execute(change.values(values)))
         return ended
 
+    def last(self, kind: Kind) -> Decision | None:
+        """The latest decision of a kind."""
+        found = self._found(DECISIONS.c.kind == kind, limit=1)
+        return found[0] if found else None
+
     def last_move(self) -> Decision | None:
         """The latest move of aliases, under way or ended, but none that was undone."""
-        moves = DECISIONS.c.kind.in_(MOVES), DECISIONS.c.outcome != "undone"
+        moves = DECISIONS.c.kind.in_(MOVES), DECISIONS.c.outcome != UNDONE
         found = self._found(*moves, limit=1)
         return found[0] if found else None
+
+    def last_move_of(self, version: str) -> Decision | None:
+        """The latest move that made a version champion, or rolled back from it."""
+        moves = self._found(DECISIONS.c.kind.in_(("promotion", "rollback")), DECISIONS.c.outcome != UNDONE)
+        rolled = ("rollback", version)
+        ours = [one for one in moves if one.version == version or (one.kind, one.before["champion"]) == rolled]
+        return ours[-1] if ours else None
 
     def latest(self, limit: int) -> list[Decision]:
         """The latest decisions, the oldest of them first."""

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
-from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
@@ -22,6 +21,9 @@ from mlflow.utils.time import get_current_time_millis
 from dermanet.errors import BadInput
 from dermanet.registry import machine
 from dermanet.registry.datasets import RecordSet, inputs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EXPERIMENT = "dermanet"
 WORK = "dermanet.work"
@@ -98,6 +100,12 @@ class Tracking:
         """Sets what MLflow's page of a run shows first, in Markdown."""
         self.client.set_tag(run_id, "mlflow.note.content", text)
 
+    def address(self, run_id: str, name: str) -> str:
+        """Where a person finds an artifact: its page at the MLflow server, or which run has it."""
+        if self.uri.startswith("http"):
+            return f"{self.uri}/#/experiments/{self.experiment}/runs/{run_id}/artifacts/{name}"
+        return f"{name} of MLflow run {run_id}"
+
     def fetch(self, run_id: str, name: str) -> Path:
         """The path of an artifact on this machine, fetched if it is elsewhere. Raises BadInput where there is none."""
         self.run(run_id)
@@ -147,7 +155,7 @@ class Tracking:
         """Keeps a text artifact."""
         self.client.log_text(run_id, text, name)
 
-    def log_picture(self, run_id: str, figure: Figure, name: str) -> None:
+    def log_picture(self, run_id: str, figure: "Figure", name: str) -> None:
         """Keeps a drawing as PNG."""
         self.client.log_figure(run_id, figure, name)
 

@@ -30,30 +30,17 @@ class Versions:
         )
         return str(made.version)
 
-    def promote(self, version: str) -> None:
-        """Makes a version the champion; the champion before it becomes `previous`. A second call changes nothing.
+    def move(self, alias: str, version: str | None) -> None:
+        """Makes a version the holder of an alias; None takes the alias away."""
+        if version:
+            self.client.set_registered_model_alias(self.name, alias, version)
+        elif self.holder(alias):
+            self.client.delete_registered_model_alias(self.name, alias)
 
-        `previous` is saved first: killed between the two steps, the old champion still serves and the call can be repeated.
-        """
-        self.get(version)
-        before = self.holder(CHAMPION)
-        if before == version:
-            return
-        if before:
-            self.client.set_registered_model_alias(self.name, PREVIOUS, before)
-        self.client.set_registered_model_alias(self.name, CHAMPION, version)
-
-    def roll_back(self) -> str:
-        """Makes the previous champion the champion again and returns its version. Raises BadInput where there was none.
-
-        `previous` stays where it is, so that a second call finds the work done instead of undoing it.
-        """
-        previous = self.holder(PREVIOUS)
-        if previous is None:
-            raise BadInput(f"{self.name} has no previous champion to go back to")
-        if previous != self.holder(CHAMPION):
-            self.client.set_registered_model_alias(self.name, CHAMPION, previous)
-        return previous
+    def tag(self, version: str, **tags: str) -> None:
+        """Sets tags `dermanet.<name>` of a version."""
+        for name, value in tags.items():
+            self.client.set_model_version_tag(self.name, version, f"dermanet.{name}", value)
 
     def holder(self, alias: str) -> str | None:
         """The version that holds an alias; None where none does. Raises MlflowException where the registry cannot be asked."""
@@ -71,6 +58,13 @@ class Versions:
         except MlflowException:
             held = sorted(int(v.version) for v in self.client.search_model_versions(f"name = '{self.name}'"))
             raise BadInput(f"{self.name} has no version {version!r}; there are {held or 'none'}") from None
+
+    def existing(self, version: str) -> str | None:
+        """A version, if it is still there."""
+        try:
+            return self.get(version).version if version else None
+        except BadInput:
+            return None
 
     def snapshots(self) -> dict[str, str]:
         """Every version and the snapshot that it was trained and judged on, oldest first."""

@@ -52,14 +52,14 @@ def build(following: Following) -> FastAPI:
     return app
 
 
-def serve(host: str, port: int, poll: float) -> None:
-    """Serves until SIGINT or SIGTERM; requests under way are answered first."""
+def serve(host: str, port: int, poll: float, version: str = "") -> None:
+    """Serves the champion, or always one `version`, until SIGINT or SIGTERM; requests under way are answered first."""
     import uvicorn
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     here = settings.read()
     tracking = Tracking(here.tracking_uri, here.artifacts)
-    following = Following(Versions(tracking.client, here.model), CHAMPION, poll)
+    following = Following(Versions(tracking.client, here.model), CHAMPION, poll, version)
     following.start()
     try:
         uvicorn.run(build(following), host=host, port=port, log_level="warning", timeout_graceful_shutdown=10)

@@ -28,11 +28,12 @@ class Following:
     A version that cannot be loaded, or a registry that cannot be reached, leaves the served version in place.
     """
 
-    def __init__(self, versions: Versions, alias: str, poll: float) -> None:
-        """`poll`: seconds between two looks at the registry."""
+    def __init__(self, versions: Versions, alias: str, poll: float, pinned: str = "") -> None:
+        """`poll`: seconds between two looks at the registry. `pinned`: a version that is served whoever holds the alias."""
         self.versions = versions
         self.alias = alias
         self.poll = poll
+        self.pinned = pinned
         self.served: Served | None = None
         self.trouble: str | None = None
         """Why the last look failed; None after one that did not."""
@@ -59,7 +60,7 @@ class Following:
     def look(self) -> None:
         """Looks once, and swaps if the alias has moved to a version that loads."""
         try:
-            version = self.versions.holder(self.alias)
+            version = self.pinned or self.versions.holder(self.alias)
             if version and version != self._refused and (self.served is None or version != self.served.version):
                 self._load(version)
             self.trouble = None if version != self._refused else self.trouble

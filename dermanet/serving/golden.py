@@ -6,6 +6,7 @@ Training writes what Keras answers for them; whoever loads the model sends their
 import base64
 import json
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from dermanet.errors import DermaNetError
 from dermanet.pixels import preprocess
-from dermanet.records import Answers
+from dermanet.records import SEXES, Answers
 from dermanet.serving.network import Network
 
 FILE = "golden.json"
@@ -64,6 +65,36 @@ def check(path: Path, network: Network) -> float:
     found = network.answer(pixels)
     differences = {"pixels": np.abs(pixels.reshape(len(kept), -1).astype(np.int16) - np.stack(kept)).mean(axis=1)}
     differences |= {head: np.abs(getattr(found, head) - np.array(record[head], np.float32)) for head in HEADS}
+    return _largest(differences)
+
+
+def request(path: Path) -> list[str]:
+    """The kept images as a client sends them: base64 text."""
+    return list(json.loads(path.read_text())["images"])
+
+
+def check_rows(path: Path, rows: Sequence[Mapping[str, Any]], diagnoses: Sequence[str]) -> float:
+    """The same for the rows that a server answered to `request`, names and probabilities. Raises DermaNetError, as `check` does."""
+    record, names = json.loads(path.read_text()), {"sex": SEXES, "diagnosis": tuple(diagnoses)}
+    if len(rows) != len(record["images"]):
+        raise DermaNetError(f"golden images: {len(rows)} rows for {len(record['images'])} images")
+    try:
+        given: dict[str, Any] = {"age": [row["age"] for row in rows]}
+        for head, known in names.items():
+            given[head] = [[row[f"{head}_probabilities"][name] for name in known] for row in rows]
+            surest = [known[place] for place in np.argmax(record[head], axis=1)]
+            if (said := [row[head] for row in rows]) != surest:
+                raise DermaNetError(
+                    f"golden images: {head} is {', '.join(said)}, and was {', '.join(surest)} in training"
+                )
+    except (KeyError, TypeError) as error:
+        raise DermaNetError(f"golden images: an answer is not whole ({error}): {str(rows[0])[:300]}") from None
+    return _largest(
+        {head: np.abs(np.array(given[head], np.float32) - np.array(record[head], np.float32)) for head in HEADS}
+    )
+
+
+def _largest(differences: Mapping[str, Any]) -> float:
     for what, difference in differences.items():
         # Written so that a NaN fails too.
         if not float(np.max(difference)) <= TOLERANCE[what]:

@@ -1,6 +1,6 @@
 """The stages: one function a task, ids and small JSON in and out. Airflow, the command line and the tests call the same ones.
 
-    ingest -> snapshot -> validate -> prepare -> train -> evaluate -> judge -> register -> promote
+    ingest -> snapshot -> validate -> prepare -> train -> evaluate -> judge -> register -> smoke_test -> promote
 
 Every stage may be killed and run again, and run twice: outputs are named by content or found by what they work on.
 Heavy libraries are imported inside the functions: Airflow imports this package each time it parses a DAG file.
@@ -8,7 +8,7 @@ Heavy libraries are imported inside the functions: Airflow imports this package 
 
 from dermanet.stages.answers import predict
 from dermanet.stages.cache import cache, check_cache, prune_cache
-from dermanet.stages.champions import champion, export, keep_champion, promote, register, roll_back
+from dermanet.stages.champions import champion, export, keep_champion, register
 from dermanet.stages.data import (
     check_sources,
     ingest,
@@ -18,13 +18,17 @@ from dermanet.stages.data import (
     prepare_part,
     snapshot,
 )
+from dermanet.stages.decisions import APPROVE, REJECT, answered, decide, way_of, why
 from dermanet.stages.forgetting import forget
 from dermanet.stages.groups import group_sheet, groups, part_images, settle_group
 from dermanet.stages.inbox import require_whole
+from dermanet.stages.notices import failed, late, notify
 from dermanet.stages.objects import check_objects, objects, prune_objects
 from dermanet.stages.pages import evaluation_page
+from dermanet.stages.promotion import promote, promote_judged, roll_back
 from dermanet.stages.quarantine import drop_quarantined, quarantined, release_quarantined, show_quarantined
 from dermanet.stages.search import search, searches, trials
+from dermanet.stages.smoke import smoke_test
 from dermanet.stages.state import catalogued, example, gates_summary, holds_real_images, training_now
 from dermanet.stages.training import train
 from dermanet.stages.validation import limits_summary, report_file, validate
@@ -32,11 +36,12 @@ from dermanet.stages.verdicts import evaluate, judge
 from dermanet.stages.whole import retrain
 
 __all__ = [
-    "cache", "catalogued", "champion", "check_cache", "check_objects", "check_sources", "drop_quarantined",
-    "evaluate", "evaluation_page", "example", "export", "forget", "gates_summary", "group_sheet", "groups",
-    "holds_real_images", "ingest", "ingest_configured", "judge", "keep_champion", "limits_summary", "objects",
-    "part_images", "predict", "preparation_parts", "prepare", "prepare_part", "promote", "prune_cache",
-    "prune_objects", "quarantined", "register", "release_quarantined", "report_file", "require_whole", "retrain",
-    "roll_back", "search", "searches", "settle_group", "show_quarantined", "snapshot", "train", "training_now",
-    "trials", "validate",
+    "APPROVE", "REJECT", "answered", "cache", "catalogued", "champion", "check_cache", "check_objects",
+    "check_sources", "decide", "drop_quarantined", "evaluate", "evaluation_page", "example", "export", "failed",
+    "forget", "gates_summary", "group_sheet", "groups", "holds_real_images", "ingest", "ingest_configured",
+    "judge", "keep_champion", "late", "limits_summary", "notify", "objects", "part_images", "predict",
+    "preparation_parts", "prepare", "prepare_part", "promote", "promote_judged", "prune_cache", "prune_objects",
+    "quarantined", "register", "release_quarantined", "report_file", "require_whole", "retrain", "roll_back",
+    "search", "searches", "settle_group", "show_quarantined", "smoke_test", "snapshot", "train", "training_now",
+    "trials", "validate", "way_of", "why",
 ]  # fmt: skip

@@ -8,21 +8,20 @@ from typing import Any
 from dermanet import settings
 from dermanet.errors import BadInput, GateRefused
 from dermanet.stages.lineage import STARTED_FROM
-from dermanet.stages.rooms import tracking_of, versions_of
+from dermanet.stages.pages import PAGE
+from dermanet.stages.rooms import ledger_of, tracking_of, versions_of
 from dermanet.stages.verdicts import VERDICT
 
 CARRIED = (
     "dermanet.snapshot",
     "dermanet.holdout",
     "dermanet.version",
+    "dermanet.revision",
     "dermanet.verdict",
     "dermanet.gates",
     STARTED_FROM,
 )
 """Tags that a version has from its run."""
-
-STOPS = ("fail", "insufficient")
-"""Outcomes of checks that keep a model from being registered."""
 
 
 def register(run_id: str) -> dict[str, Any]:
@@ -31,19 +30,19 @@ def register(run_id: str) -> dict[str, Any]:
     tracking = tracking_of(here)
     verdict = tracking.read_json(run_id, VERDICT)
     if not verdict["registers"]:
-        failed = [check["metric"] for check in verdict["checks"] if check["outcome"] in STOPS]
         raise GateRefused(
-            f"run {run_id} is not registered: the verdict is {verdict['verdict']} ({', '.join(dict.fromkeys(failed))})"
+            f"run {run_id} is not registered: the verdict is {verdict['verdict']} ({'; '.join(verdict['told'])})"
         )
     tags = tracking.run(run_id).data.tags
     carried = {name: tags[name] for name in CARRIED if name in tags}
+    carried |= {"dermanet.report": tracking.address(run_id, PAGE), "dermanet.dag_run": here.dag_run}
     return {"run_id": run_id, "version": versions_of(here, tracking).register(run_id, tags["dermanet.model"], carried)}
 
 
 def keep_champion(run_id: str, verdict: dict[str, Any]) -> list[str]:
     """Why a run's model does not become champion, a line a check; where the gates only watch, it is registered all the same."""
-    lines = [f"{check['metric']}: {check['reason']}" for check in verdict["checks"] if check["outcome"] in STOPS]
-    if not verdict["registers"]:
+    lines = [*verdict["told"], *_refusals(run_id)]
+    if verdict["verdict"] == "pass" or not verdict["registers"]:
         return lines
     version = register(run_id)["version"]
     return [
@@ -52,17 +51,16 @@ def keep_champion(run_id: str, verdict: dict[str, Any]) -> list[str]:
     ]
 
 
-def promote(version: str) -> dict[str, Any]:
-    """Makes a version the champion; the champion before it becomes `previous`."""
-    here = settings.read()
-    versions_of(here, tracking_of(here)).promote(version)
-    return {"model": here.model, "champion": version}
-
-
-def roll_back() -> dict[str, Any]:
-    """Makes the previous champion the champion again."""
-    here = settings.read()
-    return {"model": here.model, "champion": versions_of(here, tracking_of(here)).roll_back()}
+def _refusals(run_id: str) -> list[str]:
+    """What was said against promoting a run's version, last of all."""
+    found = [
+        one for one in ledger_of(settings.read()).about(run_id) if one.kind in ("promotion", "approval", "smoke test")
+    ]
+    if not found or found[-1].outcome in ("promoted", "approved", "passed"):
+        return []
+    return [
+        f"{found[-1].kind}, {found[-1].outcome}{f' by {found[-1].who}' if found[-1].who else ''}: {found[-1].reasons[0]}"
+    ]
 
 
 def champion(environ: Mapping[str, str] | None = None) -> dict[str, Any]:

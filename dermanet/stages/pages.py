@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from dermanet import __version__, settings
+from dermanet import settings
 from dermanet.settings import Settings
 from dermanet.stages.rooms import tracking_of
 from dermanet.storage import place
@@ -45,7 +45,7 @@ def draw(
     ]  # fmt: skip
     about = page.Page(
         card["experiment"]["name"], record["run_id"], frozen.id, frozen.holdout_digest, record["champion_version"] if told else "",
-        __version__, card["experiment"]["seed"], datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), frozen.taxonomy.diagnoses,
+        _code(card), card["experiment"]["seed"], datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), frozen.taxonomy.diagnoses,
         pictures, list(_cards(here, flipped)), list(_cards(here, wrong)),
     )  # fmt: skip
     return page.html(about, found, told)
@@ -76,6 +76,11 @@ def clear_pages(here: Settings, digests: Collection[str]) -> int:
 def evaluation_page(run_id: str) -> str:
     """The path of the page of a run's evaluation on this machine, fetched if it is not here. Raises BadInput where there is none."""
     return str(tracking_of(settings.read()).fetch(run_id, PAGE))
+
+
+def _code(card: Mapping[str, Any]) -> str:
+    """Which code has trained."""
+    return ", revision ".join(filter(None, (card["dermanet"], card.get("revision"))))
 
 
 def _cards(here: Settings, told: "Sequence[tuple[Record, str, str, str]]") -> "Iterator[Card]":

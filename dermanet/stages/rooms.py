@@ -1,5 +1,6 @@
 """How the stages enter the rooms: each function opens one thing of an installation, by its settings."""
 
+import getpass
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from dermanet.settings import Settings
 from dermanet.storage import Folder, place
 
 if TYPE_CHECKING:
+    from dermanet.ledger.decisions import Ledger
     from dermanet.pixels.prepared import PreparedPixels
     from dermanet.pixels.shards import Preparation
     from dermanet.records import Answers, Record, Snapshot
@@ -95,6 +97,21 @@ def versions_of(here: Settings, tracking: "Tracking") -> "Versions":
     from dermanet.registry.versions import Versions
 
     return Versions(tracking.client, here.model)
+
+
+def ledger_of(here: Settings) -> "Ledger":
+    """The decisions of this installation."""
+    from dermanet.ledger.decisions import Ledger
+
+    return Ledger(here.catalogue)
+
+
+def whoever_asks() -> str:
+    """The user of this machine in whose name something is decided."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "a user without a name"
 
 
 def fill_pixels(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dermanet import __version__, experiment, settings
 from dermanet.errors import BadInput, DermaNetError, no_space_left
+from dermanet.revision import revision
 from dermanet.settings import Settings
 from dermanet.stages import lineage, members
 from dermanet.stages.datasets import trained_on
@@ -29,6 +30,8 @@ from dermanet.stages.rooms import (
 from dermanet.stages.validation import data_tags, require_not_anomalous
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
+
     from dermanet.learning.train import Trained
     from dermanet.records import Snapshot
     from dermanet.registry.tracking import Tracking
@@ -72,6 +75,11 @@ def _train(
     if here.process:
         return _take_part(here, frozen, chosen, work)
     tags = {"dermanet.snapshot": frozen.id, "dermanet.holdout": frozen.holdout_digest, "dermanet.version": __version__}
+    tags |= {
+        "dermanet.experiment": chosen.digest,
+        "dermanet.revision": revision(here.revision),
+        "dermanet.dag_run": here.dag_run,
+    }
     tags |= data_tags(here, frozen.id)
     run_id = tracking.run_for(work, f"{chosen.name}-{frozen.id[:8]}", tags).info.run_id
     if "dermanet.model" in tracking.run(run_id).data.tags:
@@ -80,7 +88,12 @@ def _train(
     tracking.end(run_id, "RUNNING")
     try:
         trained = _fitted(here, tracking, run_id, frozen, chosen, here.home / "training" / work, progress, on_batch)
-        files = _model_files(trained.keras_file, trained.onnx_file, _card(frozen, chosen, run_id), chosen.recipe)
+        files = _model_files(
+            trained.keras_file,
+            trained.onnx_file,
+            _card(frozen, chosen, tracking.run(run_id)),
+            chosen.recipe,
+        )
         tracking.log_model(run_id, _package() / "serving" / "scorer.py", files, _package(), _requirements())
     except Exception:
         _fail(tracking, run_id)
@@ -161,13 +174,14 @@ def _fail(tracking: "Tracking", run_id: str) -> None:
         return
 
 
-def _card(frozen: "Snapshot", chosen: experiment.Experiment, run_id: str) -> dict[str, Any]:
+def _card(frozen: "Snapshot", chosen: experiment.Experiment, run: "Run") -> dict[str, Any]:
     from dermanet.pixels.preprocess import recipe
     from dermanet.records import SEXES
 
     prepared_by = recipe(chosen.recipe)
     return {
-        "dermanet": __version__, "run_id": run_id, "snapshot": frozen.id, "holdout": frozen.holdout_digest,
+        "dermanet": __version__, "revision": run.data.tags.get("dermanet.revision", ""), "run_id": run.info.run_id,
+        "snapshot": frozen.id, "holdout": frozen.holdout_digest,
         "experiment": chosen.as_dict(), "recipe": prepared_by.as_dict(), "fingerprint": prepared_by.fingerprint,
         "taxonomy": frozen.taxonomy.as_list(), "sexes": list(SEXES),
         "use": "For research use; not a medical device.",

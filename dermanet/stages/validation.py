@@ -1,6 +1,5 @@
 """The stage between a snapshot and its training: are its data fit, and is it the same kind of data as before?"""
 
-import getpass
 import json
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dermanet import settings
 from dermanet.errors import BadInput, DataRefused
 from dermanet.settings import Settings
-from dermanet.stages.rooms import frozen_snapshot, snapshot_place, snapshot_tracking
+from dermanet.stages.rooms import frozen_snapshot, ledger_of, snapshot_place, snapshot_tracking, whoever_asks
 from dermanet.storage import place
 
 if TYPE_CHECKING:
@@ -43,12 +42,24 @@ def validate(snapshot_id: str, accept: str = "", who: str = "") -> dict[str, Any
     record = _judged(here, catalogue, entry, frozen, rules)
     verdict, because = record["verdict"], "; ".join(_lines(record, "anomaly"))
     if verdict == "anomalous" and accept:
-        verdict, because = "accepted", f"accepted by {who or _user()}: {accept} ({because})"
+        verdict, because = "accepted", f"accepted by {who or whoever_asks()}: {accept} ({because})"
     entry = history.conclude(catalogue, snapshot_id, record, verdict, because)
+    _keep(here, entry, snapshot_id, who)
     told = _told(entry, _publish(here, catalogue, entry, frozen))
     if entry.verdict == "anomalous" and rules.mode == "enforce":
         raise DataRefused(_refusal(told), told)
     return told
+
+
+def _keep(here: Settings, entry: "Entry", snapshot_id: str, who: str) -> None:
+    """Writes the verdict on the data into the ledger."""
+    from dermanet.ledger.decisions import Decision
+
+    person = (who or whoever_asks()) if entry.verdict == "accepted" else ""
+    reasons = (entry.because or "every figure is within its limits",)
+    ledger_of(here).record(
+        Decision("data", entry.verdict, reasons, snapshot=snapshot_id, who=person, dag_run=here.dag_run)
+    )
 
 
 def require_not_anomalous(here: Settings, snapshot_id: str) -> None:
@@ -250,10 +261,3 @@ def _note(entry: "Entry", record: Mapping[str, Any]) -> str:
     lines = [f"**{entry.verdict}** ({REPORT} among the artifacts)"]
     lines += [f"- anomaly: {line}" for line in _lines(record, "anomaly")]
     return "\n".join(lines + [f"- warning: {line}" for line in _lines(record, "warning")])
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "a user without a name"

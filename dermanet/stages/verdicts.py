@@ -9,14 +9,16 @@ from dermanet.settings import Settings
 from dermanet.stages import pages
 from dermanet.stages.datasets import judged_on
 from dermanet.stages.lineage import learned_from
-from dermanet.stages.rooms import frozen_snapshot, holdout_answers, network_in, tracking_of, versions_of
+from dermanet.stages.rooms import frozen_snapshot, holdout_answers, ledger_of, network_in, tracking_of, versions_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from dermanet.judging.flips import Flip, Totals
+    from dermanet.judging.gates import Gates
     from dermanet.judging.slices import Look
-    from dermanet.judging.verdict import Check
+    from dermanet.judging.verdict import Check, Verdict
+    from dermanet.ledger.decisions import Ledger
     from dermanet.records import Answers, Snapshot
     from dermanet.registry.tracking import Tracking
     from dermanet.serving.network import Network
@@ -84,16 +86,19 @@ def judge(run_id: str) -> dict[str, Any]:
     from dermanet.judging.integrity import same_holdout
 
     here = settings.read()
+    ledger = ledger_of(here)
     tracking = tracking_of(here)
     record = tracking.read_json(run_id, EVALUATION)
     frozen = frozen_snapshot(here, tracking.run(run_id).data.tags["dermanet.snapshot"])
     found = evaluation.from_dict(record)
+    limits = gates.load(here.gates, frozen.taxonomy.codes)
+    lesions = {one.labels.lesion_id for one in frozen.holdout}
     integrity = [
         same_holdout(record["holdout"], frozen.holdout_digest, found.whole.support["images"]),
         *(verdict.Check(**check) for check in record["integrity"]),
+        _wear(ledger, record, lesions, limits),
     ]
-    codes = frozen.taxonomy.codes
-    judged = verdict.judge(gates.load(here.gates, codes), found, integrity, codes)
+    judged = verdict.judge(limits, found, integrity, frozen.taxonomy.codes)
     told = {
         "run_id": run_id,
         "holdout": record["holdout"],
@@ -104,7 +109,38 @@ def judge(run_id: str) -> dict[str, Any]:
     tracking.log_text(run_id, report.verdict_page(judged, record), "verdict.md")
     pages.keep_verdict(tracking, run_id, judged)
     tracking.tag(run_id, verdict=judged.word, gates=judged.mode)
+    _keep(ledger, here, record, judged, lesions)
     return told
+
+
+def _wear(ledger: "Ledger", record: "Mapping[str, Any]", lesions: "Collection[str]", limits: "Gates") -> "Check":
+    from dermanet.judging.wear import wear
+
+    run_id, holdout = record["run_id"], record["holdout"]
+    given, uses = ledger.wear(lesions, holdout, run_id), ledger.uses(holdout, run_id)
+    return wear(given, uses, limits.holdout_wear, record["support"]["images"])
+
+
+def _keep(
+    ledger: "Ledger", here: Settings, record: "Mapping[str, Any]", judged: "Verdict", lesions: "Collection[str]"
+) -> None:
+    """Writes the verdict into the ledger; one that decides wears the holdout."""
+    from dermanet.ledger.decisions import Decision
+
+    beside = (
+        f"beside the champion, version {record['champion_version']}"
+        if record["champion_version"]
+        else "there is no champion"
+    )
+    mode = () if judged.mode == "enforce" else (f"the gates are set to: {judged.mode}",)
+    told = tuple(judged.told()) or (f"all {len(judged.checks)} checks are passed, {beside}",)
+    ledger.record(
+        Decision(
+            "verdict", judged.word, (*mode, *told), record["run_id"], "", record["snapshot"], record["holdout"],
+            dag_run=here.dag_run, wore=judged.mode == "enforce",
+        ),
+        lesions,
+    )  # fmt: skip
 
 
 def _champion_answers(here: Settings, uri: str, frozen: "Snapshot") -> "Answers | None":

@@ -5,10 +5,13 @@ from typing import Any
 
 from dermanet import settings
 from dermanet.errors import BadInput
-from dermanet.stages.champions import promote, register
+from dermanet.stages.champions import register
 from dermanet.stages.data import ingest, prepare, snapshot
+from dermanet.stages.decisions import way_of
 from dermanet.stages.inbox import require_whole
-from dermanet.stages.rooms import OnBatch, Progress, chosen_experiment, say_nothing
+from dermanet.stages.promotion import promote_judged
+from dermanet.stages.rooms import OnBatch, Progress, chosen_experiment, ledger_of, say_nothing, whoever_asks
+from dermanet.stages.smoke import smoke_test
 from dermanet.stages.state import gates_summary
 from dermanet.stages.training import train
 from dermanet.stages.validation import limits_summary, validate
@@ -43,6 +46,8 @@ def retrain(
     `accept_data`: why anomalous data are let pass, as in `validate`. Raises DataRefused where they are not.
     `progress` gets lines for people, `on_batch` how many batches of the training are done, and of how many at most.
     """
+    from dermanet.ledger.decisions import Decision
+
     # What is wrong is said now, not after an hour of training.
     here = settings.read()
     if here.process:
@@ -50,19 +55,24 @@ def retrain(
     chosen_experiment(here, experiment_text)
     gates_summary(here)
     limits_summary(here)
+    ledger_of(here).add(Decision("retrain", "yes", ("asked for by hand",), who=whoever_asks(), dag_run=here.dag_run))
     data = gather(sources, progress, accept_data)
     prepared = prepare(data["snapshot"], experiment_text)
     progress(f"prepared {prepared['computed']} images, reused {prepared['reused']}")
     run_id = train(data["snapshot"], experiment_text, attempt, progress, on_batch)["run_id"]
     evaluation = evaluate(run_id)
     verdict = judge(run_id)
-    version = None
+    version, way = None, {"way": "keep", "because": "; ".join(verdict["told"])}
     if verdict["registers"]:
         version = str(register(run_id)["version"])
         if verdict["verdict"] == "pass":
-            promote(version)
+            progress(f"version {version} is registered; the server is tried out on it")
+            smoke_test(version)
+            way = way_of(run_id, version)
+            if way["way"] == "promote":
+                promote_judged(version)
     return {
         "run_id": run_id, "snapshot": data["snapshot"], "verdict": verdict["verdict"], "version": version,
         "metrics": evaluation["candidate"], "intervals": evaluation["intervals"], "baseline": evaluation["baseline"],
-        "checks": verdict["checks"], "gates": verdict["mode"], "data": data,
+        "checks": verdict["checks"], "gates": verdict["mode"], "data": data, "promotion": way,
     }  # fmt: skip

@@ -1,0 +1,134 @@
+"""The stages that move aliases: a version becomes champion, or the one before it again. One process at a time, and none by halves.
+
+A move is written into the ledger before its first step and after its last. Whoever has the next turn ends what a killed process
+left: done, if the champion had moved; else undone, so that there is one champion and a rollback leads where it led before.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dermanet import settings
+from dermanet.errors import BadInput, GateRefused
+from dermanet.settings import Settings
+from dermanet.stages.rooms import ledger_of, tracking_of, versions_of, whoever_asks
+from dermanet.stages.verdicts import VERDICT
+
+if TYPE_CHECKING:
+    from dermanet.ledger.decisions import Ledger
+    from dermanet.registry.versions import Versions
+
+
+def promote(version: str, who: str = "", because: str = "") -> dict[str, Any]:
+    """Makes a version the champion by a person's word, whatever was judged; the champion before it becomes `previous`.
+
+    A second call changes nothing. Raises BadInput where there is no such version.
+    """
+    return _promote(settings.read(), version, who or whoever_asks(), because or "asked for by hand")
+
+
+def promote_judged(version: str, approval: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Makes a version the champion because its verdict says so, or a person did who was asked (`approval`, as `approve` returns it).
+
+    Raises GateRefused where another version is champion by now than the one that it was compared with, or where a person has
+    rolled it back since.
+    """
+    asked = approval or {}
+    return _promote(settings.read(), version, asked.get("who", ""), asked.get("because", ""), judged=True)
+
+
+def roll_back(who: str = "", because: str = "") -> dict[str, Any]:
+    """Makes the previous champion the champion again. Raises BadInput where there was none.
+
+    `previous` stays where it is, so that a second call finds the work done instead of undoing it.
+    """
+    from dermanet.ledger.decisions import Decision
+    from dermanet.registry.versions import CHAMPION, PREVIOUS
+
+    here = settings.read()
+    tracking, ledger = tracking_of(here), ledger_of(here)
+    versions = versions_of(here, tracking)
+    with ledger.moving():
+        settle(ledger, versions)
+        version, before = versions.holder(PREVIOUS), versions.holder(CHAMPION)
+        if version is None:
+            raise BadInput(f"{here.model} has no previous champion to go back to; `dermanet promote VERSION` takes any")
+        if version != before:
+            reasons = (because or "asked for by hand", f"back from version {before}")
+            move = Decision(
+                "rollback", "", reasons, versions.get(version).run_id or "", version, who=who or whoever_asks(),
+                dag_run=here.dag_run, before={"champion": before or "", "previous": version},
+            )  # fmt: skip
+            move = ledger.begin(move)
+            versions.move(CHAMPION, version)
+            ledger.finish(move, "rolled back")
+    return {"model": here.model, "champion": version, "before": before}
+
+
+def why_not(here: Settings, version: str, ledger: "Ledger", champion: str | None, approved: bool = False) -> str:
+    """What keeps a version from becoming champion by its verdict; empty where nothing does. `approved`: by a person who was asked."""
+    tracking = tracking_of(here)
+    run_id = versions_of(here, tracking).get(version).run_id or ""
+    verdict = tracking.read_json(run_id, VERDICT)
+    if verdict["verdict"] != "pass":
+        return f"the verdict on version {version} is {verdict['verdict']}"
+    compared = verdict["champion_version"]
+    if champion not in (compared, version):
+        beside = f"version {compared}" if compared else "no champion"
+        now = f"version {champion} is champion now" if champion else "there is no champion now"
+        return f"version {version} was compared with {beside}, and {now}; evaluate and judge run {run_id} again"
+    left = ledger.last_move_of(version)
+    if left and left.version != version and not approved:
+        return (
+            f"version {version} was rolled back by {left.who} ({left.reasons[0]}); only a person brings it back: "
+            f"dermanet promote {version}"
+        )
+    return ""
+
+
+def settle(ledger: "Ledger", versions: "Versions") -> None:
+    """Ends a move that a killed process left under way, and takes note of a champion that was made outside DermaNet."""
+    from dermanet.ledger.decisions import UNDER_WAY, UNDONE, Decision
+    from dermanet.registry.versions import CHAMPION, PREVIOUS
+
+    last, holder = ledger.last_move(), versions.holder(CHAMPION) or ""
+    if last and last.outcome == UNDER_WAY:
+        if holder == last.version:
+            done = "promoted" if last.kind == "promotion" else "rolled back"
+            ledger.finish(last, done, "its process ended before it could say that it was done")
+        else:
+            if last.kind == "promotion" and versions.holder(PREVIOUS) == (last.before["champion"] or None):
+                versions.move(PREVIOUS, versions.existing(last.before["previous"]))
+            ledger.finish(last, UNDONE, "its process ended before the champion had moved")
+            last = ledger.last_move()
+    if last and holder != last.version:
+        had = f"version {last.version}" if last.version else "nobody"
+        has = f"version {holder}" if holder else "nobody"
+        reason = f"{has} is champion, and was not made so by DermaNet: {had} was"
+        ledger.add(Decision("found", "moved", (reason,), version=holder))
+
+
+def _promote(here: Settings, version: str, who: str, because: str, judged: bool = False) -> dict[str, Any]:
+    from dermanet.ledger.decisions import Decision
+    from dermanet.registry.versions import CHAMPION, PREVIOUS
+
+    tracking, ledger = tracking_of(here), ledger_of(here)
+    versions = versions_of(here, tracking)
+    run_id = versions.get(version).run_id or ""
+    with ledger.moving():
+        settle(ledger, versions)
+        before, previous = versions.holder(CHAMPION), versions.holder(PREVIOUS)
+        if judged and (reason := why_not(here, version, ledger, before, approved=bool(who))):
+            raise GateRefused(f"version {version} does not become champion: {reason}")
+        if before != version:
+            instead = f"instead of version {before}" if before else "there was no champion"
+            move = Decision(
+                "promotion", "", (because or "its verdict is a pass", instead), run_id, version, who=who, dag_run=here.dag_run,
+                before={"champion": before or "", "previous": previous or ""},
+            )  # fmt: skip
+            move = ledger.begin(move)
+            versions.tag(version, approver=who or "the gates", approved_because=because or "its verdict is a pass")
+            if before:
+                versions.move(PREVIOUS, before)
+            versions.move(CHAMPION, version)
+            ledger.finish(move, "promoted")
+    return {"model": here.model, "champion": version, "before": before}
