@@ -60,6 +60,26 @@ class Airflow:
         answer = self._session.get(path, timeout=30)
         return answer.json()["value"] if answer.ok else None
 
+    def clear(self, dag: str, run: str, task: str) -> None:
+        """Lets a task of a run, and all that come after it, run again."""
+        body = {
+            "dag_run_id": run,
+            "task_ids": [task],
+            "include_downstream": True,
+            "only_failed": False,
+            "dry_run": False,
+        }
+        self._ask("POST", f"dags/{dag}/clearTaskInstances", body)
+
+    def question(self, dag: str, run: str, task: str) -> dict[str, Any]:
+        """What a task that waits for a person asks: `subject`, `body`, `options`, …"""
+        return self._ask("GET", f"dags/{dag}/dagRuns/{run}/taskInstances/{task}/-1/hitlDetails")
+
+    def answer(self, dag: str, run: str, task: str, option: str, **params: Any) -> None:
+        """Answers it."""
+        body = {"chosen_options": [option], "params_input": params}
+        self._ask("PATCH", f"dags/{dag}/dagRuns/{run}/taskInstances/{task}/-1/hitlDetails", body)
+
     def _ask(self, verb: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         answer = self._session.request(verb, f"{self.address}/api/v2/{path}", json=body, timeout=30)
         if not answer.ok:

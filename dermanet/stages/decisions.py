@@ -124,12 +124,15 @@ def _news(here: Settings, known: Mapping[str, Any], other_experiment: bool) -> t
 
 
 def _question(here: Settings, run_id: str, version: str) -> dict[str, str]:
+    from dermanet import taxonomy
+
     tracking = tracking_of(here)
     verdict, evaluation = tracking.read_json(run_id, VERDICT), tracking.read_json(run_id, EVALUATION)
     champion, candidate = evaluation["champion"] or {}, evaluation["candidate"]
+    malignant = [f"diagnosis_recall_{one.code}" for one in taxonomy.load(here.taxonomy).diagnoses if one.malignant]
     rows = [
         f"| {name} | {candidate[name]:.3f} | {f'{champion[name]:.3f}' if name in champion else ''} |"
-        for name in ("diagnosis_accuracy", "diagnosis_f1_macro", "diagnosis_recall_mel", "sex_accuracy", "age_mae")
+        for name in ("diagnosis_accuracy", "diagnosis_f1_macro", *malignant, "sex_accuracy", "age_mae")
         if name in candidate
     ]
     flips = evaluation["flips"]["sentence"] + "." if evaluation["flips"] else "There is no champion yet."
