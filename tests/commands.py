@@ -16,11 +16,13 @@ from pathlib import Path
 PARENT = """
 import json, os, sys
 os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", MLFLOW_LOGGING_LEVEL="WARNING", MLFLOW_DISABLE_TELEMETRY="true")
-import alembic.command, cv2, imagehash, mlflow.pyfunc, numpy, pandas, psycopg, simplejpeg, sklearn.metrics
+import alembic.command, cv2, imagehash, mlflow.pyfunc, mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store
+import numpy, pandas, psycopg, simplejpeg, sklearn.metrics
 import sqlalchemy.dialects.postgresql.psycopg
 from dermanet import cli, settings, stages
 from dermanet.intake import catalogue, ingest, inventory, isic2018, look, snapshots, sources, synthetic, tables
 from dermanet.judging import evaluation, gates, integrity, verdict
+from dermanet.ledger import decisions
 from dermanet.pixels import shards
 from dermanet.registry import tracking, versions
 imagehash.phash(imagehash.Image.new("L", (64, 64)))

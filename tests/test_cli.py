@@ -67,7 +67,11 @@ def test_the_same_stages_by_hand(empty: Command, tmp_path: Path) -> None:
     assert json.loads(empty("evaluate", run, "--json").stdout)["candidate"]["age_mae"] > 0
     assert empty("judge", run).returncode == 0
     version = json.loads(empty("register", run, "--json").stdout)["version"]
-    assert json.loads(empty("promote", version, "--json").stdout) == {"model": "dermanet", "champion": "1"}
+    assert json.loads(empty("promote", version, "--json").stdout) == {
+        "model": "dermanet",
+        "champion": "1",
+        "before": "1",
+    }
 
 
 def test_a_refused_record_is_listed_shown_released_and_dropped(empty: Command, tmp_path: Path) -> None:

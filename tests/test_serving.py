@@ -97,7 +97,7 @@ def test_before_the_first_champion_it_waits_and_says_so(installation: Installati
             assert client.get(path).status_code == 503
         answer = client.post("/invocations", json={"dataframe_records": [{"image": "x"}]})
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
-        following.versions.promote("1")
+        following.versions.move(CHAMPION, "1")
         following.look()
         assert client.get("/ping").status_code == 200
 
