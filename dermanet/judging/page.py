@@ -6,6 +6,7 @@ making the rest anew.
 
 import base64
 import io
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def html(page: Page, evaluation: Evaluation, flips: Totals | None) -> str:
         TEMPLATE, page=page, evaluation=evaluation, whole=whole, main=MAIN, of_a_diagnosis=OF_A_DIAGNOSIS, of_a_slice=OF_A_SLICE,
         specificities=[f"{share * 100:.0f}" for share in SPECIFICITIES],
         sensitivities=[(one.name, values) for one in malignant if (values := _sensitivities(one.code, whole))],
-        pictures=[(PICTURES[name], _address(page.pictures[name])) for name in PICTURES if name in page.pictures],
+        pictures=[(PICTURES[name], *_drawn(page.pictures[name])) for name in PICTURES if name in page.pictures],
         flips=flips.sentence() if flips else "", flips_left=left,
     )  # fmt: skip
 
@@ -109,7 +110,10 @@ def _sensitivities(code: str, whole: Scores) -> list[tuple[float, tuple[float, f
     return [(whole.candidate[name], whole.intervals.get(name)) for name in names if name in whole.candidate]
 
 
-def _address(picture: Figure) -> str:
+def _drawn(picture: Figure) -> tuple[str, int]:
+    """A picture's `data:` address, and the pixels of a screen that it must not be narrower than: one for each of its points."""
     drawn = io.BytesIO()
     picture.savefig(drawn, format="png")
-    return f"data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode()}", math.ceil(
+        72 * picture.get_figwidth()
+    )

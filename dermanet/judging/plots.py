@@ -18,9 +18,9 @@ from dermanet.judging.calibration import BINS, Bins, expected_error
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#6B7280"
 MALIGNANT = [VERMILION, BLUE, "#009E73", "#CC79A7"]
 STYLE = {
-    "figure.dpi": 120, "savefig.dpi": 120, "font.family": "sans-serif", "font.size": 11, "axes.titlesize": 13,
+    "figure.dpi": 120, "savefig.dpi": 120, "font.family": "sans-serif", "font.size": 12, "axes.titlesize": 13,
     "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY,
-    "axes.axisbelow": True, "grid.alpha": 0.25, "legend.frameon": False, "legend.fontsize": 10,
+    "axes.axisbelow": True, "grid.alpha": 0.25, "legend.frameon": False, "legend.fontsize": 11,
 }  # fmt: skip
 DECADE, FEWEST = 10, 5
 """Answered ages are summed up by decades of true age, where at least so many images are in one."""
@@ -80,7 +80,7 @@ def reliability(head: str, bins: Bins, counted: str, brier: float) -> Figure:
         axes.legend(loc="upper left")
         middles = (np.ceil(bins.confidence * BINS) - 0.5) / BINS
         bars = below.bar(middles, bins.count, 0.9 / BINS, color=BLUE, alpha=0.6)
-        below.bar_label(bars, fontsize=9, padding=1)
+        below.bar_label(bars, fontsize=11, padding=1)
         below.margins(y=0.25)
         below.set(xlim=(-0.02, 1.02), xlabel="probability of the answer given", ylabel="answers")
         for panel in (axes, below):
@@ -92,9 +92,9 @@ def confusion_matrix(counts: NDArray[Any], codes: Sequence[str], counted: str) -
     """Counts (k, k): the true diagnosis by rows, the answered one by columns, shaded by its share of the row."""
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
     longest = max(map(len, codes))
-    width, height = 3.7 + 0.08 * longest + 0.62 * len(codes), 2.0 + 0.62 * len(codes)
+    width, height = 3.0 + 0.08 * longest + 0.52 * len(codes), 1.8 + 0.52 * len(codes)
     with rc_context(STYLE):
-        figure = Figure(figsize=(max(width, 7.0), max(height, 4.8)), layout="constrained")
+        figure = Figure(figsize=(max(width, 6.6), max(height, 4.8)), layout="constrained")
         axes = figure.subplots()
         shaded = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(counts):

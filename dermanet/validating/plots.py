@@ -101,12 +101,12 @@ def _commonest(mixes: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 
 def _panel(height: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(4.2, height), layout="constrained")
+    figure = Figure(figsize=(3.4, height), layout="constrained")
     return figure, figure.subplots()
 
 
 def _svg(figure: Figure) -> str:
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=7.5, handlelength=1.2, columnspacing=1)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, handlelength=1.2, columnspacing=1)
     drawn = io.StringIO()
     with warnings.catch_warnings():
         # Words that the font at hand lacks are drawn by the reader's own: the text stays text.

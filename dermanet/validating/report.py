@@ -14,7 +14,7 @@ TEMPLATE = Path(__file__).with_name("report.html")
 PANELS = (
     ("Diagnosis", "diagnosis", ""), ("Sex", "sex", ""), ("Localization", "localization", ""), ("Clinic", "clinic", ""),
     ("Age", "age", "years"), ("Brightness", "brightness", "mean luma, 0 to 255"),
-    ("Sharpness", "detail", "variance of the Laplacian, longer side at 256 pixels"),
+    ("Sharpness", "detail", "variance of the Laplacian at 256 pixels"),
     ("Contrast", "contrast", "grey levels from the 1st to the 99th percentile"),
     ("Resolution", "megapixels", "megapixels"), ("Shape", "aspect", "longer side by shorter side"),
 )  # fmt: skip
