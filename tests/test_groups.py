@@ -12,6 +12,9 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.stats import binom
 
 from dermanet import settings, stages
 from dermanet.database.schema import ALIKE, FORGOTTEN, METADATA, SIDES
@@ -23,7 +26,7 @@ from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.forgetting import forget_patient
 from dermanet.intake.groups import Tie, grouped
 from dermanet.records import Record
-from dermanet.split import side
+from dermanet.split import BOUNDS, side
 from dermanet.storage import Folder
 
 some_images = st.lists(
@@ -82,6 +85,62 @@ def test_more_records_never_move_a_lesion(
     assert before.items() <= after.items()
 
 
+@given(some_images, some_pairs)
+def test_a_group_is_what_hangs_together_and_no_more(
+    images: list[tuple[int, str]], pairs: list[tuple[int, int]]
+) -> None:
+    records = records_of(images)
+    ties = ties_of(records, pairs)
+    place = {record.digest: n for n, record in enumerate(records)}
+    edges = [(place[tie.one], place[tie.other]) for tie in ties]
+    for attribute in ("lesion_id", "patient_id"):
+        first: dict[str, int] = {}
+        for n, record in enumerate(records):
+            name = getattr(record.labels, attribute)
+            edges += [(first.setdefault(name, n), n)] if name else []
+    ones, others = zip(*edges, strict=True)
+    together = connected_components(coo_array(([1] * len(edges), (ones, others)), shape=(len(records),) * 2))[1]
+    expected: dict[int, set[str]] = {}
+    for record, number in zip(records, together.tolist(), strict=True):
+        expected.setdefault(number, set()).add(record.labels.lesion_id)
+    assert sorted(sorted(lesions) for lesions in expected.values()) == sorted(
+        list(group.lesions) for group in grouped(records, ties, {})
+    )
+
+
+@given(some_images, some_pairs, st.integers(1, 20))
+def test_lesions_that_have_nothing_to_do_with_others_are_placed_as_without_them(
+    images: list[tuple[int, str]], pairs: list[tuple[int, int]], count: int
+) -> None:
+    records = records_of(images)
+    ties = ties_of(records, pairs)
+    strangers = [
+        samples.record(100 + n, lesion_id=f"S{n // 2}", patient_id="" if n % 3 else f"Q{n}") for n in range(count)
+    ]
+    apart = {**placed(records, ties, {}), **placed(strangers, [], {})}
+    assert placed([*strangers, *records], ties, {}) == apart
+    assert grouped([*records, *strangers], ties, {}) == sorted(
+        [*grouped(records, ties, {}), *grouped(strangers, [], {})], key=lambda group: group.lesions
+    )
+
+
+@given(some_images, some_pairs)
+def test_placing_again_changes_nothing(images: list[tuple[int, str]], pairs: list[tuple[int, int]]) -> None:
+    records = records_of(images)
+    ties = ties_of(records, pairs)
+    sides = placed(records, ties, {})
+    assert placed(records, ties, sides) == sides and not any(group.torn for group in grouped(records, ties, sides))
+
+
+def test_patients_with_several_lesions_leave_the_sides_their_shares() -> None:
+    records = [samples.record(n, patient_id=f"P{n // 3}") for n in range(6000)]
+    sides = list(placed(records, [], {}).values())
+    for name, low, high in zip(("train", "validation", "holdout"), (0.0, *BOUNDS), BOUNDS, strict=False):
+        # Three lesions fall together: the luck is that of 2,000 patients.
+        fewest, most = 3 * binom.ppf([1e-6, 1 - 1e-6], 2000, high - low)
+        assert fewest <= sides.count(name) <= most
+
+
 def test_a_lesion_alone_has_its_own_side_and_a_patient_has_one() -> None:
     records = [samples.record(1), samples.record(2, patient_id="P9"), samples.record(3, patient_id="P9")]
     sides = placed(records, [], {})
@@ -123,6 +182,25 @@ def test_a_new_lesion_is_pulled_to_the_side_of_its_group(catalogue: Catalogue) -
     for _ in range(2):
         found = placing.place(catalogue)
         assert found.sides == {HELD_OUT: "holdout", TRAIN: "holdout"} and not found.torn
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_in_whatever_order_images_come_into_the_catalogue_the_sides_are_the_same(
+    new_database: Callable[[], str], seed: int
+) -> None:
+    records = [
+        samples.record(n, lesion_id=f"L{n // 2}", diagnosis="nv", patient_id=f"P{n // 2 % 7}" if n % 4 < 2 else "")
+        for n in range(40)
+    ]
+    placements = []
+    for order in (records, random.Random(seed).sample(records, len(records))):
+        catalogue = Catalogue(new_database())
+        for start in range(0, 40, 7):
+            take(catalogue, *order[start : start + 7])
+        tie(catalogue, records[3], records[30])
+        placements.append(placing.place(catalogue).sides)
+        assert placing.place(catalogue).sides == placements[-1]
+    assert placements[0] == placements[1] and len(placements[0]) == 20
 
 
 def test_a_torn_group_gives_nobody_a_side_until_a_person_decides(catalogue: Catalogue) -> None:

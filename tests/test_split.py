@@ -7,10 +7,12 @@ from collections import Counter
 import samples
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from dermanet.records import SIDES
-from dermanet.split import BOUNDS, holdout_digest, side
+from dermanet.split import BOUNDS, holdout_digest, side, side_of
 
+SHARES = dict(zip(SIDES, (BOUNDS[0], BOUNDS[1] - BOUNDS[0], BOUNDS[2] - BOUNDS[1]), strict=True))
 RECORDS = [samples.record(number, age=None if number % 9 == 0 else 30.0 + number % 50) for number in range(200)]
 HELD_OUT = [record for record in RECORDS if side(record.labels.lesion_id) == "holdout"]
 
@@ -31,14 +33,42 @@ def test_every_lesion_has_one_side(lesion: str) -> None:
 
 def test_the_sides_have_the_stated_shares() -> None:
     found = Counter(side(f"HAM_{number:07d}") for number in range(20_000))
-    shares = [high - low for low, high in zip((0, *BOUNDS), BOUNDS, strict=False)]
-    for name, share in zip(SIDES, shares, strict=True):
+    for name, share in SHARES.items():
         assert abs(found[name] / 20_000 - share) < 0.01, name
 
 
 def test_neighbouring_names_fall_on_independent_sides() -> None:
     pairs = Counter((side(f"L{number}"), side(f"L{number + 1}")) for number in range(20_000))
     assert abs(pairs["holdout", "holdout"] / 20_000 - 0.2**2) < 0.006
+
+
+@given(st.text(max_size=8), st.text(max_size=3), st.integers(0, 12), st.integers(1, 1000))
+def test_however_lesions_are_named_the_sides_have_their_shares_but_for_luck(
+    before: str, after: str, width: int, step: int
+) -> None:
+    count = 2000
+    found = Counter(side(f"{before}{number * step:0{width}}{after}") for number in range(count))
+    for name, share in SHARES.items():
+        low, high = binom.ppf([1e-6, 1 - 1e-6], count, share)
+        assert low <= found[name] <= high, name
+
+
+@given(st.text(min_size=1), st.dictionaries(st.text(min_size=1), st.sampled_from(SIDES)), st.sampled_from(SIDES))
+def test_a_side_that_is_kept_stays_and_nothing_else_that_is_kept_matters(
+    lesion: str, others: dict[str, str], kept: str
+) -> None:
+    rest = {name: one for name, one in others.items() if name != lesion}
+    assert side_of(lesion, {**rest, lesion: kept}) == kept and side_of(lesion, rest) == side(lesion)
+
+
+@given(st.sets(st.integers(0, 199)), st.randoms(use_true_random=False))
+def test_the_identity_of_the_holdout_stays_while_the_other_sides_come_and_go(
+    gone: set[int], chance: random.Random
+) -> None:
+    left = [record for n, record in enumerate(RECORDS) if n not in gone or record in HELD_OUT]
+    assert holdout_digest(chance.sample(left, len(left)), {}) == holdout_digest(RECORDS, {})
+    moved = {record.labels.lesion_id: "train" for record in HELD_OUT[:3]}
+    assert holdout_digest(RECORDS, moved) == holdout_digest(HELD_OUT[3:], {})
 
 
 @given(st.randoms(use_true_random=False))
