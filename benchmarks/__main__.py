@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("synthetic", "pixels", "ingest", "training")
+BENCHMARKS = ("synthetic", "pixels", "ingest", "training", "evaluation")
 
 
 def main() -> None:
