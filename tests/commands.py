@@ -16,7 +16,8 @@ from pathlib import Path
 PARENT = """
 import json, os, sys
 os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", MLFLOW_LOGGING_LEVEL="WARNING", MLFLOW_DISABLE_TELEMETRY="true")
-import alembic.command, cv2, imagehash, mlflow.pyfunc, mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store
+import alembic.command, cv2, imagehash, mlflow.pyfunc
+import mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store
 import numpy, pandas, psycopg, simplejpeg, sklearn.metrics
 import sqlalchemy.dialects.postgresql.psycopg
 from dermanet import cli, settings, stages

@@ -23,7 +23,7 @@ SECONDS = 20
 """How long the question waits for an answer."""
 
 READING = 3
-"""Seconds that a person reads at least: a task that is answered before its scheduler knows that it waits is taken for lost and asked again."""
+"""Seconds that a person reads at least: a task that is answered before the scheduler knows that it waits asks anew."""
 
 
 class Mailbox(HTTPServer):

@@ -20,10 +20,11 @@ from dermanet.database.turns import turn
 Kind = Literal["retrain", "data", "verdict", "smoke test", "approval", "promotion", "rollback", "found", "renewal"]
 """What is decided. `found`: somebody moved an alias outside DermaNet."""
 
-MOVES: tuple[Kind, ...] = ("promotion", "rollback", "found")
-"""Decisions after which another version, or none, is champion."""
-
 UNDER_WAY, UNDONE = "under way", "undone"
+PROMOTED, ROLLED_BACK, FOUND = "promoted", "rolled back", "moved"
+MOVES = (UNDER_WAY, PROMOTED, ROLLED_BACK, FOUND)
+"""Outcomes after which another version, or none, is champion, or soon may be."""
+
 ALIASES = "aliases"
 """Whose turn a move is."""
 
@@ -108,15 +109,14 @@ class Ledger:
 
     def last_move(self) -> Decision | None:
         """The latest move of aliases, under way or ended, but none that was undone."""
-        moves = DECISIONS.c.kind.in_(MOVES), DECISIONS.c.outcome != UNDONE
-        found = self._found(*moves, limit=1)
+        found = self._found(DECISIONS.c.outcome.in_(MOVES), limit=1)
         return found[0] if found else None
 
     def last_move_of(self, version: str) -> Decision | None:
         """The latest move that made a version champion, or rolled back from it."""
-        moves = self._found(DECISIONS.c.kind.in_(("promotion", "rollback")), DECISIONS.c.outcome != UNDONE)
-        rolled = ("rollback", version)
-        ours = [one for one in moves if one.version == version or (one.kind, one.before["champion"]) == rolled]
+        moves = self._found(DECISIONS.c.outcome.in_((PROMOTED, ROLLED_BACK)))
+        left = (ROLLED_BACK, version)
+        ours = [one for one in moves if one.version == version or (one.outcome, one.before["champion"]) == left]
         return ours[-1] if ours else None
 
     def latest(self, limit: int) -> list[Decision]:

@@ -41,7 +41,7 @@ def roll_back(who: str = "", because: str = "") -> dict[str, Any]:
 
     `previous` stays where it is, so that a second call finds the work done instead of undoing it.
     """
-    from dermanet.ledger.decisions import Decision
+    from dermanet.ledger.decisions import ROLLED_BACK, Decision
     from dermanet.registry.versions import CHAMPION, PREVIOUS
 
     here = settings.read()
@@ -60,7 +60,7 @@ def roll_back(who: str = "", because: str = "") -> dict[str, Any]:
             )  # fmt: skip
             move = ledger.begin(move)
             versions.move(CHAMPION, version)
-            ledger.finish(move, "rolled back")
+            ledger.finish(move, ROLLED_BACK)
     return {"model": here.model, "champion": version, "before": before}
 
 
@@ -87,13 +87,13 @@ def why_not(here: Settings, version: str, ledger: "Ledger", champion: str | None
 
 def settle(ledger: "Ledger", versions: "Versions") -> None:
     """Ends a move that a killed process left under way, and takes note of a champion that was made outside DermaNet."""
-    from dermanet.ledger.decisions import UNDER_WAY, UNDONE, Decision
+    from dermanet.ledger.decisions import FOUND, PROMOTED, ROLLED_BACK, UNDER_WAY, UNDONE, Decision
     from dermanet.registry.versions import CHAMPION, PREVIOUS
 
     last, holder = ledger.last_move(), versions.holder(CHAMPION) or ""
     if last and last.outcome == UNDER_WAY:
         if holder == last.version:
-            done = "promoted" if last.kind == "promotion" else "rolled back"
+            done = PROMOTED if last.kind == "promotion" else ROLLED_BACK
             ledger.finish(last, done, "its process ended before it could say that it was done")
         else:
             if last.kind == "promotion" and versions.holder(PREVIOUS) == (last.before["champion"] or None):
@@ -104,11 +104,11 @@ def settle(ledger: "Ledger", versions: "Versions") -> None:
         had = f"version {last.version}" if last.version else "nobody"
         has = f"version {holder}" if holder else "nobody"
         reason = f"{has} is champion, and was not made so by DermaNet: {had} was"
-        ledger.add(Decision("found", "moved", (reason,), version=holder))
+        ledger.add(Decision("found", FOUND, (reason,), version=holder))
 
 
 def _promote(here: Settings, version: str, who: str, because: str, judged: bool = False) -> dict[str, Any]:
-    from dermanet.ledger.decisions import Decision
+    from dermanet.ledger.decisions import PROMOTED, Decision
     from dermanet.registry.versions import CHAMPION, PREVIOUS
 
     tracking, ledger = tracking_of(here), ledger_of(here)
@@ -130,5 +130,5 @@ def _promote(here: Settings, version: str, who: str, because: str, judged: bool 
             if before:
                 versions.move(PREVIOUS, before)
             versions.move(CHAMPION, version)
-            ledger.finish(move, "promoted")
+            ledger.finish(move, PROMOTED)
     return {"model": here.model, "champion": version, "before": before}
