@@ -147,6 +147,13 @@ def from_dict(record: dict[str, Any]) -> Experiment:
     return check(Experiment(**record))
 
 
+def text_of(experiment: Experiment) -> str:
+    """What `named` makes this very experiment of. Raises BadInput where its name is no longer known."""
+    base = named(experiment.name).as_dict()
+    differences = [f"{field}={value}" for field, value in experiment.as_dict().items() if value != base[field]]
+    return ":".join(filter(None, (experiment.name, ",".join(differences))))
+
+
 RANGES: dict[str, tuple[float, float]] = {
     "unfrozen": (0.0, 1.0), "downscale": (1, 8), "batch_size": (1, 4096), "epochs": (1, 10_000), "patience": (1, 10_000),
     "learning_rate": (1e-7, 1.0), "warmup": (0.0, 1000.0), "weight_decay": (0.0, 1.0), "averaging": (0.0, 0.99999),

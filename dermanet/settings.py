@@ -54,6 +54,8 @@ class Settings:
     """`DERMANET_DEADLINE_HOURS`: how long a scheduled retrain may take before people are told. Default 24."""
     notify: tuple[str, ...]
     """`DERMANET_NOTIFY`: who is told of failed and late runs: Apprise addresses (`mailtos://…`, `json://…`), side by side."""
+    data_licence: str
+    """`DERMANET_DATA_LICENCE`: under which licence the images are, for the dossiers of versions. Default: none stated."""
     revision: str
     """`DERMANET_REVISION`: which revision of the code this is, where no Git checkout says so. Default: none."""
     dag_run: str
@@ -92,6 +94,7 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
         approval_hours=_hours("DERMANET_APPROVAL_HOURS", environ, 72),
         deadline_hours=_hours("DERMANET_DEADLINE_HOURS", environ, 24),
         notify=tuple(environ.get("DERMANET_NOTIFY", "").split()),
+        data_licence=environ.get("DERMANET_DATA_LICENCE", ""),
         revision=environ.get("DERMANET_REVISION", ""),
         dag_run="/".join(filter(None, (environ.get("AIRFLOW_CTX_DAG_ID"), environ.get("AIRFLOW_CTX_DAG_RUN_ID")))),
         tracking_uri=environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",

@@ -11,6 +11,12 @@ from dermanet import experiment
 from dermanet.errors import BadInput
 
 
+@pytest.mark.parametrize("text", ["smoke", "probe:views=2,taps=false", "plain:learning_rate=0.0003,kept=last,seed=7"])
+def test_an_experiment_can_be_written_as_it_is_asked_for(text: str) -> None:
+    assert experiment.text_of(experiment.named(text)).partition(":")[0] == text.partition(":")[0]
+    assert experiment.named(experiment.text_of(experiment.named(text))) == experiment.named(text)
+
+
 @pytest.mark.parametrize("name", list(experiment.EXPERIMENTS))
 def test_every_named_experiment_stands_under_its_own_name_and_inside_its_ranges(name: str) -> None:
     found = experiment.named(name)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from dermanet import stages
-from dermanet.cli.console import Json, out, print_json, print_record
+from dermanet.cli.console import Json, out, print_json, print_record, say, training_bar
 
 commands = typer.Typer()
 
@@ -29,6 +29,27 @@ def rollback(because: Because = "", as_json: Json = False) -> None:
 def smoke_test(version: Version, as_json: Json = False) -> None:
     """Start the server on a version and compare its answers on the golden images with those in training."""
     print_record(stages.smoke_test(version), as_json)
+
+
+@commands.command(epilog="Example: dermanet dossier 4")
+def dossier(version: Version, as_json: Json = False) -> None:
+    """Write a version's dossier anew: model card, verdict, report, decisions, data, licences, environment, bill of materials."""
+    print_record(stages.compile_dossier(version), as_json)
+
+
+@commands.command(epilog="Example: dermanet replay 4")
+def replay(version: Version, as_json: Json = False) -> None:
+    """Train a version again from its snapshot, experiment and seed, and print what came out otherwise; ends with 3 if anything."""
+    with training_bar() as on_batch:
+        record = stages.replay(version, say, on_batch)
+    if as_json:
+        print_json(record)
+    else:
+        out.print(f"version {version}, run {record['run_id']}; again in run {record['replay']}", markup=False)
+        for name, (before, after) in record["differs"].items():
+            out.print(f"  {name}: {before} then, {after} now", markup=False)
+        out.print("the same figures" if record["same"] else f"{len(record['differs'])} figures differ", markup=False)
+    raise typer.Exit(0 if record["same"] else 3)
 
 
 @commands.command(

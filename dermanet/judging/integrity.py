@@ -16,6 +16,9 @@ CHANCE = 1e-3
 MANY = {"diagnosis": 5, "sex": 1}
 """For one answer that another order of names would make wrong, more that it would make right than so many are too many."""
 
+SAID = 0.05
+"""Said less often than this for how often it is true, a name is one that the network does not know."""
+
 SHOWN = 3
 """Of what is wrong, so many are named."""
 
@@ -58,6 +61,10 @@ def _in_order(head: str, truth: NDArray[np.intp], answered: NDArray[np.intp], na
     counts = np.zeros((len(names), len(names)), np.int64)
     np.add.at(counts, (answered, truth), 1)
     meant = linear_sum_assignment(counts, maximize=True)[1]
+    # Of a name that is hardly ever said, whatever else is said for it, nothing tells a list in another order from a network that does
+    # not know it.
+    unsaid = counts.sum(axis=1) < SAID * counts.sum(axis=0)
+    meant = np.where(unsaid[meant], np.arange(len(names)), meant)
     right, would = answered == truth, meant[answered] == truth
     gained, lost = int(np.sum(would & ~right)), int(np.sum(right & ~would))
     by_chance = binomtest(gained, gained + lost, alternative="greater").pvalue if gained + lost else 1.0

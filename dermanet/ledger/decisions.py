@@ -128,11 +128,16 @@ class Ledger:
         first = self._found(
             sa.or_(*(DECISIONS.c[column] == name for column in ("run_id", "version", "snapshot", "holdout", "dag_run")))
         )
-        ways = [
+        ways: list[sa.ColumnElement[bool]] = [
             DECISIONS.c[column].in_(names)
             for column in ("run_id", "version", "dag_run")
             if (names := {getattr(one, column) for one in first} - {""})
         ]
+        versions = {one.version for one in first} - {""}
+        # A rollback is about the version that it leaves, too.
+        ways.append(
+            sa.and_(DECISIONS.c.outcome == ROLLED_BACK, DECISIONS.c.before["champion"].as_string().in_(versions))
+        )
         return self._found(sa.or_(*ways, DECISIONS.c.number.in_([one.number for one in first]))) if first else []
 
     def uses(self, holdout: str, run_id: str) -> int:

@@ -19,6 +19,7 @@ from dermanet.stages.data import (
     snapshot,
 )
 from dermanet.stages.decisions import APPROVE, REJECT, answered, decide, way_of, why
+from dermanet.stages.dossier import compile_dossier
 from dermanet.stages.forgetting import forget
 from dermanet.stages.groups import group_sheet, groups, part_images, settle_group
 from dermanet.stages.inbox import require_whole
@@ -27,6 +28,7 @@ from dermanet.stages.objects import check_objects, objects, prune_objects
 from dermanet.stages.pages import evaluation_page
 from dermanet.stages.promotion import promote, promote_judged, roll_back
 from dermanet.stages.quarantine import drop_quarantined, quarantined, release_quarantined, show_quarantined
+from dermanet.stages.replay import replay
 from dermanet.stages.search import search, searches, trials
 from dermanet.stages.smoke import smoke_test
 from dermanet.stages.state import catalogued, example, gates_summary, holds_real_images, training_now
@@ -37,11 +39,11 @@ from dermanet.stages.whole import retrain
 
 __all__ = [
     "APPROVE", "REJECT", "answered", "cache", "catalogued", "champion", "check_cache", "check_objects",
-    "check_sources", "decide", "drop_quarantined", "evaluate", "evaluation_page", "example", "export", "failed",
-    "forget", "gates_summary", "group_sheet", "groups", "holds_real_images", "ingest", "ingest_configured",
-    "judge", "keep_champion", "late", "limits_summary", "notify", "objects", "part_images", "predict",
-    "preparation_parts", "prepare", "prepare_part", "promote", "promote_judged", "prune_cache", "prune_objects",
-    "quarantined", "register", "release_quarantined", "report_file", "require_whole", "retrain", "roll_back",
-    "search", "searches", "settle_group", "show_quarantined", "smoke_test", "snapshot", "train", "training_now",
-    "trials", "validate", "way_of", "why",
+    "check_sources", "compile_dossier", "decide", "drop_quarantined", "evaluate", "evaluation_page", "example",
+    "export", "failed", "forget", "gates_summary", "group_sheet", "groups", "holds_real_images", "ingest",
+    "ingest_configured", "judge", "keep_champion", "late", "limits_summary", "notify", "objects", "part_images",
+    "predict", "preparation_parts", "prepare", "prepare_part", "promote", "promote_judged", "prune_cache",
+    "prune_objects", "quarantined", "register", "release_quarantined", "replay", "report_file", "require_whole",
+    "retrain", "roll_back", "search", "searches", "settle_group", "show_quarantined", "smoke_test", "snapshot",
+    "train", "training_now", "trials", "validate", "way_of", "why",
 ]  # fmt: skip

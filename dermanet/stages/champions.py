@@ -7,6 +7,7 @@ from typing import Any
 
 from dermanet import settings
 from dermanet.errors import BadInput, GateRefused
+from dermanet.stages.dossier import compile_dossier
 from dermanet.stages.lineage import STARTED_FROM
 from dermanet.stages.pages import PAGE
 from dermanet.stages.rooms import ledger_of, tracking_of, versions_of
@@ -36,7 +37,8 @@ def register(run_id: str) -> dict[str, Any]:
     tags = tracking.run(run_id).data.tags
     carried = {name: tags[name] for name in CARRIED if name in tags}
     carried |= {"dermanet.report": tracking.address(run_id, PAGE), "dermanet.dag_run": here.dag_run}
-    return {"run_id": run_id, "version": versions_of(here, tracking).register(run_id, tags["dermanet.model"], carried)}
+    version = versions_of(here, tracking).register(run_id, tags["dermanet.model"], carried)
+    return {"run_id": run_id, **compile_dossier(version)}
 
 
 def keep_champion(run_id: str, verdict: dict[str, Any]) -> list[str]:

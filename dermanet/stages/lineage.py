@@ -58,7 +58,7 @@ def origin(here: Settings, tracking: "Tracking", chosen: Experiment, frozen: "Sn
     version = versions_of(here, tracking).holder(CHAMPION)
     if version is None:
         return Origin(IMAGENET, "there is no champion yet")
-    card = _card(here, version)
+    card = card_of(here, version)
     other = next((field for field in KIND if card["experiment"].get(field) != getattr(chosen, field)), "")
     if other:
         told = card["experiment"].get(other)
@@ -116,7 +116,8 @@ def _trouble(here: Settings, tracking: "Tracking", version: str, frozen: "Snapsh
     return ""
 
 
-def _card(here: Settings, version: str) -> dict[str, Any]:
+def card_of(here: Settings, version: str) -> dict[str, Any]:
+    """What a version says of itself."""
     from dermanet.serving.network import CARD
 
     return dict(json.loads((_files(here, version) / CARD).read_text()))

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dermanet import settings
+from dermanet.errors import BadInput
 from dermanet.settings import Settings
 from dermanet.stages.rooms import tracking_of
 from dermanet.storage import place
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from dermanet.records import Answers, Record, Snapshot
     from dermanet.registry.tracking import Tracking
 
-PAGE = "evaluation.html"
+PAGE, DOSSIER = "evaluation.html", "dossier"
 EVALUATED = "dermanet.evaluated"
 """The tag of a run that has such a page: the digest of the holdout."""
 
@@ -65,11 +66,15 @@ def clear_pages(here: Settings, digests: Collection[str]) -> int:
 
     tracking, cleared = tracking_of(here), 0
     for run_id in tracking.tagged(EVALUATED):
-        text = tracking.fetch(run_id, PAGE).read_text(encoding="utf-8")
-        left = without(text, digests)
-        if left != text:
-            tracking.log_text(run_id, left, PAGE)
-            cleared += 1
+        for name in (PAGE, f"{DOSSIER}/{PAGE}"):
+            try:
+                text = tracking.fetch(run_id, name).read_text(encoding="utf-8")
+            except BadInput:
+                continue
+            left = without(text, digests)
+            if left != text:
+                tracking.log_text(run_id, left, name)
+                cleared += name == PAGE
     return cleared
 
 

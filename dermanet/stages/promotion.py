@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dermanet import settings
 from dermanet.errors import BadInput, GateRefused
 from dermanet.settings import Settings
+from dermanet.stages.dossier import keep_decisions
 from dermanet.stages.rooms import ledger_of, tracking_of, versions_of, whoever_asks
 from dermanet.stages.verdicts import VERDICT
 
@@ -61,6 +62,9 @@ def roll_back(who: str = "", because: str = "") -> dict[str, Any]:
             move = ledger.begin(move)
             versions.move(CHAMPION, version)
             ledger.finish(move, ROLLED_BACK)
+    if left := versions.existing(before or ""):
+        # Why it is champion no more belongs to its dossier.
+        keep_decisions(here, tracking, versions.get(left).run_id or "")
     return {"model": here.model, "champion": version, "before": before}
 
 
@@ -131,4 +135,5 @@ def _promote(here: Settings, version: str, who: str, because: str, judged: bool 
                 versions.move(PREVIOUS, before)
             versions.move(CHAMPION, version)
             ledger.finish(move, PROMOTED)
+    keep_decisions(here, tracking, run_id)
     return {"model": here.model, "champion": version, "before": before}

@@ -16,6 +16,7 @@ from dermanet.revision import revision
 from dermanet.settings import Settings
 from dermanet.stages import lineage, members
 from dermanet.stages.datasets import trained_on
+from dermanet.stages.dossier import keep_materials
 from dermanet.stages.progress import EpochReport
 from dermanet.stages.rooms import (
     OnBatch,
@@ -46,11 +47,13 @@ def train(
     attempt: str = "",
     progress: Progress = say_nothing,
     on_batch: OnBatch | None = None,
+    origin: str = "",
 ) -> dict[str, Any]:
     """Trains an experiment on a snapshot and logs the scorer. Returns the run's id.
 
     The run is named by (snapshot, experiment, attempt): called again it resumes, or finds the work done. Another `attempt`
-    trains anew on the same data. `progress` gets a line an epoch, `on_batch` how many batches are done.
+    trains anew on the same data. `origin`: the version that an experiment with start=champion begins with, instead of the champion,
+    or `imagenet`. `progress` gets a line an epoch, `on_batch` how many batches are done.
     Raises DataRefused where the snapshot was judged anomalous and nobody has accepted it. Raises BadInput where the loss stops being a
     number, and DermaNetError where the disk is full: the run has failed then, and the same call goes on from the last whole epoch.
     With `DERMANET_PROCESSES` its epochs are those of several processes on JAX, and all else is done here; where `DERMANET_PROCESS`
@@ -60,12 +63,12 @@ def train(
     frozen, chosen = frozen_snapshot(here, snapshot_id), chosen_experiment(here, experiment_text)
     require_not_anomalous(here, frozen.id)
     with _with_room(here):
-        return _train(here, frozen, chosen, attempt, progress, on_batch)
+        return _train(here, frozen, chosen, attempt, progress, on_batch, origin)
 
 
 def _train(
     here: Settings, frozen: "Snapshot", chosen: experiment.Experiment, attempt: str, progress: Progress,
-    on_batch: OnBatch | None,
+    on_batch: OnBatch | None, origin: str,
 ) -> dict[str, Any]:  # fmt: skip
     tracking, work = tracking_of(here), work_of(frozen.id, chosen, attempt)
     if here.coordinator and chosen.start == lineage.CHAMPION:
@@ -80,7 +83,7 @@ def _train(
         "dermanet.revision": revision(here.revision),
         "dermanet.dag_run": here.dag_run,
     }
-    tags |= data_tags(here, frozen.id)
+    tags |= data_tags(here, frozen.id) | ({lineage.STARTED_FROM: origin} if origin else {})
     run_id = tracking.run_for(work, f"{chosen.name}-{frozen.id[:8]}", tags).info.run_id
     if "dermanet.model" in tracking.run(run_id).data.tags:
         progress(f"run {run_id} has trained this already")
@@ -94,6 +97,7 @@ def _train(
             _card(frozen, chosen, tracking.run(run_id)),
             chosen.recipe,
         )
+        keep_materials(tracking, run_id, f"{here.model} {chosen.name}", trained.onnx_file, SCORER_REQUIREMENTS)
         tracking.log_model(run_id, _package() / "serving" / "scorer.py", files, _package(), _requirements())
     except Exception:
         _fail(tracking, run_id)

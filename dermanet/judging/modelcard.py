@@ -1,0 +1,70 @@
+"""The model card: what a version is, what it may be used for, what it was judged by; in Markdown (Mitchell et al., 2019)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+FIGURES = (
+    ("diagnosis_accuracy", "diagnosis, accuracy"), ("diagnosis_balanced_accuracy", "diagnosis, balanced accuracy"),
+    ("diagnosis_f1_macro", "diagnosis, macro F1"), ("diagnosis_f1_weighted", "diagnosis, weighted F1"),
+    ("sex_accuracy", "sex, accuracy"), ("sex_auc", "sex, AUC"), ("age_mae", "age, mean absolute error in years"),
+)  # fmt: skip
+
+
+def model_card(
+    version: str, card: Mapping[str, Any], manifest: Mapping[str, Any], evaluation: Mapping[str, Any], verdict: Mapping[str, Any],
+    licences: str,
+) -> str:  # fmt: skip
+    """The card. `card`: the model's own; `manifest`: of the snapshot; `evaluation` and `verdict` as the stages keep them."""
+    tried = card["experiment"]
+    malignant = [one for one in card["taxonomy"] if one["malignant"]]
+    code = ", revision ".join(filter(None, (card["dermanet"], card.get("revision"))))
+    named = [*FIGURES, *((f"diagnosis_recall_{one['code']}", f"{one['name']}, recall") for one in malignant)]
+    slices = [one for one in evaluation["slices"] if one["support"]["images"]]
+    return "\n".join([
+        f"# Version {version}: {tried['name']}", "",
+        "For research use; not a medical device.", "",
+        "## Model", "",
+        f"Backbone `{tried['backbone']}`, method `{tried['method']}`, seed {tried['seed']}.",
+        f"Pixels `{card['recipe']['name']}@{card['recipe']['size']}`, fingerprint {card['fingerprint']}.",
+        f"Answers age in years, sex ({', '.join(card['sexes'])}) and a diagnosis:",
+        ", ".join(one["name"] for one in card["taxonomy"]) + ".",
+        f"MLflow run {card['run_id']}; DermaNet {code}.", "",
+        "## Intended use", "",
+        "Research on dermoscopic images like those below. Not for clinical photographs, not for lesions outside the list of",
+        "diagnoses, never as the only reader of a lesion.", "",
+        "## Data", "",
+        f"Snapshot {manifest['snapshot']}: {manifest['images']:,} images of {manifest['lesions']:,} lesions, split by lesion "
+        f"({', '.join(f'{count:,} {side}' for side, count in manifest['sides'].items())}).",
+        f"Diagnoses: {', '.join(f'{count:,} {code}' for code, count in sorted(manifest['diagnoses'].items()))}.", "",
+        "## Evaluation", "",
+        f"On holdout {evaluation['holdout']}, of which it has learned nothing. 95 % intervals by bootstrap over lesions.", "",
+        "| figure | value | 95 % | trivial reader | champion |", "|---|---|---|---|---|",
+        *(_row(name, called, evaluation) for name, called in named if name in evaluation["candidate"]), "",
+        "Slices, by accuracy of the diagnosis:", "",
+        "| slice | images | accuracy | 95 % |", "|---|---|---|---|",
+        *(_slice(one) for one in slices), "",
+        "## Verdict", "",
+        f"{verdict['verdict']} ({len(verdict['checks'])} checks, gates: {verdict['mode']}).",
+        *(f"- {line}" for line in verdict["told"]), "",
+        "## Caveats", "",
+        "Dermoscopes, clinics, skin tones and rare diagnoses of which the data hold few are judged by few: see the number of images.",
+        "Most skin around the lesions is very light by its individual typology angle.", "",
+        "## Licences", "", licences.strip(), "",
+    ])  # fmt: skip
+
+
+def _row(name: str, called: str, evaluation: Mapping[str, Any]) -> str:
+    others = [(evaluation[side] or {}).get(name) for side in ("baseline", "champion")]
+    told = [f"{value:.3f}" if value is not None else "" for value in (evaluation["candidate"][name], *others)]
+    return f"| {called} | {told[0]} | {_between(evaluation['intervals'].get(name))} | {told[1]} | {told[2]} |"
+
+
+def _slice(one: Mapping[str, Any]) -> str:
+    name = "diagnosis_accuracy"
+    value = one["candidate"].get(name)
+    told = "" if value is None else f"{value:.3f}"
+    return f"| {one['axis']}: {one['value']} | {one['support']['images']:,} | {told} | {_between(one['intervals'].get(name))} |"
+
+
+def _between(ends: Any) -> str:
+    return f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""

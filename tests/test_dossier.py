@@ -1,0 +1,127 @@
+"""The dossier of a version and its replay: all that is needed to defend it, and to make it again."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from installation import SOURCE, Installation
+
+from dermanet import settings, stages
+from dermanet.registry import materials
+from dermanet.revision import revision
+
+FILES = {
+    "model-card.md", "verdict.json", "evaluation.html", "decisions.json", "snapshot.json", "gates.yaml", "licences.md",
+    "environment.txt", "sbom.cdx.json",
+}  # fmt: skip
+
+
+def _folder() -> Path:
+    client = mlflow.MlflowClient(settings.read().tracking_uri)
+    return Path(client.download_artifacts(stages.champion()["run_id"], "dossier"))
+
+
+def test_every_version_has_its_dossier(installation: Installation) -> None:
+    folder = _folder()
+    assert {path.name for path in folder.iterdir()} == FILES
+    card = (folder / "model-card.md").read_text()
+    for word in (
+        "Version 1: smoke",
+        "not a medical device",
+        "## Intended use",
+        "| age, mean absolute error in years |",
+        "| sex: ",
+        "CC BY-NC",
+    ):
+        assert word in card
+    decided = [(one["kind"], one["outcome"]) for one in json.loads((folder / "decisions.json").read_text())]
+    assert decided[-2:] == [("smoke test", "passed"), ("promotion", "promoted")]
+    verdict = json.loads((folder / "verdict.json").read_text())
+    assert verdict["verdict"] == "pass" and "Verdict: " in (folder / "evaluation.html").read_text()
+    assert json.loads((folder / "snapshot.json").read_text())["holdout"] == verdict["holdout"]
+    tags = mlflow.MlflowClient(settings.read().tracking_uri).get_model_version("dermanet", "1").tags
+    assert tags["dermanet.revision"] == revision() and "evaluation.html" in tags["dermanet.report"]
+    assert {
+        "dermanet.verdict",
+        "dermanet.snapshot",
+        "dermanet.holdout",
+        "dermanet.approver",
+        "dermanet.smoke_test",
+    } <= tags.keys()
+
+
+def test_a_rollback_is_in_the_dossier_of_what_it_left(installation: Installation) -> None:
+    other = stages.retrain([], "smoke:epochs=1,patience=1", attempt="other")
+    assert stages.champion()["version"] == other["version"]
+    folder = _folder()
+    stages.roll_back("ana", "misses melanomas")
+    client = mlflow.MlflowClient(settings.read().tracking_uri)
+    left = json.loads(
+        Path(client.download_artifacts(other["run_id"], "dossier/decisions.json", str(installation.root))).read_text()
+    )
+    assert folder.name == "dossier" and (left[-1]["outcome"], left[-1]["who"]) == ("rolled back", "ana")
+
+
+def test_the_bill_of_materials_is_whole_and_valid(installation: Installation) -> None:
+    text = (_folder() / "sbom.cdx.json").read_text()
+    fault = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
+    assert fault is None, str(fault)[:300]
+    bom = json.loads(text)
+    needs = {one["ref"]: one.get("dependsOn", []) for one in bom["dependencies"]}
+    model = bom["metadata"]["component"]
+    assert model["type"] == "machine-learning-model" and len(model["hashes"][0]["content"]) == 64
+    assert {ref.partition("==")[0] for ref in needs[model["bom-ref"]]} >= {"mlflow", "onnxruntime", "numpy"}
+    parts = {one["bom-ref"] for one in bom["components"]}
+    assert parts == set((_folder() / "environment.txt").read_text().splitlines())
+    assert all(set(refs) <= parts for refs in needs.values())
+    reached, todo = set(), list(needs[model["bom-ref"]])
+    while todo:
+        ref = todo.pop()
+        todo += [one for one in needs[ref] if one not in reached]
+        reached |= {ref, *needs[ref]}
+    assert any(ref.startswith("SQLAlchemy==") or ref.startswith("sqlalchemy==") for ref in reached), (
+        "what mlflow needs is reached"
+    )
+
+
+def test_a_distribution_says_its_licence_and_needs() -> None:
+    found = {materials.normalized(one.name): one for one in materials.installed()}
+    assert "BSD-3-Clause" in found["numpy"].licence and len({*found}) == len(found)
+    assert "numpy" in found["pandas"].requires and "tensorflow" not in found["keras"].requires
+
+
+def test_forgetting_clears_the_page_in_the_dossier_too(installation: Installation) -> None:
+    run = stages.champion()["run_id"]
+    stages.evaluate(run)
+    stages.judge(run)
+    stages.compile_dossier("1")
+    page = (_folder() / "evaluation.html").read_text()
+    digest = page.partition('data-digest="')[2][:64]
+    here = settings.read()
+    from dermanet.stages.pages import clear_pages
+
+    assert len(digest) == 64 and clear_pages(here, [digest]) == 1
+    assert digest not in (_folder() / "evaluation.html").read_text()
+
+
+def test_a_replay_gives_the_same_figures_and_registers_nothing(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages.ingest(SOURCE)
+    lines: list[str] = []
+    monkeypatch.setenv("DERMANET_REVISION", "other")
+    done = stages.replay("1", lines.append)
+    assert done["same"] is True and done["differs"] == {} and done["replay"] != done["run_id"]
+    assert stages.replay("1")["replay"] == done["replay"], "called again it finds its work"
+    client = mlflow.MlflowClient(settings.read().tracking_uri)
+    assert client.get_run(done["replay"]).data.tags["dermanet.replay_of"] == "1"
+    assert len(client.search_model_versions("name = 'dermanet'")) == 1
+    record = json.loads(
+        Path(client.download_artifacts(done["run_id"], "evaluation.json", str(installation.root))).read_text()
+    )
+    record["candidate"]["age_mae"] += 0.5
+    client.log_dict(done["run_id"], record, "evaluation.json")
+    assert list(stages.replay("1")["differs"]) == ["age_mae"]
