@@ -25,7 +25,8 @@ def _text(name: str) -> str:
 def test_every_setting_is_explained() -> None:
     page = _text("docs/settings.md")
     for field in dataclasses.fields(settings.Settings):
-        name = "MLFLOW_TRACKING_URI" if field.name == "tracking_uri" else f"DERMANET_{field.name.upper()}"
+        others = {"tracking_uri": "MLFLOW_TRACKING_URI", "dag_run": "AIRFLOW_CTX_DAG_RUN_ID"}
+        name = others.get(field.name, f"DERMANET_{field.name.upper()}")
         assert f"`{name}`" in page
 
 
@@ -54,9 +55,13 @@ def test_every_gate_file_loads_and_names_known_metrics() -> None:
         *gates.Limit.model_fields,
         *gates.Change.model_fields,
         *gates.SliceLimits.model_fields,
+        *gates.HoldoutWear.model_fields,
     ]
     assert all(f"`{word}`" in page for word in words)
-    assert all(f"`{word}`" in page for word in (*get_args(gates.Mode), *get_args(gates.JudgedBy), *AXES))
+    assert all(
+        f"`{word}`" in page
+        for word in (*get_args(gates.Mode), *get_args(gates.Promotion), *get_args(gates.JudgedBy), *AXES)
+    )
 
 
 def test_every_figure_and_measure_that_data_are_limited_by_is_explained() -> None:
@@ -79,7 +84,7 @@ def test_the_demonstration_is_gated_below_the_ideal_reader() -> None:
 def test_every_command_that_a_page_shows_exists() -> None:
     commands = set(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
     for page in PAGES:
-        for word in re.findall(r"^ +dermanet (\w+)|`dermanet (\w+)", page.read_text(), re.MULTILINE):
+        for word in re.findall(r"^ +dermanet (\w[\w-]*)|`dermanet (\w[\w-]*)", page.read_text(), re.MULTILINE):
             assert set(word) & commands, f"{page.name}: dermanet {word}"
 
 

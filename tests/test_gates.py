@@ -122,6 +122,9 @@ def test_a_bare_off_is_a_mode_and_needs_no_checks(tmp_path: Path) -> None:
         ("checks: {sex_auc: {UP, threshold: 1}}\nslices:\n  - axis: sex\n    checks:\n      age: {UP}", 5, "age is no metric"),
         ("checks: {sex_auc: {UP, threshold: 1}}\nslices:\n  sex: 1", 2, "slices is {'sex': 1}"),
         ("checks: &it {sex_auc: *it}", 1, "checks.sex_auc"),
+        ("promotion: ask\nchecks: {sex_auc: {UP, threshold: 1}}", 1, "promotion is 'ask'; input should be 'automatic' or 'approval'"),
+        ("checks: {sex_auc: {UP, threshold: 1}}\nholdout_wear: {warn_after: 0}", 2, "holdout_wear.warn_after is 0"),
+        ("checks: {sex_auc: {UP, threshold: 1}}\nholdout_wear: {warn_after: 60}", 2, "warns after 60 verdicts and refuses after 52"),
         ("checks: {a: {", None, "not YAML"), ("checks: {}\nchecks: {}", None, "line 2: 'checks' stands in line 1 already"),
     ],
 )  # fmt: skip

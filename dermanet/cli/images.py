@@ -23,6 +23,19 @@ LesionId = Annotated[str, typer.Argument(help="The lesion's id, as the label fil
 
 
 @commands.command(
+    epilog='Examples: dermanet holdout   |   dermanet holdout --renew --because "worn, and 600 lesions came from Graz" --yes'
+)
+def holdout(
+    renew: Annotated[bool, typer.Option("--renew", help="Make a new one of lesions that no model has seen.")] = False,
+    because: Annotated[str, typer.Option(help="Why: kept with your name.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, it is only said what would be done.")] = False,
+    as_json: Json = False,
+) -> None:
+    """How worn the holdout is, and what a renewal would do: the lesions of the old one are trained on from then on."""
+    print_record(stages.renew_holdout(because) if renew and yes else stages.holdout(), as_json)
+
+
+@commands.command(
     epilog="Examples: dermanet ingest ./HAM10000   |   dermanet ingest s3://clinic/batch-7   |   "
     "dermanet ingest inbox:s3://clinic/inbox   |   dermanet ingest ./inbox/2026-11 --again   |   dermanet ingest synthetic:lesions=50"
 )

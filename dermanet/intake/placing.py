@@ -1,4 +1,4 @@
-"""Placing: every lesion of the catalogue gets its side for ever, group by group; and what a person decides about a torn group."""
+"""Placing: every lesion gets its side for ever, group by group; and what a person decides: torn groups, a new holdout."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,6 +88,49 @@ def settle(catalogue: Catalogue, lesion_id: str) -> Group:
     return group
 
 
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A new holdout: the lesions that nobody has seen, in it; and those of the old one, which are trained on from now on."""
+
+    fresh: tuple[str, ...]
+    retired: tuple[str, ...]
+
+
+def renewal(catalogue: Catalogue) -> Renewal:
+    """What `renew` would do: of every group no lesion of which has a side, all lesions are fresh."""
+    with catalogue.engine.connect() as connection:
+        return _renewal(_placement(connection))
+
+
+def renew(catalogue: Catalogue, least: int, who: str) -> Renewal:
+    """Makes a holdout of the fresh lesions, for ever, and training lesions of those of the old one.
+
+    Safe both ways: of the fresh ones no model has learned, and of the old ones none is judged by any more. Raises BadInput where fewer
+    than `least` are fresh, since what judges must be many, and while a group is torn.
+    """
+    with writing(catalogue.engine) as connection:
+        placement = _placement(connection)
+        if placement.torn:
+            lesions = ", ".join(placement.torn[0].lesions[:3])
+            raise BadInput(
+                f"{len(placement.torn)} groups lie on different sides ({lesions}, …); decide about them first: dermanet groups"
+            )
+        found = _renewal(placement)
+        if len(found.fresh) < least:
+            raise BadInput(
+                f"{len(found.fresh)} lesions are fresh, in no snapshot yet and tied to none that is; a new holdout needs {least}: "
+                "take more in, and freeze no snapshot before"
+            )
+        connection.execute(
+            sa.update(SIDES)
+            .where(SIDES.c.side == "holdout")
+            .values(side="train", because=f"retired from the holdout by {who}")
+        )
+        rows = [{"lesion_id": lesion, "side": "holdout", "because": f"renewed by {who}"} for lesion in found.fresh]
+        connection.execute(sa.insert(SIDES), rows)
+    return found
+
+
 def group_of(placement: Placement, lesion_id: str) -> Group:
     """The group that a lesion is in. Raises BadInput where the catalogue has no such lesion."""
     for group in placement.groups:
@@ -103,6 +146,11 @@ def _placement(connection: sa.Connection) -> Placement:
     alike = [Tie(row.one, row.other, row.likeness) for row in connection.execute(sa.select(ALIKE))]
     ties = [tie for tie in alike if (tie.one, tie.other) not in parted]
     return Placement(records, grouped(records, ties, sides), sides)
+
+
+def _renewal(placement: Placement) -> Renewal:
+    fresh = [lesion for group in placement.groups if not group.sides for lesion in group.lesions]
+    return Renewal(tuple(fresh), tuple(sorted(lesion for lesion, side in placement.sides.items() if side == "holdout")))
 
 
 def _named(records: Sequence[Record], image: str) -> Record:

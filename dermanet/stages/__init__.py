@@ -22,6 +22,7 @@ from dermanet.stages.decisions import APPROVE, REJECT, answered, decide, way_of,
 from dermanet.stages.dossier import compile_dossier
 from dermanet.stages.forgetting import forget
 from dermanet.stages.groups import group_sheet, groups, part_images, settle_group
+from dermanet.stages.holdout import holdout, renew_holdout
 from dermanet.stages.inbox import require_whole
 from dermanet.stages.notices import failed, late, notify
 from dermanet.stages.objects import check_objects, objects, prune_objects
@@ -40,10 +41,11 @@ from dermanet.stages.whole import retrain
 __all__ = [
     "APPROVE", "REJECT", "answered", "cache", "catalogued", "champion", "check_cache", "check_objects",
     "check_sources", "compile_dossier", "decide", "drop_quarantined", "evaluate", "evaluation_page", "example",
-    "export", "failed", "forget", "gates_summary", "group_sheet", "groups", "holds_real_images", "ingest",
-    "ingest_configured", "judge", "keep_champion", "late", "limits_summary", "notify", "objects", "part_images",
-    "predict", "preparation_parts", "prepare", "prepare_part", "promote", "promote_judged", "prune_cache",
-    "prune_objects", "quarantined", "register", "release_quarantined", "replay", "report_file", "require_whole",
-    "retrain", "roll_back", "search", "searches", "settle_group", "show_quarantined", "smoke_test", "snapshot",
-    "train", "training_now", "trials", "validate", "way_of", "why",
+    "export", "failed", "forget", "gates_summary", "group_sheet", "groups", "holdout", "holds_real_images",
+    "ingest", "ingest_configured", "judge", "keep_champion", "late", "limits_summary", "notify", "objects",
+    "part_images", "predict", "preparation_parts", "prepare", "prepare_part", "promote", "promote_judged",
+    "prune_cache", "prune_objects", "quarantined", "register", "release_quarantined", "renew_holdout", "replay",
+    "report_file", "require_whole", "retrain", "roll_back", "search", "searches", "settle_group",
+    "show_quarantined", "smoke_test", "snapshot", "train", "training_now", "trials", "validate", "way_of",
+    "why",
 ]  # fmt: skip
