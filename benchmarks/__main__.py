@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("synthetic", "pixels", "ingest", "training", "evaluation")
+BENCHMARKS = ("synthetic", "pixels", "ingest", "training", "evaluation", "promotion")
 
 
 def main() -> None:

@@ -220,7 +220,7 @@ def test_what_a_person_rolled_back_only_a_person_brings_back(ledger: Ledger) -> 
     assert stages.way_of(run, "2")["way"] == "keep"
     with pytest.raises(GateRefused, match=r"rolled back by ana \(misses melanomas\); only a person brings it back"):
         stages.promote_judged("2")
-    assert stages.promote_judged("2", {"who": "ben", "because": "they were scars"})["before"] == "1"
+    assert stages.promote_judged("2", {"approved": True, "who": "ben", "because": "they were scars"})["before"] == "1"
     assert stages.way_of(run, "2")["way"] == "promote"
 
 
@@ -248,12 +248,18 @@ def test_who_is_asked_sees_the_verdict_and_silence_is_a_no(
         {},
     ):
         assert stages.answered(run, "2", answer)["approved"] is False
+    no = stages.answered(run, "2", {"chosen_options": ["Reject"], "responded_by_user": {"name": "ana"}})
+    verdict = {"verdict": "pass", "told": [], "registers": True, "mode": "enforce"}
+    assert stages.keep_champion(run, verdict) == ["approval, rejected by ana: no reason given"]
+    with pytest.raises(GateRefused, match="version 2 does not become champion: no reason given"):
+        stages.promote_judged("2", no)
+    with pytest.raises(GateRefused, match="nobody was asked"):
+        stages.promote_judged("2")
+    assert stages.promote_judged("1")["before"] == "1", "who is champion already stays it"
     yes = stages.answered(run, "2", {"chosen_options": ["Approve"], "responded_by_user": {"id": "7", "name": ""}})
     assert yes == {"approved": True, "who": "7", "because": "no reason given"}
-    assert [one["outcome"] for one in stages.why(run)] == ["rejected", "timed out", "approved"]
-    assert "no (DERMANET" not in str(
-        stages.keep_champion(run, {"verdict": "pass", "told": [], "registers": True, "mode": "enforce"})
-    )
+    assert [one["outcome"] for one in stages.why(run)] == ["rejected", "timed out", "rejected", "approved"]
+    assert stages.promote_judged("2", yes)["champion"] == "2"
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

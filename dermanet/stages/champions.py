@@ -37,7 +37,8 @@ def register(run_id: str) -> dict[str, Any]:
     tags = tracking.run(run_id).data.tags
     carried = {name: tags[name] for name in CARRIED if name in tags}
     carried |= {"dermanet.report": tracking.address(run_id, PAGE), "dermanet.dag_run": here.dag_run}
-    version = versions_of(here, tracking).register(run_id, tags["dermanet.model"], carried)
+    with ledger_of(here).moving():
+        version = versions_of(here, tracking).register(run_id, tags["dermanet.model"], carried)
     return {"run_id": run_id, **compile_dossier(version)}
 
 

@@ -8,7 +8,7 @@ from dermanet import settings
 from dermanet.errors import BadInput
 from dermanet.settings import Settings
 from dermanet.stages.pages import PAGE
-from dermanet.stages.promotion import why_not
+from dermanet.stages.promotion import asks, why_not
 from dermanet.stages.rooms import chosen_experiment, frozen_snapshot, ledger_of, tracking_of, versions_of, whoever_asks
 from dermanet.stages.verdicts import EVALUATION, VERDICT
 
@@ -41,19 +41,17 @@ def way_of(run_id: str, version: str) -> dict[str, Any]:
 
     Where a person is asked: what is shown, as `subject` and as `body` in Markdown.
     """
-    from dermanet import taxonomy
-    from dermanet.judging import gates
     from dermanet.ledger.decisions import Decision
     from dermanet.registry.versions import CHAMPION
 
     here = settings.read()
-    ledger, asks = ledger_of(here), gates.load(here.gates, taxonomy.load(here.taxonomy).codes).promotion == "approval"
+    ledger, by_person = ledger_of(here), asks(here)
     champion = versions_of(here, tracking_of(here)).holder(CHAMPION)
-    reason = why_not(here, version, ledger, champion, approved=asks)
+    reason = why_not(here, version, ledger, champion, approved=by_person)
     if reason:
         ledger.record(Decision("promotion", "not promoted", (reason,), run_id, version, dag_run=here.dag_run))
         return {"way": "keep", "because": reason}
-    if not asks or champion == version:
+    if not by_person or champion == version:
         return {"way": "promote", "because": "its verdict is a pass"}
     return {"way": "ask", "because": "promotion: approval", **_question(here, run_id, version)}
 

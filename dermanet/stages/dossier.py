@@ -53,8 +53,10 @@ def compile_dossier(version: str) -> dict[str, Any]:
     return {"version": version, "run_id": run_id, "dossier": tracking.address(run_id, DOSSIER)}
 
 
-def keep_decisions(here: Settings, tracking: "Tracking", run_id: str) -> None:
-    """Writes what was decided about a run into its dossier, as far as it goes."""
+def keep_decisions(here: Settings, tracking: "Tracking", run_id: str | None) -> None:
+    """Writes what was decided about a run into its dossier, as far as it goes; a version that was made by hand may have no run."""
+    if not run_id:
+        return
     found = [asdict(one) for one in ledger_of(here).about(run_id)]
     tracking.log_json(run_id, found, f"{DOSSIER}/decisions.json")
 

@@ -28,13 +28,31 @@ def promote(version: str, who: str = "", because: str = "") -> dict[str, Any]:
 
 
 def promote_judged(version: str, approval: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Makes a version the champion because its verdict says so, or a person did who was asked (`approval`, as `approve` returns it).
+    """Makes a version the champion because its verdict says so, or a person did who was asked (`approval`, as `answered` returns it).
 
-    Raises GateRefused where another version is champion by now than the one that it was compared with, or where a person has
-    rolled it back since.
+    Raises GateRefused where the gates want a person's yes and there is none, where another version is champion by now than the one
+    that it was compared with, or where a person has rolled it back since.
     """
-    asked = approval or {}
-    return _promote(settings.read(), version, asked.get("who", ""), asked.get("because", ""), judged=True)
+    here, asked = settings.read(), approval or {}
+    yes = bool(asked.get("approved"))
+    if (asked or asks(here)) and not yes and not is_champion(here, version):
+        raise GateRefused(f"version {version} does not become champion: {asked.get('because') or 'nobody was asked'}")
+    return _promote(here, version, asked["who"] if yes else "", asked["because"] if yes else "", judged=True)
+
+
+def asks(here: Settings) -> bool:
+    """Whether the gates want a person to be asked. Raises BadInput where their file is wrong."""
+    from dermanet import taxonomy
+    from dermanet.judging import gates
+
+    return gates.load(here.gates, taxonomy.load(here.taxonomy).codes).promotion == "approval"
+
+
+def is_champion(here: Settings, version: str) -> bool:
+    """Whether a version is champion already."""
+    from dermanet.registry.versions import CHAMPION
+
+    return versions_of(here, tracking_of(here)).holder(CHAMPION) == version
 
 
 def roll_back(who: str = "", because: str = "") -> dict[str, Any]:
@@ -64,7 +82,7 @@ def roll_back(who: str = "", because: str = "") -> dict[str, Any]:
             ledger.finish(move, ROLLED_BACK)
     if left := versions.existing(before or ""):
         # Why it is champion no more belongs to its dossier.
-        keep_decisions(here, tracking, versions.get(left).run_id or "")
+        keep_decisions(here, tracking, versions.get(left).run_id)
     return {"model": here.model, "champion": version, "before": before}
 
 
