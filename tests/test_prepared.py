@@ -83,6 +83,29 @@ def test_images_are_found_in_any_order_across_shards(tmp_path: Path, monkeypatch
     assert np.array_equal(batch, np.stack([prepare(read(digest), SMALL) for digest in wanted]))
 
 
+def resident(root: Path) -> int:
+    """Kilobytes of the mapped files under a folder that this process holds."""
+    found, ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        word, *rest = line.split()
+        if not word.endswith(":"):
+            ours = str(root) in line
+        elif ours and word == "Rss:":
+            found += int(rest[0])
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux says which pages a process holds")
+def test_a_batch_leaves_no_page_of_its_shards_behind(tmp_path: Path) -> None:
+    pixels = PreparedPixels(tmp_path, SMALL)
+    pixels.fill(digests(6), read)
+    pixels.image(digests(6)[5]).sum()
+    assert resident(tmp_path) > 0
+    pixels.batch(digests(6))
+    assert resident(tmp_path) == 0
+    assert right(pixels, digests(6))
+
+
 def test_a_batch_may_be_written_to_and_the_cache_may_not(tmp_path: Path) -> None:
     pixels = PreparedPixels(tmp_path, SMALL)
     pixels.fill(digests(2), read)

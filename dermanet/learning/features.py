@@ -6,6 +6,7 @@
 What is new is computed, whatever else a snapshot holds. ONNX Runtime is several times as fast as Keras on a processor.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -172,7 +173,10 @@ def extractor(name: str, side: int) -> Extractor:
 
 def exported(part: Part, side: int, taps: bool = False) -> bytes:
     """The backbone as an ONNX graph."""
-    return bytes(converted(backbones.network(part, side, taps=taps)).SerializeToString())
+    graph = bytes(converted(backbones.network(part, side, taps=taps)).SerializeToString())
+    # The converter leaves up to 2 GB in objects that hold one another, and the next backbone would come on top of them.
+    gc.collect()
+    return graph
 
 
 def _running(graph: bytes) -> Extractor:

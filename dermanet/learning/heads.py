@@ -19,6 +19,7 @@ from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss, mean_absolute_error
+from threadpoolctl import threadpool_limits
 
 from dermanet.experiment import Experiment
 from dermanet.learning import calibration
@@ -51,6 +52,9 @@ PIECE = 1024
 """Rows of features that are held at once."""
 
 Array = NDArray[np.float32]
+
+one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
+"""Thousands of small products take half the time on one thread, and on two that share a core with others many times as long."""
 
 
 class Features(Protocol):
@@ -110,6 +114,7 @@ class Heads:
         return Answers(years, sex, softmax(diagnosis, axis=1))
 
 
+@one_thread
 def fit(
     experiment: Experiment, train: Features, train_targets: Targets, validation: Features, validation_targets: Targets,
     scale: AgeScale,

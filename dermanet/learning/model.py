@@ -157,7 +157,6 @@ def export_onnx(
 
     ordered = keras.Model(model.inputs[0], [model.output[head] for head in HEADS])
     pixels = probe.astype(np.float32)
-    # Called before it is exported: Keras refuses to export a network that never was.
     expected = [keras.ops.convert_to_numpy(output) for output in ordered(pixels, training=False)]
     if frozen:
         onnx.save(assembly.assembled(_pieces(model, frozen, views), HEADS), path)
@@ -185,14 +184,13 @@ def _pieces(model: keras.Model, frozen: Sequence[Path], views: int) -> assembly.
 
 def converted(model: Any) -> onnx.ModelProto:
     """A network with one input as an ONNX graph; nothing is compared."""
-    model(np.zeros((8, *model.inputs[0].shape[1:]), np.float32))
     with tempfile.TemporaryDirectory() as folder:
         write_graph(model, Path(folder, "piece.onnx"))
         return onnx.load(Path(folder, "piece.onnx"))
 
 
 def write_graph(model: Any, path: Path) -> None:
-    """Writes a network that has been called once as ONNX; nothing is compared.
+    """Writes a network with one input as ONNX; nothing is compared.
 
     Raises DermaNetError where what Keras exports with is not installed: on JAX that is no part of an installation.
     """
@@ -200,7 +198,8 @@ def write_graph(model: Any, path: Path) -> None:
         # Keras's converter asks NumPy for a name that NumPy has deprecated.
         warnings.simplefilter("ignore", FutureWarning)
         try:
-            model.export(path, format="onnx", verbose=False)
+            # Told its input, Keras does not ask that the network has been called: a call would leave hundreds of megabytes behind.
+            model.export(path, format="onnx", verbose=False, input_signature=model.inputs)
         except ImportError as error:
             raise DermaNetError(
                 f"no ONNX graph can be written on {keras.backend.backend()} here ({error}); run the same on TensorFlow, without "

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import time
 import zlib
@@ -78,9 +79,14 @@ class Shard:
         """What its file begins with."""
         return header(self.shape, self.row.dtype)
 
-    def mapped(self) -> NDArray[Any]:
-        """Its rows, mapped for reading."""
-        return np.memmap(self.path, self.row.dtype, "r", len(self.header), self.shape)
+    def mapped(self) -> mmap.mmap:
+        """Its file, mapped for reading."""
+        with self.path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def rows(self, mapped: mmap.mmap) -> NDArray[Any]:
+        """Its rows in its mapped file."""
+        return np.ndarray(self.shape, self.row.dtype, mapped, len(self.header))
 
     def fault(self) -> str:
         """What is wrong with it as far as a look at the file's size can tell, or nothing."""
@@ -98,7 +104,7 @@ class Shard:
         with self.path.open("rb") as file:
             if file.read(len(self.header)) != self.header:
                 return "has another header"
-        for digest, check, row in zip(self.digests, self.checks, self.mapped(), strict=True):
+        for digest, check, row in zip(self.digests, self.checks, self.rows(self.mapped()), strict=True):
             if checksum(row) != check:
                 return f"holds other values of image {digest[:12]}… than were written"
         return ""
@@ -115,7 +121,7 @@ class Shards:
         self._damaged: list[str] = []
         self._places: dict[str, tuple[Shard, int]] = {}
         self._shards: set[str] = set()
-        self._mapped: dict[Path, NDArray[Any]] = {}
+        self._mapped: dict[Path, mmap.mmap] = {}
         self._checked: set[str] = set()
         self._refresh()
 
@@ -162,7 +168,7 @@ class Shards:
         shard, place = self._places[digest]
         if shard.path not in self._mapped:
             self._mapped[shard.path] = shard.mapped()
-        row = self._mapped[shard.path][place]
+        row = shard.rows(self._mapped[shard.path])[place]
         if digest not in self._checked:
             if checksum(row) != shard.checks[place]:
                 # Looked at anew: another process may have put a sound one in its place, which must stay.
@@ -174,8 +180,14 @@ class Shards:
         return row
 
     def batch(self, digests: Sequence[str]) -> NDArray[Any]:
-        """Several rows, (n, *shape), copied out of the shards."""
-        return np.stack([self.one(digest) for digest in digests])
+        """Several rows, (n, *shape), copied out of the shards, whose pages are given back: they stay in the system's cache alone.
+
+        Else a process that has read every row would hold them all.
+        """
+        found = np.stack([self.one(digest) for digest in digests])
+        for path in {self._places[digest][0].path for digest in digests}:
+            self._mapped[path].madvise(mmap.MADV_DONTNEED)
+        return found
 
     def _write(self, digests: Sequence[str], rows: Iterable[tuple[NDArray[Any], int]]) -> None:
         name, checks = hashlib.sha256("".join(digests).encode()).hexdigest()[:24], []
