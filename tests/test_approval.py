@@ -148,8 +148,7 @@ def test_nobody_answers_then_no_then_yes_and_people_are_told(airflow: Airflow, m
     wrong = airflow.trigger("promote", {"version": "99", "because": "a typing error"})
     _until("the failure", lambda: airflow.run("promote", wrong)["state"] in DONE)
     assert airflow.run("promote", wrong)["state"] == "failed"
-    told = _until(
-        "both notices", lambda: {one["title"] for one in mailbox.notices} if len(mailbox.notices) > 1 else None, 60
-    )
-    assert told == {"DermaNet: a retrain is late", "DermaNet: promote failed"}, mailbox.notices
+    expected = {question["subject"], "DermaNet: a retrain is late", "DermaNet: promote failed"}
+    _until("all notices", lambda: {one["title"] for one in mailbox.notices} >= expected, 60)
+    assert {one["title"] for one in mailbox.notices} == expected
     assert os.environ["DERMANET_HOME"] not in json.dumps(mailbox.notices)

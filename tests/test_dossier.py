@@ -95,7 +95,7 @@ def test_a_distribution_says_its_licence_and_needs() -> None:
 
 def test_forgetting_clears_the_page_in_the_dossier_too(installation: Installation) -> None:
     run = stages.champion()["run_id"]
-    stages.evaluate(run)
+    evaluation = json.loads(json.dumps(stages.evaluate(run)))
     stages.judge(run)
     stages.compile_dossier("1")
     page = (_folder() / "evaluation.html").read_text()
@@ -103,7 +103,12 @@ def test_forgetting_clears_the_page_in_the_dossier_too(installation: Installatio
     here = settings.read()
     from dermanet.stages.pages import clear_pages
 
+    client = mlflow.MlflowClient(here.tracking_uri)
+    flips = {"sentence": "1 of 2", "flipped": [{"digest": digest}, {"digest": "other"}]}
+    client.log_dict(run, {**evaluation, "flips": flips}, "evaluation.json")
     assert len(digest) == 64 and clear_pages(here, [digest]) == 1
+    kept = json.loads(Path(client.download_artifacts(run, "evaluation.json", str(installation.root))).read_text())
+    assert kept == {**evaluation, "flips": {"sentence": "1 of 2", "flipped": [{"digest": "other"}]}}
     assert digest not in (_folder() / "evaluation.html").read_text()
 
 

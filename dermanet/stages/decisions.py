@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from dermanet import settings
 from dermanet.errors import BadInput
 from dermanet.settings import Settings
-from dermanet.stages.pages import PAGE
+from dermanet.stages.notices import notify
+from dermanet.stages.pages import EVALUATION, PAGE
 from dermanet.stages.promotion import asks, why_not
 from dermanet.stages.rooms import chosen_experiment, frozen_snapshot, ledger_of, tracking_of, versions_of, whoever_asks
-from dermanet.stages.verdicts import EVALUATION, VERDICT
+from dermanet.stages.verdicts import VERDICT
 
 if TYPE_CHECKING:
     from dermanet.ledger.decisions import Ledger
@@ -39,7 +40,7 @@ def decide(experiment_text: str = "", force: str = "", who: str = "") -> dict[st
 def way_of(run_id: str, version: str) -> dict[str, Any]:
     """Which way a registered version goes: `promote`, `ask` a person, or `keep` the champion, and why.
 
-    Where a person is asked: what is shown, as `subject` and as `body` in Markdown.
+    Where a person is asked: what is shown, as `subject` and as `body` in Markdown; from Airflow, people are told that they are.
     """
     from dermanet.ledger.decisions import Decision
     from dermanet.registry.versions import CHAMPION
@@ -53,7 +54,10 @@ def way_of(run_id: str, version: str) -> dict[str, Any]:
         return {"way": "keep", "because": reason}
     if not by_person or champion == version:
         return {"way": "promote", "because": "its verdict is a pass"}
-    return {"way": "ask", "because": "promotion: approval", **_question(here, run_id, version)}
+    asked = _question(here, run_id, version)
+    if here.dag_run:
+        notify(asked["subject"], asked["body"])
+    return {"way": "ask", "because": "promotion: approval", **asked}
 
 
 def answered(run_id: str, version: str, answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from dermanet import settings
 from dermanet.settings import Settings
-from dermanet.stages.pages import DOSSIER, PAGE
+from dermanet.stages.pages import DOSSIER, EVALUATION, PAGE
 from dermanet.stages.rooms import ledger_of, snapshot_place, tracking_of, versions_of
-from dermanet.stages.verdicts import EVALUATION, VERDICT
+from dermanet.stages.verdicts import VERDICT
 
 if TYPE_CHECKING:
     from dermanet.registry.tracking import Tracking

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dermanet.records import Answers, Record, Snapshot
     from dermanet.registry.tracking import Tracking
 
-PAGE, DOSSIER = "evaluation.html", "dossier"
+EVALUATION, PAGE, DOSSIER = "evaluation.json", "evaluation.html", "dossier"
 EVALUATED = "dermanet.evaluated"
 """The tag of a run that has such a page: the digest of the holdout."""
 
@@ -61,7 +61,7 @@ def keep_verdict(tracking: "Tracking", run_id: str, verdict: "Verdict") -> None:
 
 
 def clear_pages(here: Settings, digests: Collection[str]) -> int:
-    """Takes the pictures of images that are forgotten out of every page. Returns how many pages had some."""
+    """Takes images that are forgotten out of every page and every list of flips. Returns how many pages had some."""
     from dermanet.judging.page import without
 
     tracking, cleared = tracking_of(here), 0
@@ -75,7 +75,16 @@ def clear_pages(here: Settings, digests: Collection[str]) -> int:
             if left != text:
                 tracking.log_text(run_id, left, name)
                 cleared += name == PAGE
+        _clear_flips(tracking, run_id, digests)
     return cleared
+
+
+def _clear_flips(tracking: "Tracking", run_id: str, digests: Collection[str]) -> None:
+    record = tracking.read_json(run_id, EVALUATION)
+    flips = record["flips"] or {"flipped": []}
+    left = [one for one in flips["flipped"] if one["digest"] not in digests]
+    if len(left) < len(flips["flipped"]):
+        tracking.log_json(run_id, {**record, "flips": {**flips, "flipped": left}}, EVALUATION)
 
 
 def evaluation_page(run_id: str) -> str:

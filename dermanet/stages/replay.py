@@ -7,9 +7,10 @@ from dermanet import experiment, settings
 from dermanet.errors import BadInput
 from dermanet.revision import revision
 from dermanet.stages.lineage import STARTED_FROM, card_of
+from dermanet.stages.pages import EVALUATION
 from dermanet.stages.rooms import OnBatch, Progress, frozen_snapshot, say_nothing, tracking_of, versions_of
 from dermanet.stages.training import train
-from dermanet.stages.verdicts import EVALUATION, evaluate
+from dermanet.stages.verdicts import evaluate
 
 CLOSE = 1e-4
 """Figures that differ by no more are the same: sums in another order, on one machine."""

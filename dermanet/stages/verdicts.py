@@ -9,6 +9,7 @@ from dermanet.settings import Settings
 from dermanet.stages import pages
 from dermanet.stages.datasets import judged_on
 from dermanet.stages.lineage import learned_from
+from dermanet.stages.pages import EVALUATION
 from dermanet.stages.rooms import frozen_snapshot, holdout_answers, ledger_of, network_in, tracking_of, versions_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from dermanet.registry.tracking import Tracking
     from dermanet.serving.network import Network
 
-EVALUATION, VERDICT = "evaluation.json", "verdict.json"
+VERDICT = "verdict.json"
 
 
 def evaluate(run_id: str) -> dict[str, Any]:
