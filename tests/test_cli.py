@@ -70,7 +70,7 @@ def test_the_same_stages_by_hand(empty: Command, tmp_path: Path) -> None:
     assert json.loads(empty("promote", version, "--json").stdout) == {
         "model": "dermanet",
         "champion": "1",
-        "before": "1",
+        "before": None,
     }
 
 

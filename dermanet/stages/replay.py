@@ -39,18 +39,19 @@ def replay(version: str, progress: Progress = say_nothing, on_batch: OnBatch | N
         raise BadInput(
             f"version {version} was evaluated on holdout {before['holdout']}, its snapshot has {after['holdout']}"
         )
-    differing = _differing(before["candidate"], after["candidate"])
+    differs = differing(before["candidate"], after["candidate"])
     return {
         "version": version,
         "run_id": run_id,
         "replay": again,
-        "same": not differing,
-        "differs": differing,
+        "same": not differs,
+        "differs": differs,
         "code": other,
     }
 
 
-def _differing(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, list[float | None]]:
+def differing(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, list[float | None]]:
+    """The figures that are not the same, with both values; None where there is none."""
     names = dict.fromkeys([*before, *after])
     pairs = {name: [before.get(name), after.get(name)] for name in names}
     return {
