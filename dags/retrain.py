@@ -219,9 +219,10 @@ def retrain() -> None:
         return "promote_version" if answer["approved"] else "kept_the_champion"
 
     @task(outlets=[CHAMPION], trigger_rule="none_failed_min_one_success")
-    def promote_version(version: str, ti: Any = None) -> dict[str, Any]:
+    def promote_version(version: str, way: dict[str, Any], ti: Any = None) -> dict[str, Any]:
         """The alias moves; the scorer follows."""
-        return stages.promote_judged(version, ti.xcom_pull(task_ids="take_answer"))
+        # Not asked, there may still be an answer, from before the run was cleared.
+        return stages.promote_judged(version, ti.xcom_pull(task_ids="take_answer") if way["way"] == "ask" else None)
 
     @task(trigger_rule="none_failed_min_one_success")
     def kept_the_champion(run: str, verdict: dict[str, Any]) -> list[str]:
@@ -247,7 +248,7 @@ def retrain() -> None:
         params={"because": Param("", type="string", title="Why", description="Kept with your name.")},
         response_timeout=timedelta(hours=HERE.approval_hours),
     )
-    promoted = promote_version(version)
+    promoted = promote_version(version, way)
     which_way(way) >> [promoted, question, kept]
     answer = take_answer(run, version, question.output)
     approved(answer) >> [promoted, kept]

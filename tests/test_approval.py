@@ -19,7 +19,7 @@ from dermanet.embedded.airflow import DONE, Airflow
 from dermanet.embedded.services import Ports, Services
 
 GATES = "promotion: approval\nchecks:\n  age_mae: {greater_is_better: false, threshold: 100}\n"
-SECONDS = 20
+SECONDS = 30
 """How long the question waits for an answer."""
 
 READING = 3
