@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,10 @@ from installation import SOURCE, Installation
 from seaweed import BUCKET, Seaweed
 
 from dermanet import stages
+
+# Started in the background of a script, this process ignores Ctrl-C, and so would every command that a test interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A deadline measures the machine, not the code; and the same examples on every run make a failure one that can be found again.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
