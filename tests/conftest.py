@@ -15,6 +15,7 @@ import samples
 import storeroom
 from commands import Commands
 from installation import SOURCE, Installation
+from postbox import Mailbox
 from seaweed import BUCKET, Seaweed
 
 from dermanet import stages
@@ -35,6 +36,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name)
     monkeypatch.setenv("DERMANET_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+@pytest.fixture
+def mailbox() -> Iterator[Mailbox]:
+    """A webhook that keeps what it is told."""
+    box = Mailbox()
+    yield box
+    box.close()
 
 
 @pytest.fixture

@@ -3,15 +3,14 @@
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from installation import Installation
+from postbox import Mailbox
 
 from dermanet import settings, stages
 from dermanet.embedded import services
@@ -24,34 +23,6 @@ SECONDS = 30
 
 READING = 3
 """Seconds that a person reads at least: a task that is answered before the scheduler knows that it waits asks anew."""
-
-
-class Mailbox(HTTPServer):
-    """Takes notices as a webhook does."""
-
-    def __init__(self) -> None:
-        self.notices: list[dict[str, Any]] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                taken.notices.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *words: Any) -> None:
-                """Keeps the tests' output clean."""
-
-        taken = self
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-@pytest.fixture
-def mailbox() -> Iterator[Mailbox]:
-    box = Mailbox()
-    yield box
-    box.shutdown()
-    box.server_close()
 
 
 @pytest.fixture

@@ -133,6 +133,7 @@ def test_predict_answers_each_image_and_ends_with_2_for_a_bad_one(dermanet: Comm
         (["cache", "--all"], "go with --prune"),
         (["rollback"], "no previous champion"),
         (["promote", "7"], "no version '7'"),
+        (["serve", "--version", "7", "--port", "1"], "no version '7'"),
         (["nonsense"], "nonsense"),
     ],
 )

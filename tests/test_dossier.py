@@ -59,13 +59,12 @@ def test_every_version_has_its_dossier(installation: Installation) -> None:
 def test_a_rollback_is_in_the_dossier_of_what_it_left(installation: Installation) -> None:
     other = stages.retrain([], "smoke:epochs=1,patience=1", attempt="other")
     assert stages.champion()["version"] == other["version"]
-    folder = _folder()
     stages.roll_back("ana", "misses melanomas")
     client = mlflow.MlflowClient(settings.read().tracking_uri)
     left = json.loads(
         Path(client.download_artifacts(other["run_id"], "dossier/decisions.json", str(installation.root))).read_text()
     )
-    assert folder.name == "dossier" and (left[-1]["outcome"], left[-1]["who"]) == ("rolled back", "ana")
+    assert (left[-1]["outcome"], left[-1]["who"]) == ("rolled back", "ana")
 
 
 def test_the_bill_of_materials_is_whole_and_valid(installation: Installation) -> None:
@@ -88,6 +87,17 @@ def test_the_bill_of_materials_is_whole_and_valid(installation: Installation) ->
     assert any(ref.startswith("SQLAlchemy==") or ref.startswith("sqlalchemy==") for ref in reached), (
         "what mlflow needs is reached"
     )
+
+
+def test_a_dossier_has_the_limits_as_they_stood(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = stages.train(stages.snapshot()["snapshot"], "smoke:epochs=1,patience=1,seed=32")["run_id"]
+    stages.evaluate(run)
+    stages.judge(run)
+    version = stages.register(run)["version"]
+    stood = (_folder(run) / "gates.yaml").read_text()
+    installation.enter(monkeypatch, "shut")
+    stages.compile_dossier(version)
+    assert (_folder(run) / "gates.yaml").read_text() == stood == installation.gates("open").read_text()
 
 
 def test_a_distribution_says_its_licence_and_needs() -> None:

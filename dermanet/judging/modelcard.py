@@ -3,22 +3,25 @@
 from collections.abc import Mapping
 from typing import Any
 
-FIGURES = (
-    ("diagnosis_accuracy", "diagnosis, accuracy"), ("diagnosis_balanced_accuracy", "diagnosis, balanced accuracy"),
-    ("diagnosis_f1_macro", "diagnosis, macro F1"), ("diagnosis_f1_weighted", "diagnosis, weighted F1"),
-    ("sex_accuracy", "sex, accuracy"), ("sex_auc", "sex, AUC"), ("age_mae", "age, mean absolute error in years"),
-)  # fmt: skip
+from dermanet.judging.page import MAIN
+from dermanet.judging.report import between
 
 
 def model_card(
-    version: str, card: Mapping[str, Any], manifest: Mapping[str, Any], evaluation: Mapping[str, Any], verdict: Mapping[str, Any],
-    licences: str,
+    version: str, code: str, card: Mapping[str, Any], manifest: Mapping[str, Any], evaluation: Mapping[str, Any],
+    verdict: Mapping[str, Any], licences: str,
 ) -> str:  # fmt: skip
-    """The card. `card`: the model's own; `manifest`: of the snapshot; `evaluation` and `verdict` as the stages keep them."""
+    """The card in Markdown.
+
+    `code`: which one has trained; `card`: the model's own; `manifest`: of the snapshot; `evaluation` and `verdict` as the stages keep
+    them.
+    """
     tried = card["experiment"]
     malignant = [one for one in card["taxonomy"] if one["malignant"]]
-    code = ", revision ".join(filter(None, (card["dermanet"], card.get("revision"))))
-    named = [*FIGURES, *((f"diagnosis_recall_{one['code']}", f"{one['name']}, recall") for one in malignant)]
+    named = [
+        *((name, called) for name, called, _ in MAIN),
+        *((f"diagnosis_recall_{one['code']}", f"{one['name']}, recall") for one in malignant),
+    ]
     slices = [one for one in evaluation["slices"] if one["support"]["images"]]
     return "\n".join([
         f"# Version {version}: {tried['name']}", "",
@@ -56,15 +59,11 @@ def model_card(
 def _row(name: str, called: str, evaluation: Mapping[str, Any]) -> str:
     others = [(evaluation[side] or {}).get(name) for side in ("baseline", "champion")]
     told = [f"{value:.3f}" if value is not None else "" for value in (evaluation["candidate"][name], *others)]
-    return f"| {called} | {told[0]} | {_between(evaluation['intervals'].get(name))} | {told[1]} | {told[2]} |"
+    return f"| {called} | {told[0]} | {between(evaluation['intervals'].get(name))} | {told[1]} | {told[2]} |"
 
 
 def _slice(one: Mapping[str, Any]) -> str:
     name = "diagnosis_accuracy"
     value = one["candidate"].get(name)
     told = "" if value is None else f"{value:.3f}"
-    return f"| {one['axis']}: {one['value']} | {one['support']['images']:,} | {told} | {_between(one['intervals'].get(name))} |"
-
-
-def _between(ends: Any) -> str:
-    return f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""
+    return f"| {one['axis']}: {one['value']} | {one['support']['images']:,} | {told} | {between(one['intervals'].get(name))} |"

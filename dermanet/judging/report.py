@@ -43,12 +43,13 @@ def verdict_page(verdict: Verdict, evaluation: dict[str, Any]) -> str:
     for name, value in evaluation["candidate"].items():
         others = [f"{figures[name]:.3f}" if name in figures else "" for figures in (evaluation["baseline"], champion)]
         lines.append(
-            f"| {name} | {value:.3f} | {_between(evaluation['intervals'].get(name))} | {others[0]} | {others[1]} |"
+            f"| {name} | {value:.3f} | {between(evaluation['intervals'].get(name))} | {others[0]} | {others[1]} |"
         )
     return "\n".join([*lines, "", "For research use; not a medical device.", ""])
 
 
-def _between(interval: Sequence[float] | None) -> str:
+def between(interval: Sequence[float] | None) -> str:
+    """An interval as text; nothing where there is none."""
     return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
 

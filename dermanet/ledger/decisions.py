@@ -82,7 +82,15 @@ class Ledger:
 
     def add(self, decision: Decision) -> Decision:
         """Keeps a decision and returns it numbered, however often the same was taken before."""
-        return patience.write(self.engine, lambda connection: _inserted(connection, decision))
+        kept: list[Decision] = []
+
+        def once(connection: sa.Connection) -> Decision:
+            # Done again where the answer of a commit was lost: what stands there by then is ours.
+            if not kept or _numbered(connection, kept[-1].number) != kept[-1]:
+                kept.append(_inserted(connection, decision))
+            return kept[-1]
+
+        return patience.write(self.engine, once)
 
     @contextmanager
     def moving(self) -> Iterator[None]:
@@ -125,9 +133,7 @@ class Ledger:
 
     def about(self, name: str) -> list[Decision]:
         """Every decision on the way of a run, in order. `name`: an MLflow run, a version, a snapshot, a holdout or a DAG run."""
-        first = self._found(
-            sa.or_(*(DECISIONS.c[column] == name for column in ("run_id", "version", "snapshot", "holdout", "dag_run")))
-        )
+        first = self._found(sa.or_(*(DECISIONS.c[column] == name for column in SUBJECTS)))
         ways: list[sa.ColumnElement[bool]] = [
             DECISIONS.c[column].in_(names)
             for column in ("run_id", "version", "dag_run")
@@ -171,6 +177,11 @@ def _latest_about(connection: sa.Connection, decision: Decision) -> Decision | N
     """The latest decision of the same kind on the same subject."""
     same = [DECISIONS.c[name] == getattr(decision, name) for name in ("kind", *SUBJECTS)]
     row = connection.execute(sa.select(DECISIONS).where(*same).order_by(DECISIONS.c.number.desc()).limit(1)).first()
+    return _decision(row) if row else None
+
+
+def _numbered(connection: sa.Connection, number: int) -> Decision | None:
+    row = connection.execute(sa.select(DECISIONS).where(DECISIONS.c.number == number)).first()
     return _decision(row) if row else None
 
 

@@ -53,13 +53,20 @@ def build(following: Following) -> FastAPI:
 
 
 def serve(host: str, port: int, poll: float, version: str = "") -> None:
-    """Serves the champion, or always one `version`, until SIGINT or SIGTERM; requests under way are answered first."""
+    """Serves the champion, or always one `version`, until SIGINT or SIGTERM; requests under way are answered first.
+
+    Raises BadInput where there is no such version.
+    """
     import uvicorn
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     here = settings.read()
     tracking = Tracking(here.tracking_uri, here.artifacts)
-    following = Following(Versions(tracking.client, here.model), CHAMPION, poll, version)
+    versions = Versions(tracking.client, here.model)
+    if version:
+        # One that there is not would be waited for in vain.
+        versions.get(version)
+    following = Following(versions, CHAMPION, poll, version)
     following.start()
     try:
         uvicorn.run(build(following), host=host, port=port, log_level="warning", timeout_graceful_shutdown=10)

@@ -56,14 +56,11 @@ def keep_champion(run_id: str, verdict: dict[str, Any]) -> list[str]:
 
 def _refusals(run_id: str) -> list[str]:
     """What was said against promoting a run's version, last of all."""
-    found = [
-        one for one in ledger_of(settings.read()).about(run_id) if one.kind in ("promotion", "approval", "smoke test")
-    ]
-    if not found or found[-1].outcome in ("promoted", "approved", "passed"):
+    found = [one for one in ledger_of(settings.read()).about(run_id) if one.kind in ("promotion", "approval")]
+    last = found[-1] if found else None
+    if last is None or last.outcome in ("promoted", "approved"):
         return []
-    return [
-        f"{found[-1].kind}, {found[-1].outcome}{f' by {found[-1].who}' if found[-1].who else ''}: {found[-1].reasons[0]}"
-    ]
+    return [f"{last.kind}, {last.outcome}{f' by {last.who}' if last.who else ''}: {last.reasons[0]}"]
 
 
 def champion(environ: Mapping[str, str] | None = None) -> dict[str, Any]:

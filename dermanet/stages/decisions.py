@@ -47,12 +47,14 @@ def way_of(run_id: str, version: str) -> dict[str, Any]:
 
     here = settings.read()
     ledger, by_person = ledger_of(here), asks(here)
-    champion = versions_of(here, tracking_of(here)).holder(CHAMPION)
-    reason = why_not(here, version, ledger, champion, approved=by_person)
-    if reason:
+    tracking = tracking_of(here)
+    champion = versions_of(here, tracking).holder(CHAMPION)
+    if champion == version:
+        return {"way": "promote", "because": "it is champion already"}
+    if reason := why_not(tracking, ledger, run_id, version, champion, approved=by_person):
         ledger.record(Decision("promotion", "not promoted", (reason,), run_id, version, dag_run=here.dag_run))
         return {"way": "keep", "because": reason}
-    if not by_person or champion == version:
+    if not by_person:
         return {"way": "promote", "because": "its verdict is a pass"}
     asked = _question(here, run_id, version)
     if here.dag_run:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from dermanet import settings
 from dermanet.settings import Settings
-from dermanet.stages.pages import DOSSIER, EVALUATION, PAGE
+from dermanet.stages.lineage import card_of
+from dermanet.stages.pages import DOSSIER, EVALUATION, PAGE, code_of
 from dermanet.stages.rooms import ledger_of, snapshot_place, tracking_of, versions_of
-from dermanet.stages.verdicts import VERDICT
+from dermanet.stages.verdicts import GATES, VERDICT
 
 if TYPE_CHECKING:
     from dermanet.registry.tracking import Tracking
@@ -31,24 +32,24 @@ PLAIN, LITE = "plain", "efficientnet-lite"
 def compile_dossier(version: str) -> dict[str, Any]:
     """Writes a version's dossier, or writes it anew; returns where it is."""
     from dermanet.judging.modelcard import model_card
-    from dermanet.registry.tracking import model_files
-    from dermanet.serving.network import CARD
 
     here = settings.read()
     tracking = tracking_of(here)
     run_id = versions_of(here, tracking).get(version).run_id or ""
     verdict, evaluation = tracking.read_json(run_id, VERDICT), tracking.read_json(run_id, EVALUATION)
-    card = json.loads((model_files(f"models:/{here.model}/{version}") / CARD).read_text())
+    card = card_of(here, version)
     manifest = json.loads(snapshot_place(here).read(f"{evaluation['snapshot']}/manifest.json"))
     told = licences(here, card)
     tracking.log_text(
-        run_id, model_card(version, card, manifest, evaluation, verdict, told), f"{DOSSIER}/model-card.md"
+        run_id,
+        model_card(version, code_of(card), card, manifest, evaluation, verdict, told),
+        f"{DOSSIER}/model-card.md",
     )
     tracking.log_text(run_id, told, f"{DOSSIER}/licences.md")
     tracking.log_json(run_id, verdict, f"{DOSSIER}/{VERDICT}")
     tracking.log_json(run_id, manifest, f"{DOSSIER}/snapshot.json")
-    tracking.log_text(run_id, here.gates.read_text(encoding="utf-8"), f"{DOSSIER}/gates.yaml")
-    tracking.log_text(run_id, tracking.fetch(run_id, PAGE).read_text(encoding="utf-8"), f"{DOSSIER}/{PAGE}")
+    for name in (GATES, PAGE):
+        tracking.log_text(run_id, tracking.fetch(run_id, name).read_text(encoding="utf-8"), f"{DOSSIER}/{name}")
     keep_decisions(here, tracking, run_id)
     return {"version": version, "run_id": run_id, "dossier": tracking.address(run_id, DOSSIER)}
 

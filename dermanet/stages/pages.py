@@ -46,7 +46,7 @@ def draw(
     ]  # fmt: skip
     about = page.Page(
         card["experiment"]["name"], record["run_id"], frozen.id, frozen.holdout_digest, record["champion_version"] if told else "",
-        _code(card), card["experiment"]["seed"], datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), frozen.taxonomy.diagnoses,
+        code_of(card), card["experiment"]["seed"], datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), frozen.taxonomy.diagnoses,
         pictures, list(_cards(here, flipped)), list(_cards(here, wrong)),
     )  # fmt: skip
     return page.html(about, found, told)
@@ -80,8 +80,12 @@ def clear_pages(here: Settings, digests: Collection[str]) -> int:
 
 
 def _clear_flips(tracking: "Tracking", run_id: str, digests: Collection[str]) -> None:
-    record = tracking.read_json(run_id, EVALUATION)
-    flips = record["flips"] or {"flipped": []}
+    try:
+        record = tracking.read_json(run_id, EVALUATION)
+    except BadInput:
+        # An evaluation that was killed before it had kept its figures.
+        return
+    flips = record.get("flips") or {"flipped": []}
     left = [one for one in flips["flipped"] if one["digest"] not in digests]
     if len(left) < len(flips["flipped"]):
         tracking.log_json(run_id, {**record, "flips": {**flips, "flipped": left}}, EVALUATION)
@@ -92,8 +96,8 @@ def evaluation_page(run_id: str) -> str:
     return str(tracking_of(settings.read()).fetch(run_id, PAGE))
 
 
-def _code(card: Mapping[str, Any]) -> str:
-    """Which code has trained."""
+def code_of(card: Mapping[str, Any]) -> str:
+    """Which code has trained a model, by its card."""
     return ", revision ".join(filter(None, (card["dermanet"], card.get("revision"))))
 
 

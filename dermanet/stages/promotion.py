@@ -16,6 +16,7 @@ from dermanet.stages.verdicts import VERDICT
 
 if TYPE_CHECKING:
     from dermanet.ledger.decisions import Ledger
+    from dermanet.registry.tracking import Tracking
     from dermanet.registry.versions import Versions
 
 
@@ -34,10 +35,10 @@ def promote_judged(version: str, approval: Mapping[str, Any] | None = None) -> d
     that it was compared with, or where a person has rolled it back since.
     """
     here, asked = settings.read(), approval or {}
-    yes = bool(asked.get("approved"))
-    if (asked or asks(here)) and not yes and not is_champion(here, version):
-        raise GateRefused(f"version {version} does not become champion: {asked.get('because') or 'nobody was asked'}")
-    return _promote(here, version, asked["who"] if yes else "", asked["because"] if yes else "", judged=True)
+    if asked.get("approved"):
+        return _promote(here, version, asked["who"], asked["because"], judged=True)
+    no = asked.get("because") or ("nobody was asked" if asks(here) else "")
+    return _promote(here, version, "", "", judged=True, no=no)
 
 
 def asks(here: Settings) -> bool:
@@ -46,13 +47,6 @@ def asks(here: Settings) -> bool:
     from dermanet.judging import gates
 
     return gates.load(here.gates, taxonomy.load(here.taxonomy).codes).promotion == "approval"
-
-
-def is_champion(here: Settings, version: str) -> bool:
-    """Whether a version is champion already."""
-    from dermanet.registry.versions import CHAMPION
-
-    return versions_of(here, tracking_of(here)).holder(CHAMPION) == version
 
 
 def roll_back(who: str = "", because: str = "") -> dict[str, Any]:
@@ -72,7 +66,10 @@ def roll_back(who: str = "", because: str = "") -> dict[str, Any]:
         if version is None:
             raise BadInput(f"{here.model} has no previous champion to go back to; `dermanet promote VERSION` takes any")
         if version != before:
-            reasons = (because or "asked for by hand", f"back from version {before}")
+            reasons = (
+                because or "asked for by hand",
+                f"back from version {before}" if before else "there was no champion",
+            )
             move = Decision(
                 "rollback", "", reasons, versions.get(version).run_id or "", version, who=who or whoever_asks(),
                 dag_run=here.dag_run, before={"champion": before or "", "previous": version},
@@ -86,10 +83,13 @@ def roll_back(who: str = "", because: str = "") -> dict[str, Any]:
     return {"model": here.model, "champion": version, "before": before}
 
 
-def why_not(here: Settings, version: str, ledger: "Ledger", champion: str | None, approved: bool = False) -> str:
-    """What keeps a version from becoming champion by its verdict; empty where nothing does. `approved`: by a person who was asked."""
-    tracking = tracking_of(here)
-    run_id = versions_of(here, tracking).get(version).run_id or ""
+def why_not(
+    tracking: "Tracking", ledger: "Ledger", run_id: str, version: str, champion: str | None, approved: bool = False
+) -> str:
+    """What keeps a run's version from becoming champion by its verdict; empty where nothing does.
+
+    `champion`: who it is now. `approved`: by a person who was asked.
+    """
     verdict = tracking.read_json(run_id, VERDICT)
     if verdict["verdict"] != "pass":
         return f"the verdict on version {version} is {verdict['verdict']}"
@@ -129,7 +129,10 @@ def settle(ledger: "Ledger", versions: "Versions") -> None:
         ledger.add(Decision("found", FOUND, (reason,), version=holder))
 
 
-def _promote(here: Settings, version: str, who: str, because: str, judged: bool = False) -> dict[str, Any]:
+def _promote(
+    here: Settings, version: str, who: str, because: str, judged: bool = False, no: str = ""
+) -> dict[str, Any]:
+    """Moves the aliases, if they are not there already. `judged`: only if its verdict lets it, and unless there is a `no`."""
     from dermanet.ledger.decisions import PROMOTED, Decision
     from dermanet.registry.versions import CHAMPION, PREVIOUS
 
@@ -139,9 +142,9 @@ def _promote(here: Settings, version: str, who: str, because: str, judged: bool 
     with ledger.moving():
         settle(ledger, versions)
         before, previous = versions.holder(CHAMPION), versions.holder(PREVIOUS)
-        if judged and (reason := why_not(here, version, ledger, before, approved=bool(who))):
-            raise GateRefused(f"version {version} does not become champion: {reason}")
         if before != version:
+            if judged and (reason := no or why_not(tracking, ledger, run_id, version, before, approved=bool(who))):
+                raise GateRefused(f"version {version} does not become champion: {reason}")
             instead = f"instead of version {before}" if before else "there was no champion"
             move = Decision(
                 "promotion", "", (because or "its verdict is a pass", instead), run_id, version, who=who, dag_run=here.dag_run,

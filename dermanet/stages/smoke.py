@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
-from urllib.error import URLError
-from urllib.request import Request, urlopen
+from typing import IO, TYPE_CHECKING, Any
 
 from dermanet import settings
 from dermanet.errors import DermaNetError, GateRefused
 from dermanet.stages.rooms import ledger_of, tracking_of, versions_of
+
+if TYPE_CHECKING:
+    import requests
 
 START, ANSWER, END = 120.0, 60.0, 15.0
 """Seconds within which the server must be up, must answer, and must have ended."""
@@ -50,8 +51,8 @@ def smoke_test(version: str) -> dict[str, Any]:
     files = model_files(f"models:/{here.model}/{version}")
     diagnoses = [entry["code"] for entry in json.loads((files / CARD).read_text())["taxonomy"]]
     try:
-        with _serving(version) as address:
-            rows = _asked(address, golden.request(files / golden.FILE))
+        with _serving(version) as (client, address):
+            rows = _asked(client, address, golden.request(files / golden.FILE))
         furthest = golden.check_rows(files / golden.FILE, rows, diagnoses)
     except _Silent as error:
         raise DermaNetError(f"version {version} was not tried out: {error}; run this again") from None
@@ -67,25 +68,20 @@ class _Silent(Exception):
 
 
 @contextmanager
-def _serving(version: str) -> Iterator[str]:
-    """The address of a server of its own on a version, while it is used."""
-    port = _free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "dermanet",
-        "serve",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--version",
-        version,
-    ]
+def _serving(version: str) -> "Iterator[tuple[requests.Session, str]]":
+    """A client and the address of a server of its own on a version, while it is used."""
+    import requests
+
+    port, client = _free_port(), requests.Session()
+    # Loopback is never behind a proxy, whatever the environment says.
+    client.trust_env = False
+    address = f"http://127.0.0.1:{port}"
+    words = ("serve", "--host", "127.0.0.1", "--port", str(port), "--version", version)
+    command = [sys.executable, "-m", "dermanet", *words]
     with TemporaryFile() as said, subprocess.Popen(command, stdout=said, stderr=said, env=_environment()) as process:
         try:
-            _wait(process, f"http://127.0.0.1:{port}", said, version)
-            yield f"http://127.0.0.1:{port}"
+            _wait(process, client, address, said, version)
+            yield client, address
         finally:
             process.terminate()
             try:
@@ -94,12 +90,14 @@ def _serving(version: str) -> Iterator[str]:
                 process.kill()
 
 
-def _wait(process: "subprocess.Popen[bytes]", address: str, said: IO[bytes], version: str) -> None:
+def _wait(
+    process: "subprocess.Popen[bytes]", client: "requests.Session", address: str, said: IO[bytes], version: str
+) -> None:
     until = time.monotonic() + START
     while time.monotonic() < until:
         if process.poll() is not None:
             break
-        served = _get(f"{address}/model")
+        served = _get(client, f"{address}/model")
         if served.get("version") == version:
             return
         if served.get("trouble"):
@@ -111,23 +109,27 @@ def _wait(process: "subprocess.Popen[bytes]", address: str, said: IO[bytes], ver
     raise _Silent(f"the server on it has {'ended' if process.poll() is not None else 'not come up'}: {last[0]}")
 
 
-def _get(address: str) -> dict[str, Any]:
+def _get(client: "requests.Session", address: str) -> dict[str, Any]:
+    import requests
+
     try:
-        with urlopen(address, timeout=2) as answer:
-            return dict(json.load(answer))
-    except (URLError, OSError, ValueError):
+        return dict(client.get(address, timeout=2).json())
+    except (requests.RequestException, ValueError):
         return {}
 
 
-def _asked(address: str, images: Sequence[str]) -> list[dict[str, Any]]:
+def _asked(client: "requests.Session", address: str, images: Sequence[str]) -> list[dict[str, Any]]:
     """What /invocations answers to images, in MLflow's own form of a request."""
-    body = json.dumps({"dataframe_split": {"columns": ["image"], "data": [[image] for image in images]}}).encode()
+    import requests
+
+    body = {"dataframe_split": {"columns": ["image"], "data": [[image] for image in images]}}
     try:
-        asked = Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
-        with urlopen(asked, timeout=ANSWER) as answer:
-            return list(json.load(answer)["predictions"])
-    except (URLError, OSError, ValueError, KeyError) as error:
-        raise DermaNetError(f"/invocations answers {error}") from None
+        answer = client.post(f"{address}/invocations", json=body, timeout=ANSWER)
+    except requests.RequestException as error:
+        raise _Silent(f"/invocations does not answer ({type(error).__name__})") from None
+    if not answer.ok:
+        raise DermaNetError(f"/invocations answers {answer.status_code}")
+    return list(answer.json()["predictions"])
 
 
 def _environment() -> dict[str, str]:

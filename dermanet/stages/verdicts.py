@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dermanet.registry.tracking import Tracking
     from dermanet.serving.network import Network
 
-VERDICT = "verdict.json"
+VERDICT, GATES = "verdict.json", "gates.yaml"
 
 
 def evaluate(run_id: str) -> dict[str, Any]:
@@ -107,6 +107,7 @@ def judge(run_id: str) -> dict[str, Any]:
         **judged.as_dict(),
     }
     tracking.log_json(run_id, told, VERDICT)
+    tracking.log_text(run_id, here.gates.read_text(encoding="utf-8"), GATES)
     tracking.log_text(run_id, report.verdict_page(judged, record), "verdict.md")
     pages.keep_verdict(tracking, run_id, judged)
     tracking.tag(run_id, verdict=judged.word, gates=judged.mode)
