@@ -24,8 +24,7 @@ from dermanet.registry.versions import CHAMPION, Versions
 from dermanet.serving import app, golden
 from dermanet.serving.follow import Following
 from dermanet.serving.network import CARD, load
-
-NAMES = {"age", "sex", "diagnosis", "sex_probabilities", "diagnosis_probabilities", "error"}
+from dermanet.serving.reader import COLUMNS
 
 
 def _following(installation: Installation) -> Following:
@@ -63,7 +62,7 @@ def test_every_payload_form_gets_the_same_row(client: TestClient, tmp_path: Path
     rows = [_ask(client, form) for form in forms]
     assert all(row == rows[0] for row in rows)
     (row,) = rows[0]
-    assert set(row) == NAMES
+    assert set(row) == set(COLUMNS)
     assert sum(row["sex_probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert row["error"] is None
 
@@ -72,7 +71,7 @@ def test_the_signature_states_every_column(trained: Installation) -> None:
     mlflow.set_tracking_uri(trained.tracking_uri)
     signature = mlflow.models.get_model_info("models:/dermanet/1").signature
     assert signature.inputs.input_names() == ["image"]
-    assert set(signature.outputs.input_names()) == NAMES
+    assert set(signature.outputs.input_names()) == set(COLUMNS)
 
 
 def test_a_bad_image_among_good_ones_gets_its_reason(client: TestClient, tmp_path: Path) -> None:
@@ -184,7 +183,7 @@ def test_mlflow_models_predict_answers_from_a_file(trained: Installation, tmp_pa
         check=True,
     )
     (row,) = json.loads(done.stdout.strip().splitlines()[-1])["predictions"]
-    assert set(row) == NAMES
+    assert set(row) == set(COLUMNS)
     assert "tensorflow" not in done.stderr.lower()
 
 
@@ -217,7 +216,7 @@ def test_mlflow_models_serve_answers_over_http(trained: Installation, tmp_path: 
         finally:
             process.terminate()
             process.wait(30)
-    assert set(answer.json()["predictions"][0]) == NAMES
+    assert set(answer.json()["predictions"][0]) == set(COLUMNS)
 
 
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -15,7 +15,7 @@ from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
-from mlflow.types.schema import Map
+from mlflow.types.schema import Array, Map
 from mlflow.utils.time import get_current_time_millis
 
 from dermanet.errors import BadInput
@@ -38,10 +38,16 @@ SIGNATURE = ModelSignature(
     outputs=Schema(
         [
             ColSpec("double", "age", required=False),
+            ColSpec("double", "age_low", required=False),
+            ColSpec("double", "age_high", required=False),
             ColSpec("string", "sex", required=False),
             ColSpec("string", "diagnosis", required=False),
             ColSpec(Map(DataType.double), "sex_probabilities", required=False),
             ColSpec(Map(DataType.double), "diagnosis_probabilities", required=False),
+            ColSpec(Array(DataType.string), "differentials", required=False),
+            ColSpec("string", "quality", required=False),
+            ColSpec("double", "novelty", required=False),
+            ColSpec("string", "refer", required=False),
             ColSpec("string", "error", required=False),
         ]
     ),

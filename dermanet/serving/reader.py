@@ -1,0 +1,169 @@
+"""A version that reads images: bytes of one image in, one row of answers out. What every way of scoring stands on.
+
+A row, by `COLUMNS`:
+
+    age, age_low, age_high    years, and the interval that held nine of ten of the validation side
+    sex, diagnosis            the most probable; a code of the model's own list
+    sex_probabilities         by name
+    diagnosis_probabilities   by code
+    differentials             the codes to think of, most probable first
+    quality                   `good`, or what is wrong with the photograph
+    novelty                   how unlike the images of the training side it is; 1 is the limit
+    refer                     null, or why a person should decide: the answers are there, and are not to be relied on
+    error                     null, or why this image could not be answered; the rest of the row is null then
+"""
+
+import base64
+import binascii
+import hashlib
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dermanet.errors import BadInput, UnreadableImage
+from dermanet.imagefile import MOST_BYTES, decode_reduced
+from dermanet.pixels import preprocess
+from dermanet.records import SEXES, Answers
+from dermanet.serving import golden
+from dermanet.serving.network import CARD, Network, load
+
+log = logging.getLogger("dermanet.serving")
+
+GRAPH = "model.onnx"
+COLUMNS = (
+    "age", "age_low", "age_high", "sex", "diagnosis", "sex_probabilities", "diagnosis_probabilities", "differentials", "quality",
+    "novelty", "refer", "error",
+)  # fmt: skip
+DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
+
+DIFFERENTIALS, TOGETHER = 3, 0.95
+"""At most so many diagnoses are named, and no more once they are so probable together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What came of one image. `digest`: SHA-256 of its bytes, empty where none could be made out; `seconds`: what it took."""
+
+    row: dict[str, Any]
+    digest: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """One version, ready to read. Safe to call from several threads."""
+
+    network: Network
+    digest: str
+    """Names what answers: graph, card and limits. 16 hexadecimal digits."""
+    pool: ThreadPoolExecutor = field(repr=False)
+
+    @classmethod
+    def open(cls, files: Path) -> "Reader":
+        """Reads a model's files and proves on the golden images that they answer as in training. Raises DermaNetError, OSError."""
+        # One thread a run, of pixels as of the graph: images are read side by side, and more would only wait for one another.
+        preprocess.settle()
+        network = load(files / GRAPH, files / CARD, threads=1)
+        golden.check(files / golden.FILE, network)
+        return cls(network, digest(files), ThreadPoolExecutor(cores(), "reader"))
+
+    def read(self, data: bytes) -> Reading:
+        """Reads the bytes of one JPEG or PNG; whatever is wrong with them, a row says so."""
+        start = time.perf_counter()
+        row = self._row(data)
+        return Reading(row, hashlib.sha256(data).hexdigest(), time.perf_counter() - start)
+
+    def read_cell(self, cell: Any) -> Reading:
+        """The same for base64 text, as MLflow's clients send it."""
+        try:
+            return self.read(decode_cell(cell))
+        except UnreadableImage as error:
+            return Reading(refused(str(error)), "", 0.0)
+
+    def read_all(self, cells: Sequence[Any]) -> list[Reading]:
+        """Many cells, side by side on all cores, in order."""
+        if len(cells) == 1:
+            return [self.read_cell(cells[0])]
+        return list(self.pool.map(self.read_cell, cells))
+
+    def prepared(self, data: bytes) -> NDArray[np.uint8]:
+        """An image as the network sees it: uint8 (size, size, 3). Raises UnreadableImage."""
+        return preprocess.prepare(data, self.network.recipe)
+
+    def _row(self, data: bytes) -> dict[str, Any]:
+        recipe = self.network.recipe
+        try:
+            image, factor = decode_reduced(data, math.ceil(recipe.reach * recipe.working_size))
+            pixels = preprocess.apply(image, factor, recipe)
+            answers = self.network.answer(pixels[None])
+        except BadInput as error:
+            return refused(str(error))
+        except Exception as error:
+            # One image must not take the others of its request along. What it says may hold what was sent: its kind alone is kept.
+            log.error("an image could not be read: %s", type(error).__name__)
+            return refused(f"not readable: {type(error).__name__} inside the scorer; its log says when")
+        return _whole_row(answers, self.network.diagnoses)
+
+
+def decode_cell(cell: Any) -> bytes:
+    """The bytes behind base64 text or a data URI. Raises UnreadableImage, without repeating what was sent."""
+    if not isinstance(cell, str):
+        raise UnreadableImage("not base64", f"a cell of type {type(cell).__name__}; send text")
+    start = DATA_URI.match(cell)
+    if len(cell) > MOST_BYTES * 4 // 3 + 100:
+        raise UnreadableImage("too large", f"{len(cell):,} characters; at most {MOST_BYTES:,} bytes are read")
+    try:
+        return base64.b64decode(cell[start.end() :] if start else cell, validate=True)
+    except (binascii.Error, ValueError):
+        raise UnreadableImage(
+            "not base64", "the text is no base64; send a JPEG or PNG file's bytes in base64"
+        ) from None
+
+
+def refused(reason: str) -> dict[str, Any]:
+    """The row of an image that could not be answered."""
+    return {**dict.fromkeys(COLUMNS), "error": reason}
+
+
+def differentials(probabilities: dict[str, float]) -> list[str]:
+    """The diagnoses to think of, most probable first: at most `DIFFERENTIALS`, and no more than make up `TOGETHER`."""
+    ranked = sorted(probabilities, key=lambda code: -probabilities[code])
+    sums = np.cumsum([probabilities[code] for code in ranked])
+    return ranked[: min(DIFFERENTIALS, int(np.searchsorted(sums, TOGETHER)) + 1)]
+
+
+def digest(files: Path) -> str:
+    """Of the files that decide what is answered. 16 hexadecimal digits."""
+    found = hashlib.sha256()
+    for name in (GRAPH, CARD, golden.FILE):
+        found.update(hashlib.sha256((files / name).read_bytes()).digest())
+    return found.hexdigest()[:16]
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _whole_row(answers: Answers, diagnoses: tuple[str, ...]) -> dict[str, Any]:
+    (age,), (sex,), (diagnosis,) = answers.age, answers.sex, answers.diagnosis
+    by_code = {code: float(p) for code, p in zip(diagnoses, diagnosis, strict=True)}
+    return {
+        **dict.fromkeys(COLUMNS),
+        "age": round(float(age), 1),
+        "sex": SEXES[int(sex.argmax())],
+        "diagnosis": diagnoses[int(diagnosis.argmax())],
+        "sex_probabilities": {name: float(p) for name, p in zip(SEXES, sex, strict=True)},
+        "diagnosis_probabilities": by_code,
+        "differentials": differentials(by_code),
+    }
