@@ -16,6 +16,8 @@ PROCESSES = 4096
 """More processes than this are a typing error."""
 
 MOST, YEAR = 10**9, 24 * 366
+SHORTEST_TOKEN = 16
+"""Characters of a token: fewer could be guessed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,16 @@ class Settings:
     """`DERMANET_DATA_LICENCE`: under which licence the images are, for the dossiers of versions. Default: none stated."""
     revision: str
     """`DERMANET_REVISION`: which revision of the code this is, where no Git checkout says so. Default: none."""
+    tokens: tuple[str, ...]
+    """`DERMANET_TOKENS`: who asks the scorer must show one of these, side by side. Default: none, and then it listens here alone."""
+    request_megabytes: int
+    """`DERMANET_REQUEST_MEGABYTES`: the size of a request to the scorer, at most. Default 32."""
+    request_images: int
+    """`DERMANET_REQUEST_IMAGES`: the images in a request to the scorer, at most. Default 256."""
+    request_queue: int
+    """`DERMANET_REQUEST_QUEUE`: how many requests may wait at each process of the scorer. Default 64."""
+    request_seconds: int
+    """`DERMANET_REQUEST_SECONDS`: how long a request may take to come, and its answer to be made. Default 60."""
     dag_run: str
     """`AIRFLOW_CTX_DAG_ID` and `AIRFLOW_CTX_DAG_RUN_ID`, which Airflow sets in a task: DAG/run. Empty elsewhere."""
     tracking_uri: str
@@ -96,6 +108,13 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
         notify=tuple(environ.get("DERMANET_NOTIFY", "").split()),
         data_licence=environ.get("DERMANET_DATA_LICENCE", ""),
         revision=environ.get("DERMANET_REVISION", ""),
+        tokens=_tokens(environ),
+        request_megabytes=_number(
+            "DERMANET_REQUEST_MEGABYTES", environ.get("DERMANET_REQUEST_MEGABYTES") or "32", 1, 1024
+        ),
+        request_images=_number("DERMANET_REQUEST_IMAGES", environ.get("DERMANET_REQUEST_IMAGES") or "256", 1, 100_000),
+        request_queue=_number("DERMANET_REQUEST_QUEUE", environ.get("DERMANET_REQUEST_QUEUE") or "64", 0, 100_000),
+        request_seconds=_number("DERMANET_REQUEST_SECONDS", environ.get("DERMANET_REQUEST_SECONDS") or "60", 1, 3600),
         dag_run="/".join(filter(None, (environ.get("AIRFLOW_CTX_DAG_ID"), environ.get("AIRFLOW_CTX_DAG_RUN_ID")))),
         tracking_uri=environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
     )
@@ -111,6 +130,17 @@ def _processes(environ: Mapping[str, str]) -> tuple[int, str, int]:
         raise BadInput(f"DERMANET_COORDINATOR={coordinator!r}; host:port of the first process is needed")
     processes = _number("DERMANET_PROCESSES", environ.get("DERMANET_PROCESSES", ""), 1, PROCESSES)
     return processes, coordinator, _number("DERMANET_PROCESS", environ.get("DERMANET_PROCESS", ""), 0, processes - 1)
+
+
+def _tokens(environ: Mapping[str, str]) -> tuple[str, ...]:
+    tokens = tuple(environ.get("DERMANET_TOKENS", "").split())
+    short = [token for token in tokens if len(token) < SHORTEST_TOKEN or not token.isascii()]
+    if short:
+        raise BadInput(
+            f"DERMANET_TOKENS: {len(short)} of {len(tokens)} have fewer than {SHORTEST_TOKEN} characters, or others than ASCII's; "
+            "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
+    return tokens
 
 
 def _number(name: str, text: str, low: int, high: int) -> int:

@@ -26,17 +26,19 @@ from dermanet.serving.follow import Following
 from dermanet.serving.network import CARD, load
 from dermanet.serving.reader import COLUMNS
 
+HERE = "http://127.0.0.1"
+
 
 def _following(installation: Installation) -> Following:
     tracking = Tracking(installation.tracking_uri, installation.home / "mlartifacts")
-    return Following(Versions(tracking.client, "dermanet"), CHAMPION, poll=0.1)
+    return Following(Versions(tracking.client, "dermanet"), CHAMPION, 0.1, installation.home / "served")
 
 
 @pytest.fixture
 def client(installation: Installation) -> Iterator[TestClient]:
     following = _following(installation)
     following.look()
-    with TestClient(app.build(following)) as made:
+    with TestClient(app.build(following), base_url=HERE) as made:
         yield made
 
 
@@ -91,14 +93,13 @@ def test_before_the_first_champion_it_waits_and_says_so(installation: Installati
     following = _following(installation)
     following.versions.client.delete_registered_model_alias("dermanet", CHAMPION)
     following.look()
-    with TestClient(app.build(following)) as client:
-        for path in ("/ping", "/health"):
-            assert client.get(path).status_code == 503
+    with TestClient(app.build(following), base_url=HERE) as client:
+        assert [client.get(path).status_code for path in ("/ping", "/health", "/ready")] == [200, 200, 503]
         answer = client.post("/invocations", json={"dataframe_records": [{"image": "x"}]})
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
         following.versions.move(CHAMPION, "1")
         following.look()
-        assert client.get("/ping").status_code == 200
+        assert client.get("/ready").status_code == 200
 
 
 def test_promotion_and_rollback_are_followed(installation: Installation, client: TestClient) -> None:

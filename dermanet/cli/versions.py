@@ -99,17 +99,21 @@ def export(
     print_record(stages.export(version, path), as_json)
 
 
-@commands.command(epilog="Example: dermanet serve --port 8000")
+@commands.command(epilog="Examples: dermanet serve --port 8000   |   dermanet serve --workers 2 --poll 1")
 def serve(
-    host: Annotated[str, typer.Option(help="The address to bind to.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="The address to bind to; any but loopback needs DERMANET_TOKENS.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 8000,
     poll: Annotated[float, typer.Option(help="Seconds between two looks at the alias.", min=0.1)] = 5.0,
     version: Annotated[str, typer.Option(help="Serve this version, whoever is champion.")] = "",
+    workers: Annotated[int, typer.Option(help="Processes that serve side by side.", min=1, max=256)] = 1,
 ) -> None:
     """Serve the champion over HTTP with MLflow's own scoring server, and follow promotions."""
-    from dermanet.serving import app as application
+    from dermanet.serving.server import Service
+    from dermanet.serving.server import serve as run
 
-    application.serve(host, port, poll, version)
+    run(Service(host, port, poll, version, workers))
 
 
 def _decision_line(decision: dict[str, Any]) -> str:

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -10,6 +12,8 @@ from mlflow.exceptions import MlflowException
 from dermanet.errors import BadInput
 
 CHAMPION, PREVIOUS = "champion", "previous"
+TRAINING_FORM = ".keras"
+"""What only training and `export` want of a model's files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +47,14 @@ class Versions:
             self.client.set_model_version_tag(self.name, version, f"dermanet.{name}", value)
 
     def holder(self, alias: str) -> str | None:
+        """The number of the version that holds an alias; otherwise as `at`."""
+        found = self.at(alias)
+        return str(found.version) if found else None
+
+    def at(self, alias: str) -> ModelVersion | None:
         """The version that holds an alias; None where none does. Raises MlflowException where the registry cannot be asked."""
         try:
-            return str(self.client.get_model_version_by_alias(self.name, alias).version)
+            return self.client.get_model_version_by_alias(self.name, alias)
         except MlflowException as error:
             if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                 return None
@@ -58,6 +67,16 @@ class Versions:
         except MlflowException:
             held = sorted(int(v.version) for v in self.client.search_model_versions(f"name = '{self.name}'"))
             raise BadInput(f"{self.name} has no version {version!r}; there are {held or 'none'}") from None
+
+    def fetch(self, version: str, folder: Path) -> None:
+        """Copies what scoring needs of a version into a folder: `MLmodel`, and the model's files but the Keras one.
+
+        Raises MlflowException or OSError where they cannot be had.
+        """
+        uri = f"models:/{self.name}/{version}"
+        inside = [entry.path for entry in mlflow.artifacts.list_artifacts(artifact_uri=f"{uri}/artifacts")]
+        for path in ("MLmodel", *(path for path in inside if not path.endswith(TRAINING_FORM))):
+            mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/{path}", dst_path=str(folder))
 
     def existing(self, version: str) -> str | None:
         """A version, if it is still there."""

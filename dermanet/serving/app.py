@@ -1,74 +1,83 @@
-"""The scorer over HTTP: MLflow's own scoring application over a model that follows the champion.
+"""The scorer over HTTP: MLflow's own scoring application over a model that follows the champion, behind a guard.
 
 POST /invocations   MLflow's payload forms, a column `image` of base64 text; one row an image in return
-GET  /ping /health  alive;  503 until there is a champion
-GET  /model         which version is served, and what is wrong with the registry if something is
+GET  /ping /health  alive
 GET  /version       MLflow's version
+and what `dermanet.serving.routes` adds. For research use; not a medical device.
 """
 
-import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 
-from dermanet import settings
-from dermanet.registry.tracking import Tracking
-from dermanet.registry.versions import CHAMPION, Versions
+from dermanet.serving import routes
 from dermanet.serving.follow import Following
+from dermanet.serving.guard import Guard, Limits
+from dermanet.serving.metrics import Metrics
 
-WAITS = frozenset({"/invocations", "/ping", "/health"})
+BODY = {
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "required": ["dataframe_split"],
+            "properties": {
+                "dataframe_split": {
+                    "type": "object",
+                    "required": ["columns", "data"],
+                    "properties": {
+                        "columns": {"type": "array", "items": {"type": "string", "enum": ["image"]}},
+                        "data": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}},
+                    },
+                }
+            },
+        }
+    },
+    "text/csv": {"schema": {"type": "string"}},
+}
+"""The form of a request that is documented; MLflow takes `dataframe_records`, `inputs` and `instances`, too."""
 
 
-def build(following: Following) -> FastAPI:
-    """MLflow's scoring application over `following`, with the address that says what is served."""
+def build(
+    following: Following, limits: Limits | None = None, tokens: tuple[str, ...] = (), hosts: bool = True
+) -> FastAPI:
+    """MLflow's scoring application over `following`, guarded. `hosts`: whether it may only be asked for by names of this machine."""
+    from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
     from mlflow.pyfunc import scoring_server
 
+    limits, metrics = limits or Limits(), Metrics()
+    # The guard's time is up first: it knows which slot is still taken.
+    MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.set(int(limits.seconds) + 60)
     app: FastAPI = scoring_server.init(following)
     app.title = "DermaNet scorer"
     app.description = "Age, sex and diagnosis from dermoscopic images. For research use; not a medical device."
-
-    @app.get("/model")
-    def model() -> dict[str, str | None]:
-        """The served version."""
-        version = following.served.version if following.served else None
-        return {
-            "model": following.versions.name,
-            "alias": following.alias,
-            "version": version,
-            "trouble": following.trouble,
-        }
-
-    @app.middleware("http")
-    async def wait_for_a_champion(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        if following.served is None and request.url.path in WAITS:
-            return JSONResponse(
-                {"error": f"no version of {following.versions.name} is {following.alias} yet"},
-                503,
-                {"Retry-After": "5"},
-            )
-        return await answer(request)
-
+    routes.add(app, following, metrics)
+    app.openapi = _described(app)
+    following.observers.append(lambda served, readings: metrics.read(readings))
+    following.swapped.append(lambda served: metrics.serve(served.version))
+    app.add_middleware(Guard, following=following, limits=limits, metrics=metrics, tokens=tokens, hosts=hosts)
     return app
 
 
-def serve(host: str, port: int, poll: float, version: str = "") -> None:
-    """Serves the champion, or always one `version`, until SIGINT or SIGTERM; requests under way are answered first.
+def at_the_end(app: FastAPI, close: Callable[[], None]) -> None:
+    """Has `close` called when the application is shut down, after its last answer."""
 
-    Raises BadInput where there is no such version.
-    """
-    import uvicorn
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        close()
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    here = settings.read()
-    tracking = Tracking(here.tracking_uri, here.artifacts)
-    versions = Versions(tracking.client, here.model)
-    if version:
-        # One that there is not would be waited for in vain.
-        versions.get(version)
-    following = Following(versions, CHAMPION, poll, version)
-    following.start()
-    try:
-        uvicorn.run(build(following), host=host, port=port, log_level="warning", timeout_graceful_shutdown=10)
-    finally:
-        following.stop()
+    app.router.lifespan_context = life
+
+
+def _described(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """The description of the API, with the form of a request that MLflow's own leaves out."""
+    whole = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        made = whole()
+        made["paths"]["/invocations"]["post"]["requestBody"] = {"required": True, "content": BODY}
+        return made
+
+    return openapi

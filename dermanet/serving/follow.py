@@ -1,73 +1,154 @@
-"""A model that follows an alias: it looks at the registry now and then, loads a new version beside the old one, and swaps."""
+"""A model that follows an alias: it looks at the registry now and then, loads a new version beside the old one, and swaps.
+
+Whatever goes wrong out there (the registry is away, files are gone, a graph is broken, pixels are others than in training), the
+version in hand goes on answering, and `Following.trouble` says what it is. It is tried again, ever more rarely, until it is well.
+"""
 
 import logging
 import threading
+import time
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import mlflow
+import pandas as pd
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
+from mlflow.pyfunc import PyFuncModel
 from mlflow.types import ColSpec, Schema
 
 from dermanet.registry.versions import Versions
+from dermanet.serving.reader import Reader, Reading
+from dermanet.serving.shelf import Shelf
 
 log = logging.getLogger("dermanet.serving")
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds before a version that does not load is tried again: doubled from the first to the longest."""
+
+STEP = 0.1
+"""Seconds between two looks at the bell."""
+
+WITHOUT_VERSION = Model(signature=ModelSignature(inputs=Schema([ColSpec("string", "image")])))
+"""What is known of a request before there is a version."""
+
+Observer = Callable[["Served", Sequence[Reading]], None]
+"""Is told of every answer; must neither block nor raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One loaded version."""
+    """One loaded version. `about`: what the registry said of it, by tag and alias."""
 
     version: str
-    model: Any
+    reader: Reader
+    metadata: Model
+    about: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Names what answers."""
+        return self.reader.digest
+
+
+@dataclass(slots=True)
+class Visit:
+    """One request: the version that answers it, whatever is promoted meanwhile, and how many images it may bring.
+
+    `reached`: whether it came to images at all. `refusal`: status and message of what was wrong with them as a whole.
+    """
+
+    served: Served | None
+    most: int
+    reached: bool = False
+    refusal: tuple[int, str] | None = None
+
+    def require_few(self, count: int) -> None:
+        """Raises MlflowException where a request brings more images than it may."""
+        self.reached = True
+        if count > self.most:
+            self.refusal = (
+                413,
+                f"{count:,} images in one request; at most {self.most:,} are read, send the others in another",
+            )
+            raise MlflowException(self.refusal[1], error_code="BAD_REQUEST")
+
+
+AT_THE_DOOR: ContextVar[Visit | None] = ContextVar("visit", default=None)
+"""The request that is being answered."""
 
 
 class Following:
-    """Stands where MLflow's scoring server expects a loaded model, and answers with whatever version holds the alias.
+    """Stands where MLflow's scoring server expects a loaded model, and answers with whatever version holds the alias."""
 
-    A version that cannot be loaded, or a registry that cannot be reached, leaves the served version in place.
-    """
-
-    def __init__(self, versions: Versions, alias: str, poll: float, pinned: str = "") -> None:
+    def __init__(self, versions: Versions, alias: str, poll: float, shelf: Path, pinned: str = "") -> None:
         """`poll`: seconds between two looks at the registry. `pinned`: a version that is served whoever holds the alias."""
         self.versions = versions
         self.alias = alias
         self.poll = poll
         self.pinned = pinned
+        self.shelf = Shelf(shelf)
         self.served: Served | None = None
         self.trouble: str | None = None
         """Why the last look failed; None after one that did not."""
-        self._refused: str | None = None
+        self.asked: float | None = None
+        """When the registry last answered, by `time.monotonic`."""
+        self.observers: list[Observer] = []
+        self.swapped: list[Callable[[Served], None]] = []
+        """Are told of every version that comes to be served."""
+        self._refused, self._pause, self._again = "", FIRST_PAUSE, 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="follow", daemon=True)
 
     @property
     def metadata(self) -> Model:
         """The served version's metadata; before there is one, a model that only states the form of a request."""
-        if self.served:
-            return self.served.model.metadata
-        return Model(signature=ModelSignature(inputs=Schema([ColSpec("string", "image")])))
+        return self.served.metadata if self.served else WITHOUT_VERSION
+
+    @property
+    def staleness(self) -> float | None:
+        """Seconds since the registry last answered; None if it never did."""
+        return None if self.asked is None else time.monotonic() - self.asked
 
     def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
-        """Answers with one version, whatever happens to the alias meanwhile."""
-        served = self.served
+        """Answers with one version, whatever happens to the alias meanwhile. Raises MlflowException for what is no request."""
+        visit = AT_THE_DOOR.get()
+        served = visit.served if visit else self.served
         if served is None:
-            raise mlflow.exceptions.MlflowException(
-                "no version holds the alias yet", error_code="TEMPORARILY_UNAVAILABLE"
-            )
-        return served.model.predict(data, params=params)
+            raise MlflowException("no version holds the alias yet", error_code="TEMPORARILY_UNAVAILABLE")
+        # MLflow's own class, so that every form of a request is taken, and refused, as MLflow does.
+        return PyFuncModel(served.metadata, _Rows(self, served)).predict(data, params=params)
+
+    def answer(self, served: Served, cells: Sequence[Any]) -> list[dict[str, Any]]:
+        """The rows of one request, as a version answers them."""
+        return self.told(served, served.reader.read_all(cells))
+
+    def told(self, served: Served, readings: Sequence[Reading]) -> list[dict[str, Any]]:
+        """The rows of readings of which all observers have heard."""
+        for observer in self.observers:
+            observer(served, readings)
+        return [reading.row for reading in readings]
 
     def look(self) -> None:
         """Looks once, and swaps if the alias has moved to a version that loads."""
         try:
-            version = self.pinned or self.versions.holder(self.alias)
-            if version and version != self._refused and (self.served is None or version != self.served.version):
-                self._load(version)
-            self.trouble = None if version != self._refused else self.trouble
+            found = self.versions.get(self.pinned) if self.pinned else self.versions.at(self.alias)
+            self.asked = time.monotonic()
         except Exception as error:
-            # Whatever breaks out there, the version in hand goes on answering; the next look tries again.
-            self.trouble = f"{type(error).__name__}: {error}"
-            log.warning("the registry could not be asked for %s@%s: %s", self.versions.name, self.alias, self.trouble)
+            self._say(f"the registry cannot be asked: {_line(error)}")
+            self._start_without_the_registry()
+            return
+        if found is None:
+            # Nobody serves nothing: a version that lost its alias goes on until another has it.
+            self._say(f"no version holds {self.alias}; version {self.served.version} stays" if self.served else None)
+        elif self.served is None or _name(found) != self.served.about["name"]:
+            self._take(found)
+        else:
+            self.served.about.update(_about(found))
+            self._say(None)
 
     def start(self) -> None:
         """Looks once now and then every `poll` seconds, in a thread."""
@@ -78,17 +159,94 @@ class Following:
         """Ends the thread."""
         self._stop.set()
 
-    def _load(self, version: str) -> None:
-        try:
-            model = mlflow.pyfunc.load_model(f"models:/{self.versions.name}/{version}")
-        except Exception as error:
-            # Not tried again until the alias moves: a version is immutable, so it would fail the same way.
-            self._refused, self.trouble = version, f"version {version} does not load: {type(error).__name__}: {error}"
-            log.error("%s; version %s stays", self.trouble, self.served.version if self.served else "none")
+    def _take(self, found: ModelVersion) -> None:
+        name = _name(found)
+        if name == self._refused and time.monotonic() < self._again:
             return
-        self.served, self._refused = Served(version, model), None
-        log.info("serving %s version %s", self.versions.name, version)
+        try:
+            folder = self.shelf.get(name, lambda half: self.versions.fetch(str(found.version), half))
+            self._swap(_loaded(folder, str(found.version), _about(found)))
+        except Exception as error:
+            self._refuse(name, f"version {found.version} does not load: {_line(error)}")
+            return
+        self._refused = ""
+        self._say(None)
+        if not self.pinned:
+            self.shelf.remember(name, _about(found))
+        self.shelf.tidy()
+
+    def _swap(self, served: Served) -> None:
+        self.served = served
+        for told in self.swapped:
+            told(served)
+        log.info("serving %s version %s (%s)", self.versions.name, served.version, served.digest)
+
+    def _refuse(self, name: str, why: str) -> None:
+        # Fetched anew next time: what is on disk may be what is broken.
+        self.shelf.drop(name)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE) if name == self._refused else FIRST_PAUSE
+        self._refused, self._again = name, time.monotonic() + self._pause
+        self._say(f"{why}; {f'version {self.served.version} stays' if self.served else 'there is none to serve'}")
+
+    def _start_without_the_registry(self) -> None:
+        known = None if self.served or self.pinned else self.shelf.remembered()
+        if known is None:
+            return
+        name, about = known
+        try:
+            self._swap(_loaded(self.shelf.root / name, about["version"], about))
+        except Exception as error:
+            log.warning("version %s, served last, cannot be served without the registry: %s", about, _line(error))
+
+    def _say(self, trouble: str | None) -> None:
+        if trouble and trouble != self.trouble:
+            log.warning("%s", trouble)
+        elif self.trouble and not trouble:
+            log.info("all is well again: version %s is served", self.served.version if self.served else "none")
+        self.trouble = trouble
 
     def _watch(self) -> None:
-        while not self._stop.wait(self.poll):
-            self.look()
+        rung, due = self.shelf.rung(), time.monotonic() + self.poll
+        while not self._stop.wait(min(STEP, self.poll)):
+            if time.monotonic() >= due or self.shelf.rung() != rung:
+                rung = self.shelf.rung()
+                self.look()
+                due = time.monotonic() + self.poll
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What MLflow's class calls once it has checked a request."""
+
+    following: Following
+    served: Served
+
+    def predict(self, data: pd.DataFrame, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Plain rows: MLflow's server would only take a data frame apart again."""
+        visit = AT_THE_DOOR.get()
+        if visit:
+            visit.require_few(len(data))
+        return self.following.answer(self.served, list(data["image"]))
+
+
+def _loaded(folder: Path, version: str, about: dict[str, Any]) -> Served:
+    return Served(version, Reader.open(folder / "artifacts"), Model.load(str(folder)), about)
+
+
+def _name(found: ModelVersion) -> str:
+    """Names a version for good: a number may come again in a registry that was made anew."""
+    return f"{found.version}-{found.model_id or found.run_id or found.creation_timestamp}"
+
+
+def _about(found: ModelVersion) -> dict[str, Any]:
+    tags = {name.removeprefix("dermanet."): value for name, value in found.tags.items() if name.startswith("dermanet.")}
+    return {
+        "name": _name(found), "version": str(found.version), "aliases": sorted(found.aliases), "run_id": found.run_id,
+        "registered": found.creation_timestamp, "tags": tags,
+    }  # fmt: skip
+
+
+def _line(error: Exception) -> str:
+    """The first line of what an exception says, not too long."""
+    said = str(error).strip().splitlines()[:1] or ["no reason given"]
+    return f"{type(error).__name__}: {said[0][:300]}"

@@ -96,6 +96,10 @@ class Reader:
             return [self.read_cell(cells[0])]
         return list(self.pool.map(self.read_cell, cells))
 
+    def read_files(self, images: Sequence[bytes]) -> list[Reading]:
+        """Many images' bytes, likewise."""
+        return list(self.pool.map(self.read, images)) if len(images) > 1 else [self.read(images[0])]
+
     def prepared(self, data: bytes) -> NDArray[np.uint8]:
         """An image as the network sees it: uint8 (size, size, 3). Raises UnreadableImage."""
         return preprocess.prepare(data, self.network.recipe)

@@ -1,0 +1,359 @@
+"""What stands before the scoring application: who may ask, how much, how long, and what is never said back.
+
+Every request passes here before anything of it is parsed. In order: the host, the token, the size of the body (by its header, then
+counted), the time that it takes to come, a place in a bounded queue, and the time that the answer takes. A refusal is one JSON object
+in MLflow's form, {"error_code", "message"}: it tells what was seen, what is allowed and what to do, and repeats nothing that was sent.
+"""
+
+import asyncio
+import hmac
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from dermanet.serving.follow import AT_THE_DOOR, Following, Visit
+from dermanet.serving.metrics import Metrics
+from dermanet.serving.reader import cores
+
+log = logging.getLogger("dermanet.access")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+READS = frozenset({"/invocations", "/predict", "/explain"})
+"""What reads images: takes a place in the queue and needs a version."""
+
+OPEN = frozenset({
+    "/", "/ping", "/health", "/ready", "/version", "/page.css", "/page.js", "/docs", "/docs.js", "/openapi.json",
+    "/swagger-ui.css", "/swagger-ui.js",
+})  # fmt: skip
+"""What needs no token: whether it is alive, and pages, which ask for the token themselves."""
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+SMALL = 64 * 1024
+"""Bytes of the body of a request that reads no image."""
+
+AT_ONCE = 2
+"""Bodies of the largest size that may be held at once; more than that in sum is put off."""
+
+PATIENCE = 2.0
+"""Seconds after which a client that was put off may come again."""
+
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
+    (b"x-frame-options", b"DENY"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy",
+     b"default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; connect-src 'self'; "
+     b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+)  # fmt: skip
+
+FORM = '{"dataframe_split": {"columns": ["image"], "data": [["<base64 of a JPEG or PNG>"]]}}'
+MEANINGS = {
+    400: ("BAD_REQUEST", f"the request is in none of MLflow's forms with a column `image` of text; send, as application/json, {FORM}"),
+    404: ("RESOURCE_DOES_NOT_EXIST", "there is nothing at this address; /docs lists what there is"),
+    405: ("BAD_REQUEST", "this address takes another method; /docs lists them"),
+    415: ("BAD_REQUEST", "this content type is not taken; send application/json or text/csv, or files to /predict"),
+    422: ("BAD_REQUEST", "a field is missing; send multipart/form-data with one or more files named `image`"),
+    500: ("INTERNAL_ERROR", "the scorer has a fault; its log says when and where"),
+    504: ("TEMPORARILY_UNAVAILABLE", "the answer took longer than is allowed; send fewer images at once"),
+}  # fmt: skip
+"""What is said instead of an inner application's own words, which may repeat what was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is asked of a request. `megabytes`: of its body; `images`: in it; `queue`: how many may wait; `seconds`: for its body, and
+    for its answer; `slots`: how many are computed at once."""
+
+    megabytes: int = 32
+    images: int = 256
+    queue: int = 64
+    seconds: float = 60.0
+    slots: int = field(default_factory=cores)
+
+    @property
+    def bytes(self) -> int:
+        """Of a body that brings images."""
+        return self.megabytes * 1024 * 1024
+
+
+class Refused(Exception):
+    """A request that is not let in: status, MLflow's error code, what to say, and headers."""
+
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+        self.headers = dict(headers or {})
+
+
+class Guard:
+    """An ASGI application before another one."""
+
+    def __init__(
+        self, app: App, following: Following, limits: Limits, metrics: Metrics, tokens: tuple[str, ...] = (), hosts: bool = True
+    ) -> None:  # fmt: skip
+        """`tokens`: any of them lets in; none: everybody. `hosts`: whether only names of this machine may be asked for."""
+        self.app, self.following, self.limits, self.metrics = app, following, limits, metrics
+        self.tokens = tuple(token.encode() for token in tokens)
+        self.hosts = hosts
+        self._held = 0
+        self._waiting = 0
+        self._slots = asyncio.Semaphore(limits.slots)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets a request through, or answers it."""
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            # There is no socket of any other kind here.
+            return await send({"type": "websocket.close", "code": 1008})
+        answer = _Answer(scope, send, time.perf_counter())
+        try:
+            await self._let_in(scope, receive, answer)
+        except Refused as refusal:
+            await answer.refuse(refusal)
+        finally:
+            self._note(answer)
+
+    async def _let_in(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        reads = scope["method"] == "POST" and scope["path"] in READS
+        self._check_host(scope)
+        self._check_token(scope)
+        answer.visit = visit = Visit(self.following.served, self.limits.images)
+        if reads and visit.served is None:
+            raise Refused(
+                503, "TEMPORARILY_UNAVAILABLE",
+                f"no version of {self.following.versions.name} is {self.following.alias} yet", {"Retry-After": "5"},
+            )  # fmt: skip
+        body = await self._body(scope, receive, self.limits.bytes if reads else SMALL)
+        try:
+            AT_THE_DOOR.set(visit)
+            if reads:
+                await self._in_turn(scope, body, receive, answer)
+            else:
+                await self._ask(scope, body, receive, answer)
+        finally:
+            self._held -= len(body)
+
+    def _check_host(self, scope: Scope) -> None:
+        host = _header(scope, b"host").decode("latin-1").lower()
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        if self.hosts and name not in LOOPBACK:
+            # A page elsewhere may have its own name lead here, and would then read the answers.
+            raise Refused(
+                421, "BAD_REQUEST", "this scorer answers to 127.0.0.1 and localhost; others need DERMANET_TOKENS"
+            )
+
+    def _check_token(self, scope: Scope) -> None:
+        if not self.tokens or scope["path"] in OPEN:
+            return
+        scheme, _, given = _header(scope, b"authorization").partition(b" ")
+        # All are compared, so that the time tells nothing of which was nearly right.
+        fits = [hmac.compare_digest(given.strip(), token) for token in self.tokens]
+        if scheme.lower() != b"bearer" or not any(fits):
+            raise Refused(
+                401, "UNAUTHENTICATED", "a token is needed: send the header `Authorization: Bearer TOKEN`",
+                {"WWW-Authenticate": "Bearer"},
+            )  # fmt: skip
+
+    async def _body(self, scope: Scope, receive: Receive, most: int) -> bytes:
+        stated = _header(scope, b"content-length")
+        if stated.isdigit() and int(stated) > most:
+            raise _too_large(most)
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise Refused(400, "BAD_REQUEST", "the request ended early")
+                    part = message.get("body", b"")
+                    size += len(part)
+                    self._held += len(part)
+                    if size > most:
+                        raise _too_large(most)
+                    if self._held > AT_ONCE * self.limits.bytes:
+                        raise _busy("so many large requests are under way that this one is put off")
+                    parts.append(part)
+                    if not message.get("more_body"):
+                        return b"".join(parts)
+        except TimeoutError:
+            self._held -= size
+            raise Refused(
+                408, "BAD_REQUEST", f"the request has not come whole within {self.limits.seconds:g} s", _CLOSE
+            ) from None
+        except BaseException:
+            self._held -= size
+            raise
+
+    async def _in_turn(self, scope: Scope, body: bytes, receive: Receive, answer: "_Answer") -> None:
+        """Computes once there is a slot; refuses where too many wait for one, or where the answer takes too long."""
+        if self._slots.locked() and self._waiting >= self.limits.queue:
+            raise _busy(f"{self._waiting} requests wait already")
+        until = asyncio.get_running_loop().time() + self.limits.seconds
+        await self._slot(until)
+        task = asyncio.ensure_future(self._ask(scope, body, receive, answer))
+        # A thread cannot be stopped: its slot is free when it has ended, whoever has given up waiting.
+        task.add_done_callback(lambda _: self._slots.release())
+        done, _ = await asyncio.wait({task}, timeout=max(0.0, until - asyncio.get_running_loop().time()))
+        if not done:
+            answer.late = True
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            raise Refused(504, *MEANINGS[504])
+        task.result()
+
+    async def _slot(self, until: float) -> None:
+        self._waiting += 1
+        self.metrics.waiting.set(self._waiting)
+        try:
+            async with asyncio.timeout_at(until):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise _busy(f"nothing was free within {self.limits.seconds:g} s") from None
+        finally:
+            self._waiting -= 1
+            self.metrics.waiting.set(self._waiting)
+
+    async def _ask(self, scope: Scope, body: bytes, receive: Receive, answer: "_Answer") -> None:
+        replayed = False
+
+        async def again() -> Message:
+            nonlocal replayed
+            if replayed:
+                return await receive()
+            replayed = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        try:
+            await self.app(scope, again, answer.pass_on)
+        except Exception as error:
+            # What it says may repeat what was sent: only its kind and its place are kept.
+            log.error("%s at %s", type(error).__name__, _place(error))
+            answer.broken = True
+        await answer.finish()
+
+    def _note(self, answer: "_Answer") -> None:
+        seconds = time.perf_counter() - answer.start
+        self.metrics.request(answer.path, answer.status, seconds)
+        served = answer.visit.served if answer.visit else None
+        log.info(
+            "%s %s %s %d B %.1f ms version %s", answer.method, answer.path, answer.status, answer.size, 1000 * seconds,
+            served.version if served else "-",
+        )  # fmt: skip
+
+
+class _Answer:
+    """The way back: headers are added, errors are told anew, and what came is counted."""
+
+    def __init__(self, scope: Scope, send: Send, start: float) -> None:
+        self.send, self.start = send, start
+        self.method, self.path = str(scope["method"])[:8], _known(str(scope["path"]))
+        self.visit: Visit | None = None
+        self.status, self.size = 0, 0
+        self.late = self.broken = False
+        self._begun = False
+
+    async def pass_on(self, message: Message) -> None:
+        """What the inner application sends; an error's own words are kept back."""
+        if self.late:
+            return
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            if self.status < 400:
+                self._begun = True
+                await self.send({**message, "headers": [*message.get("headers", ()), *self._headers()]})
+        elif self._begun:
+            self.size += len(message.get("body", b""))
+            await self.send(message)
+
+    async def finish(self) -> None:
+        """Says what is to be said of an error, once the inner application is done."""
+        if self._begun or self.late:
+            return None
+        visit = self.visit
+        if visit and visit.refusal:
+            status, message = visit.refusal
+            return await self.refuse(Refused(status, "BAD_REQUEST", message))
+        status = 500 if self.broken else self.status
+        if status >= 500 and status != 504 and self.path in READS and visit and not visit.reached:
+            # It never came to an image: what could not be taken apart is the request.
+            status = 400
+        code, message = MEANINGS.get(
+            status, ("BAD_REQUEST" if status < 500 else "INTERNAL_ERROR", "the request was refused")
+        )
+        await self.refuse(Refused(status, code, message))
+
+    async def refuse(self, refusal: Refused) -> None:
+        """Answers with an error."""
+        if self._begun:
+            return
+        self._begun = True
+        body = json.dumps({"error_code": refusal.code, "message": refusal.message}).encode()
+        self.status, self.size = refusal.status, len(body)
+        own = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            *own,
+            *self._headers(),
+        ]
+        with suppress(OSError):
+            await self.send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+            await self.send({"type": "http.response.body", "body": body})
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        served = self.visit.served if self.visit else None
+        if served is None:
+            return list(HEADERS)
+        return [*HEADERS, (b"x-model-version", served.version.encode()), (b"x-model-digest", served.digest.encode())]
+
+
+_CLOSE = {"Connection": "close"}
+
+
+def _too_large(most: int) -> Refused:
+    return Refused(
+        413,
+        "BAD_REQUEST",
+        f"the request is larger than {most:,} bytes; send fewer images at once, or smaller ones",
+        _CLOSE,
+    )
+
+
+def _busy(why: str) -> Refused:
+    return Refused(
+        503, "TEMPORARILY_UNAVAILABLE", f"{why}; come again in {PATIENCE:g} s", {"Retry-After": f"{PATIENCE:.0f}"}
+    )
+
+
+def _header(scope: Scope, wanted: bytes) -> bytes:
+    return next((bytes(value) for name, value in scope["headers"] if name == wanted), b"")
+
+
+def _known(path: str) -> str:
+    """An address for the log: a mistyped one may hold anything."""
+    return path if path in KNOWN else "elsewhere"
+
+
+KNOWN = READS | OPEN | {"/model", "/metrics", "/follow"}
+
+
+def _place(error: Exception) -> str:
+    """Where an exception was raised: file and line, and nothing of what was in them."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "an unknown place"

@@ -1,0 +1,147 @@
+"""The addresses of the scorer beside MLflow's own: files by multipart, what is served, metrics, and the page of the API.
+
+POST /predict   multipart/form-data, one or more files named `image`; one row an image in return, in order
+POST /follow    look at the registry at once: for a webhook of MLflow, or whoever has just promoted
+GET  /ready     200 once a version is served, 503 before
+GET  /model     which version, by which word, on what it was trained, and how stale the registry's word is
+GET  /metrics   Prometheus
+GET  /docs      this list as a page, and /openapi.json
+"""
+
+import asyncio
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from dermanet.serving.follow import AT_THE_DOOR, Following, Visit
+from dermanet.serving.metrics import Metrics
+
+SWAGGER = files("fastapi_offline") / "static"
+DOCS = {
+    "/docs": (Path(__file__).with_name("docs.html"), "text/html"),
+    "/docs.js": (Path(__file__).with_name("docs.js"), "text/javascript"),
+    "/swagger-ui.css": (Path(str(SWAGGER / "swagger-ui.css")), "text/css"),
+    "/swagger-ui.js": (Path(str(SWAGGER / "swagger-ui-bundle.js")), "text/javascript"),
+}  # fmt: skip
+"""The page of the API and all it needs, from this server alone."""
+
+USE = "For research use; not a medical device."
+IMAGES = {
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+            }
+        }
+    }
+}
+
+
+class InMemory(MultiPartParser):
+    """Parts stay in memory, whose sum the guard has bounded: no photograph is written to a disk on its way."""
+
+    spool_max_size = 2**31
+
+
+async def images_of(request: Request, visit: Visit) -> list[bytes]:
+    """The files named `image` of a multipart request. Marks the visit as refused, and gives none, where there is none."""
+    visit.reached = True
+    try:
+        form = await InMemory(request.headers, request.stream(), max_files=visit.most + 1, max_fields=16).parse()
+    except (MultiPartException, KeyError, ValueError, AssertionError):
+        visit.refusal = 400, "the body is no multipart/form-data; send one or more files named `image`"
+        return []
+    found = [await part.read() for part in form.getlist("image") if not isinstance(part, str)]
+    if not found:
+        visit.refusal = 400, "no file named `image`; send one or more, as multipart/form-data"
+    if len(found) > visit.most:
+        visit.refusal = 413, f"more than {visit.most:,} images in one request; send the others in another"
+    return [] if visit.refusal else found
+
+
+def add(app: FastAPI, following: Following, metrics: Metrics) -> None:
+    """Adds the addresses to MLflow's application, whose own page of the API would ask another server for its looks."""
+    app.router.routes = [one for one in app.router.routes if getattr(one, "path", "") not in {"/docs", "/redoc"}]
+    _add_reading(app, following)
+    _add_state(app, following, metrics)
+    for path, (file, kind) in DOCS.items():
+        app.get(path, include_in_schema=False)(_file(file, kind))
+
+
+def _add_reading(app: FastAPI, following: Following) -> None:
+    @app.post("/predict", openapi_extra={"requestBody": IMAGES})
+    async def predict(request: Request) -> Response:
+        """Age, sex and diagnosis of the images in a form, a row each."""
+        visit = AT_THE_DOOR.get()
+        assert visit and visit.served, "the guard lets nobody in before there is a version"
+        found = await images_of(request, visit)
+        if not found:
+            return Response(status_code=400)
+        readings = await asyncio.to_thread(visit.served.reader.read_files, found)
+        return JSONResponse({**_served(following, visit), "predictions": following.told(visit.served, readings)})
+
+
+def _add_state(app: FastAPI, following: Following, metrics: Metrics) -> None:
+    @app.get("/ready")
+    async def ready() -> Response:
+        """Whether there is a version to answer with."""
+        return JSONResponse({"ready": following.served is not None}, 200 if following.served else 503)
+
+    @app.get("/model")
+    async def model() -> dict[str, Any]:
+        """Which version is served, and what is wrong with the registry if something is."""
+        return state(following)
+
+    @app.post("/follow", status_code=202)
+    async def follow() -> dict[str, str]:
+        """Look at the registry at once."""
+        following.shelf.ring()
+        return {"told": "every process looks at the registry now"}
+
+    @app.get("/metrics")
+    async def metric_text() -> Response:
+        """What Prometheus collects."""
+        metrics.staleness.set(following.staleness or 0.0)
+        text, kind = metrics.text()
+        return Response(text, media_type=kind)
+
+
+def state(following: Following) -> dict[str, Any]:
+    """What /model tells."""
+    served = following.served
+    about: Mapping[str, Any] = served.about if served else {"aliases": [], "tags": {}, "registered": None}
+    card: Mapping[str, Any] = served.reader.network.card if served else {}
+    tags, staleness = about["tags"], following.staleness
+    return {
+        "model": following.versions.name, "alias": following.alias, "version": served.version if served else None,
+        "digest": served.digest if served else None, "aliases": about["aliases"], "verdict": tags.get("verdict"),
+        "report": tags.get("report"), "registered": about["registered"], "trained_on": card.get("snapshot"),
+        "experiment": card.get("experiment", {}).get("name"), "holdout": card.get("holdout"),
+        "diagnoses": {entry["code"]: entry["name"] for entry in card.get("taxonomy", ())},
+        "looked": None if staleness is None else round(staleness, 1), "poll": following.poll, "trouble": following.trouble,
+        "use": USE,
+    }  # fmt: skip
+
+
+def _served(following: Following, visit: Visit) -> dict[str, Any]:
+    assert visit.served
+    return {
+        "model": following.versions.name,
+        "version": visit.served.version,
+        "digest": visit.served.digest,
+        "use": USE,
+    }
+
+
+def _file(file: Path, kind: str) -> Any:
+    async def sent() -> Response:
+        return FileResponse(file, media_type=kind)
+
+    return sent

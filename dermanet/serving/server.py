@@ -1,0 +1,168 @@
+"""The process or processes that serve: uvicorn, with what it leaves open to slow and endless clients closed.
+
+Several workers share one socket, and each follows the alias by itself; one that dies is started anew. SIGTERM and SIGINT let requests
+under way be answered first.
+"""
+
+import logging
+import os
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.supervisors import Multiprocess
+
+from dermanet import settings
+from dermanet.errors import BadInput
+from dermanet.registry.tracking import Tracking
+from dermanet.registry.versions import CHAMPION, Versions
+from dermanet.serving.app import at_the_end, build
+from dermanet.serving.follow import Following
+from dermanet.serving.guard import Limits
+from dermanet.serving.metrics import FOLDER
+from dermanet.serving.reader import cores
+
+HEAD_SECONDS = 10.0
+"""Within so long the head of a request must have come."""
+
+HEAD_BYTES = 32 * 1024
+"""Larger heads are no heads."""
+
+CONNECTIONS = 1000
+"""At each process; more are told to come again."""
+
+GRACE = 20
+"""Seconds for requests under way when the server is told to end."""
+
+OURS = {
+    # Whoever polls need not retry as well.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # Threads that each keep a heap of their own would keep several times what they use.
+    "MALLOC_ARENA_MAX": "2",
+}
+"""Variables of libraries, unless they are set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What is served where. `poll`: seconds; `version`: one that is served whoever is champion."""
+
+    host: str
+    port: int
+    poll: float
+    version: str = ""
+    workers: int = 1
+
+
+class Strict(HttpToolsProtocol):
+    """uvicorn's protocol for clients who do not end what they begin: their connection is closed."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Starts the clock of the first request's head."""
+        super().connection_made(transport)
+        self._head = 0
+        self._late = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops it."""
+        self._late.cancel()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Starts the clock of a later request's head."""
+        super().on_message_begin()
+        self._head = 0
+        self._late.cancel()
+        self._late = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def on_url(self, url: bytes) -> None:
+        """Counts the address."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Counts a header."""
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Stops the clock: from here on the guard has its own."""
+        self._late.cancel()
+        super().on_headers_complete()
+
+    def _count(self, size: int) -> None:
+        self._head += size
+        if self._head > HEAD_BYTES:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        if self.transport and not self.transport.is_closing():
+            self.transport.close()
+
+
+def serve(service: Service) -> None:
+    """Serves until SIGINT or SIGTERM. Raises BadInput where there is no such version, or where strangers could ask without a token."""
+    here = settings.read()
+    _require_tokens(service.host, here.tokens)
+    for name, value in OURS.items():
+        os.environ.setdefault(name, value)
+    # Opened here first: MLflow's database cannot be made by several processes at once.
+    versions = _versions(here)
+    if service.version:
+        # One that there is not would be waited for in vain.
+        versions.get(service.version)
+    with TemporaryDirectory(prefix="dermanet-metrics-") as folder:
+        if service.workers > 1:
+            os.environ[FOLDER] = folder
+        config = uvicorn.Config(
+            partial(application, service), factory=True, host=service.host, port=service.port, workers=service.workers,
+            http=Strict, ws="none", log_level="warning", access_log=False, server_header=False, date_header=False,
+            limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=GRACE, timeout_keep_alive=30,
+        )  # fmt: skip
+        if service.workers == 1:
+            uvicorn.Server(config).run()
+            return
+        sock = config.bind_socket()
+        Multiprocess(config, sockets=[sock]).run()
+
+
+def application(service: Service) -> FastAPI:
+    """What one process serves: its version is loaded when this returns, if there is one."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    here = settings.read()
+    limits = Limits(here.request_megabytes, here.request_images, here.request_queue, here.request_seconds, cores())
+    following = Following(_versions(here), CHAMPION, service.poll, _shelf(here), service.version)
+    app = build(following, limits, here.tokens, hosts=not here.tokens)
+    following.start()
+    at_the_end(app, following.stop)
+    return app
+
+
+def _require_tokens(host: str, tokens: tuple[str, ...]) -> None:
+    if not tokens and not _is_loopback(host):
+        raise BadInput(
+            f"--host {host} lets other machines ask, and no token is set; set DERMANET_TOKENS to one or more, or bind to 127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _versions(here: settings.Settings) -> Versions:
+    return Versions(Tracking(here.tracking_uri, here.artifacts).client, here.model)
+
+
+def _shelf(here: settings.Settings) -> Path:
+    return here.home / "served" / here.model
