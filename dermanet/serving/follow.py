@@ -58,13 +58,15 @@ class Served:
 class Visit:
     """One request: the version that answers it, whatever is promoted meanwhile, and how many images it may bring.
 
-    `reached`: whether it came to images at all. `refusal`: status and message of what was wrong with them as a whole.
+    `reached`: whether it came to images at all. `refusal`: status and message of what was wrong with them as a whole. `broken`:
+    whether it was not the client's fault.
     """
 
     served: Served | None
     most: int
     reached: bool = False
     refusal: tuple[int, str] | None = None
+    broken: bool = False
 
     def require_few(self, count: int) -> None:
         """Raises MlflowException where a request brings more images than it may."""
@@ -164,8 +166,7 @@ class Following:
         if name == self._refused and time.monotonic() < self._again:
             return
         try:
-            folder = self.shelf.get(name, lambda half: self.versions.fetch(str(found.version), half))
-            self._swap(_loaded(folder, str(found.version), _about(found)))
+            self._swap(self._fetched(found, name))
         except Exception as error:
             self._refuse(name, f"version {found.version} does not load: {_line(error)}")
             return
@@ -174,6 +175,20 @@ class Following:
         if not self.pinned:
             self.shelf.remember(name, _about(found))
         self.shelf.tidy()
+
+    def _fetched(self, found: ModelVersion, name: str) -> Served:
+        def load() -> Served:
+            folder = self.shelf.get(name, lambda half: self.versions.fetch(str(found.version), half))
+            return _loaded(folder, str(found.version), _about(found))
+
+        if not self.shelf.has(name):
+            return load()
+        try:
+            return load()
+        except Exception as error:
+            log.warning("version %s on this disk is damaged, and is fetched anew: %s", found.version, _line(error))
+            self.shelf.drop(name)
+            return load()
 
     def _swap(self, served: Served) -> None:
         self.served = served
@@ -223,10 +238,15 @@ class _Rows:
 
     def predict(self, data: pd.DataFrame, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Plain rows: MLflow's server would only take a data frame apart again."""
-        visit = AT_THE_DOOR.get()
-        if visit:
-            visit.require_few(len(data))
-        return self.following.answer(self.served, list(data["image"]))
+        visit = AT_THE_DOOR.get() or Visit(self.served, len(data))
+        visit.require_few(len(data))
+        try:
+            return self.following.answer(self.served, list(data["image"]))
+        except Exception as error:
+            # MLflow would call it the client's fault, with all that it says.
+            log.error("%s while images were read", type(error).__name__)
+            visit.broken = True
+            raise
 
 
 def _loaded(folder: Path, version: str, about: dict[str, Any]) -> Served:

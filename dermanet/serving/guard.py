@@ -287,7 +287,7 @@ class _Answer:
         if visit and visit.refusal:
             status, message = visit.refusal
             return await self.refuse(Refused(status, "BAD_REQUEST", message))
-        status = 500 if self.broken else self.status
+        status = 500 if self.broken or (visit and visit.broken) else self.status
         if status >= 500 and status != 504 and self.path in READS and visit and not visit.reached:
             # It never came to an image: what could not be taken apart is the request.
             status = 400

@@ -6,11 +6,14 @@ under way be answered first.
 
 import logging
 import os
+import signal
+import time
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any
 
 import uvicorn
@@ -36,6 +39,9 @@ HEAD_BYTES = 32 * 1024
 
 CONNECTIONS = 1000
 """At each process; more are told to come again."""
+
+BIRTH = 120
+"""Seconds for a worker to come up, and to answer that it is alive: its imports alone take some, and on a busy machine many."""
 
 GRACE = 20
 """Seconds for requests under way when the server is told to end."""
@@ -125,9 +131,12 @@ def serve(service: Service) -> None:
         config = uvicorn.Config(
             partial(application, service), factory=True, host=service.host, port=service.port, workers=service.workers,
             http=Strict, ws="none", log_level="warning", access_log=False, server_header=False, date_header=False,
-            limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=GRACE, timeout_keep_alive=30,
+            timeout_worker_healthcheck=BIRTH, limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=GRACE, timeout_keep_alive=30,
         )  # fmt: skip
         if service.workers == 1:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                # uvicorn takes both, ends in order, and then raises them again: to be asked to end is no failure.
+                signal.signal(number, lambda *_: None)
             uvicorn.Server(config).run()
             return
         sock = config.bind_socket()
@@ -143,7 +152,16 @@ def application(service: Service) -> FastAPI:
     app = build(following, limits, here.tokens, hosts=not here.tokens)
     following.start()
     at_the_end(app, following.stop)
+    if service.workers > 1:
+        Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
     return app
+
+
+def _end_with(parent: int) -> None:
+    """Ends this worker in order where the process that started it is gone: it would hold the port, and nobody could stop it."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _require_tokens(host: str, tokens: tuple[str, ...]) -> None:

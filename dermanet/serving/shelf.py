@@ -29,7 +29,7 @@ class Shelf:
     def get(self, name: str, fetch: Callable[[Path], None]) -> Path:
         """The folder of a version, filled by `fetch` if it is not there; what a killed process left by halves is not taken for it."""
         folder = self.root / name
-        if not folder.is_dir():
+        if not self.has(name):
             self.root.mkdir(parents=True, exist_ok=True)
             half = Path(mkdtemp(prefix=PARTIAL, dir=self.root))
             try:
@@ -44,6 +44,10 @@ class Shelf:
                 shutil.rmtree(half, ignore_errors=True)
         os.utime(folder)
         return folder
+
+    def has(self, name: str) -> bool:
+        """Whether a version is here already."""
+        return (self.root / name).is_dir()
 
     def drop(self, name: str) -> None:
         """Removes a version that proved to be broken, so that it is fetched anew."""
@@ -70,7 +74,7 @@ class Shelf:
             found = str(record["name"]), dict(record["about"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return found if (self.root / found[0]).is_dir() else None
+        return found if self.has(found[0]) else None
 
     def ring(self) -> None:
         """Has every process that serves from here look at the registry at once."""

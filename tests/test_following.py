@@ -1,0 +1,237 @@
+"""Following the champion: under load, and while everything around it breaks."""
+
+import base64
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from installation import Installation, photo
+from mlflow.exceptions import MlflowException
+from variants import older, registry
+
+from dermanet.registry.versions import CHAMPION, Versions
+from dermanet.serving.app import build
+from dermanet.serving.follow import Following
+from dermanet.serving.guard import Limits
+from dermanet.serving.shelf import KEPT, PARTIAL, Shelf
+
+
+@pytest.fixture
+def following(installation: Installation) -> Iterator[Following]:
+    found = Following(registry(installation), CHAMPION, 0.05, installation.home / "served")
+    found.look()
+    yield found
+    found.stop()
+
+
+def _body(folder: Path) -> dict[str, Any]:
+    return {"dataframe_records": [{"image": base64.b64encode(photo(folder).read_bytes()).decode()}]}
+
+
+def test_fifty_promotions_and_rollbacks_under_load(
+    installation: Installation, following: Following, tmp_path: Path
+) -> None:
+    older(installation, tmp_path / "two")
+    body, ended = _body(tmp_path), threading.Event()
+    following.start()
+    with TestClient(build(following, Limits(queue=100)), base_url="http://127.0.0.1") as client:
+        first = client.post("/invocations", json=body).json()["predictions"][0]["age"]
+        wanted = {"1": first, "2": pytest.approx(first + 10, abs=0.11)}
+
+        def load() -> list[tuple[int, str, float]]:
+            found = []
+            while not ended.is_set():
+                answer = client.post("/invocations", json=body)
+                found.append(
+                    (answer.status_code, answer.headers["x-model-version"], answer.json()["predictions"][0]["age"])
+                )
+            return found
+
+        with ThreadPoolExecutor(3) as pool:
+            loads = [pool.submit(load) for _ in range(3)]
+            for turn in range(50):
+                version = "12"[(turn + 1) % 2]
+                following.versions.move(CHAMPION, version)
+                _until(lambda version=version: following.served is not None and following.served.version == version)
+            ended.set()
+            answers = [one for each in loads for one in each.result()]
+    assert {status for status, _, _ in answers} == {200}
+    assert {version for _, version, _ in answers} == {"1", "2"}
+    # The age tells which network it was, the header which it says it was.
+    assert all(age == wanted[version] for _, version, age in answers)
+
+
+def test_a_request_that_waits_is_answered_by_the_version_of_its_door(
+    installation: Installation, following: Following, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = older(installation, tmp_path / "two")
+    body, inside, go = _body(tmp_path), threading.Event(), threading.Event()
+    before, whole = following.served, Following.answer
+
+    def slow(self: Following, served: Any, cells: Any) -> Any:
+        inside.set()
+        go.wait(20)
+        return whole(self, served, cells)
+
+    monkeypatch.setattr(Following, "answer", slow)
+    with TestClient(build(following), base_url="http://127.0.0.1") as client, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.post, "/invocations", json=body)
+        inside.wait(20)
+        following.versions.move(CHAMPION, two)
+        following.look()
+        assert following.served and following.served.version == two
+        go.set()
+        answer, after = waiting.result(), client.post("/invocations", json=body)
+    assert before and answer.headers["x-model-digest"] == before.digest
+    assert (answer.headers["x-model-version"], after.headers["x-model-version"]) == ("1", two)
+    ages = [one.json()["predictions"][0]["age"] for one in (answer, after)]
+    assert ages[1] == pytest.approx(ages[0] + 10, abs=0.11)
+
+
+@pytest.mark.parametrize("spoilt", ["graph", "fingerprint", "golden", "gone"])
+def test_a_version_that_is_broken_leaves_the_old_one_serving_and_says_why(
+    installation: Installation, following: Following, tmp_path: Path, spoilt: str
+) -> None:
+    version = older(installation, tmp_path / "two", spoilt=spoilt)
+    following.versions.move(CHAMPION, version)
+    following.look()
+    assert following.served and following.served.version == "1"
+    assert following.trouble and following.trouble.startswith(f"version {version} does not load: ")
+    assert following.trouble.endswith("version 1 stays")
+    following.versions.move(CHAMPION, "1")
+    following.look()
+    assert following.trouble is None
+
+
+def test_what_was_broken_is_tried_again_ever_more_rarely(
+    installation: Installation, following: Following, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = older(installation, tmp_path / "two")
+    away = tmp_path / "away"
+    (tmp_path / "two").rename(away)
+    following.versions.move(CHAMPION, version)
+    tried, clock = [], [time.monotonic()]
+    fetch = Versions.fetch
+    monkeypatch.setattr(Versions, "fetch", lambda *words: (tried.append(clock[0]), fetch(*words)))
+    monkeypatch.setattr("dermanet.serving.follow.time.monotonic", lambda: clock[0])
+    for _ in range(40):
+        following.look()
+        clock[0] += 0.5
+    pauses = [later - earlier for earlier, later in pairwise(tried)]
+    assert pauses == sorted(pauses)
+    assert 3 <= len(pauses) <= 5
+    away.rename(tmp_path / "two")
+    clock[0] += 60
+    following.look()
+    assert following.served and following.served.version == version
+
+
+def test_a_registry_that_is_away_leaves_the_version_and_says_for_how_long(
+    installation: Installation, following: Following, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(self: Versions, alias: str) -> None:
+        raise MlflowException("no route to the registry")
+
+    with monkeypatch.context() as patch, TestClient(build(following), base_url="http://127.0.0.1") as client:
+        patch.setattr(Versions, "at", away)
+        time.sleep(0.2)
+        following.look()
+        told = client.get("/model").json()
+        assert client.post("/invocations", json=_body(tmp_path)).status_code == 200
+    assert told["version"] == "1"
+    assert told["looked"] >= 0.2
+    assert told["trouble"] == "the registry cannot be asked: MlflowException: no route to the registry"
+    following.look()
+    assert following.trouble is None
+
+
+def test_a_scorer_that_starts_without_the_registry_serves_what_was_served_last(
+    installation: Installation, following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(self: Versions, alias: str) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(Versions, "at", away)
+    other = Following(following.versions, CHAMPION, 60, installation.home / "served")
+    other.look()
+    assert other.served and following.served
+    assert (other.served.version, other.served.digest) == ("1", following.served.digest)
+    assert other.trouble
+    empty = Following(following.versions, CHAMPION, 60, installation.home / "elsewhere")
+    empty.look()
+    assert empty.served is None
+
+
+def test_an_alias_that_nobody_holds_leaves_the_version_and_says_so(following: Following) -> None:
+    following.versions.move(CHAMPION, None)
+    following.look()
+    assert following.served and following.served.version == "1"
+    assert following.trouble == "no version holds champion; version 1 stays"
+
+
+def test_the_bell_hastens_a_look(installation: Installation, following: Following, tmp_path: Path) -> None:
+    slow = Following(following.versions, CHAMPION, 3600, installation.home / "served")
+    slow.start()
+    with TestClient(build(slow), base_url="http://127.0.0.1") as client:
+        version = older(installation, tmp_path / "two")
+        slow.versions.move(CHAMPION, version)
+        time.sleep(0.3)
+        assert slow.served and slow.served.version == "1"
+        assert client.post("/follow").status_code == 202
+        _until(lambda: slow.served is not None and slow.served.version == version)
+        assert client.get("/model").json()["aliases"] == [CHAMPION]
+    slow.stop()
+
+
+def test_what_a_model_trained_with_is_not_fetched(installation: Installation, following: Following) -> None:
+    names = {path.name for path in (installation.home / "served").rglob("*") if path.is_file()}
+    assert {"MLmodel", "model.onnx", "card.json", "golden.json", "served.json"} <= names
+    assert "model.keras" not in names
+
+
+def test_a_damaged_copy_on_disk_is_fetched_anew(installation: Installation, following: Following) -> None:
+    (copy,) = (installation.home / "served").glob("1-*")
+    (copy / "artifacts" / "model.onnx").write_bytes(b"")
+    fresh = Following(following.versions, CHAMPION, 60, installation.home / "served")
+    fresh.look()
+    assert fresh.served and fresh.served.version == "1"
+
+
+def test_a_shelf_keeps_whole_versions_and_few(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "shelf")
+
+    def fill(folder: Path) -> None:
+        (folder / "file").write_text("whole")
+
+    def broken(folder: Path) -> None:
+        (folder / "file").write_text("half")
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        shelf.get("1-a", broken)
+    assert not list(shelf.root.iterdir())
+    for number in range(KEPT + 2):
+        shelf.get(f"{number}-a", fill)
+        time.sleep(0.01)
+    (shelf.root / f"{PARTIAL}old").mkdir()
+    shelf.tidy()
+    kept = {path.name for path in shelf.root.iterdir() if path.is_dir()}
+    assert kept == {f"{number}-a" for number in range(2, KEPT + 2)} | {f"{PARTIAL}old"}
+    shelf.remember("4-a", {"version": "4"})
+    assert shelf.remembered() == ("4-a", {"version": "4"})
+    shutil.rmtree(shelf.root / "4-a")
+    assert shelf.remembered() is None
+
+
+def _until(true: Any, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -1,0 +1,440 @@
+"""The guard before the scoring application: what it lets in, and that nothing which was sent is ever said back."""
+
+import asyncio
+import base64
+import io
+import json
+import logging
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+from installation import Installation, photo
+from PIL import Image
+from variants import registry
+
+from dermanet.registry.versions import CHAMPION
+from dermanet.serving.app import build
+from dermanet.serving.follow import Following
+from dermanet.serving.guard import Limits
+from dermanet.serving.reader import Reader
+
+HERE = "http://127.0.0.1"
+SECRET = "Mrs-Miller-1961-left-shoulder"
+TOKENS = ("the-first-token-of-two", "the-second-token-of-two")
+KINDS = st.sampled_from(
+    ["application/json", "text/csv", "application/vnd.apache.parquet", "multipart/form-data", "text/plain", ""]
+)
+
+
+@pytest.fixture(scope="module")
+def following(trained: Installation, tmp_path_factory: pytest.TempPathFactory) -> Following:
+    found = Following(registry(trained), CHAMPION, 3600, tmp_path_factory.mktemp("served"))
+    found.look()
+    assert found.served
+    return found
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return base64.b64encode(photo(tmp_path_factory.mktemp("photo")).read_bytes()).decode()
+
+
+@pytest.fixture
+def client(following: Following) -> Iterator[TestClient]:
+    with TestClient(build(following, Limits(megabytes=1, images=4)), base_url=HERE) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def robust(following: Following) -> Iterator[TestClient]:
+    """One for many requests."""
+    with TestClient(build(following, Limits(megabytes=1, images=4)), base_url=HERE) as made:
+        yield made
+
+
+def _said(caplog: pytest.LogCaptureFixture) -> str:
+    """All that this process logged but the client's own lines, which name what it sends."""
+    return "\n".join(one.getMessage() for one in caplog.records if not one.name.startswith("http"))
+
+
+def _body(*cells: str) -> dict[str, Any]:
+    return {"dataframe_split": {"columns": ["image"], "data": [[cell] for cell in cells]}}
+
+
+def test_a_request_may_bring_so_many_images_and_so_many_bytes(client: TestClient, cell: str) -> None:
+    assert client.post("/invocations", json=_body(*[cell] * 4)).status_code == 200
+    many = client.post("/invocations", json=_body(*[cell] * 5))
+    assert many.status_code == 413
+    assert many.json()["message"].startswith("5 images in one request; at most 4")
+    files = [("image", ("a.jpg", base64.b64decode(cell), "image/jpeg"))] * 5
+    assert client.post("/predict", files=files[:4]).status_code == 200
+    assert client.post("/predict", files=files).status_code == 413
+    large = client.post("/invocations", content=b" " * (1024 * 1024 + 1), headers={"content-type": "application/json"})
+    assert (large.status_code, large.headers["connection"]) == (413, "close")
+    assert client.post("/follow", content=b" " * 100_000).status_code == 413
+
+
+def test_a_body_without_a_length_is_counted_as_it_comes(client: TestClient) -> None:
+    sent = []
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(100):
+            sent.append(1)
+            yield b" " * 65536
+
+    answer = client.post("/invocations", content=endless(), headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+
+
+def test_files_and_text_get_the_same_row(client: TestClient, cell: str) -> None:
+    (row,) = client.post("/invocations", json=_body(cell)).json()["predictions"]
+    answer = client.post("/predict", files=[("image", ("a", base64.b64decode(cell))), ("image", ("b", b"GIF89a"))])
+    told = answer.json()
+    assert told["predictions"][0] == row
+    assert told["predictions"][1]["error"].startswith("not an image: it looks like GIF")
+    assert told["version"] == answer.headers["x-model-version"] == "1"
+    assert told["digest"] == answer.headers["x-model-digest"]
+    assert "not a medical device" in told["use"]
+
+
+def test_a_form_without_an_image_says_what_is_wanted(client: TestClient) -> None:
+    no_form = {"content": b"--x", "headers": {"content-type": "text/plain"}}
+    torn = {"content": b"--x", "headers": {"content-type": "multipart/form-data; boundary=y"}}
+    for wrong in ({"files": {"photo": b"x"}}, {"data": {"image": "text"}}, no_form, torn):
+        answer = client.post("/predict", **wrong)
+        assert (answer.status_code, answer.json()["error_code"]) == (400, "BAD_REQUEST")
+        assert "`image`" in answer.json()["message"]
+
+
+def test_tokens_are_wanted_where_there_are_some(following: Following, cell: str) -> None:
+    with TestClient(build(following, tokens=TOKENS, hosts=False), base_url="http://scorer.clinic:8000") as client:
+        for token in (None, "wrong", TOKENS[0][:-1], TOKENS[0] + "x", ""):
+            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+            for path in ("/invocations", "/predict", "/follow"):
+                answer = client.post(path, json=_body(cell), headers=headers)
+                assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+            assert [client.get(path, headers=headers).status_code for path in ("/model", "/metrics")] == [401, 401]
+        for token in TOKENS:
+            headers = {"Authorization": f"Bearer {token}"}
+            assert client.post("/invocations", json=_body(cell), headers=headers).status_code == 200
+            assert client.get("/model", headers=headers).status_code == 200
+        assert (
+            client.post("/invocations", json=_body(cell), headers={"Authorization": f"Basic {TOKENS[0]}"}).status_code
+            == 401
+        )
+        assert {client.get(path).status_code for path in ("/ping", "/health", "/ready", "/version")} == {200}
+
+
+def test_another_s_name_does_not_lead_here(following: Following) -> None:
+    with TestClient(build(following), base_url=HERE) as client:
+        for name, status in (("evil.example", 421), ("127.0.0.1.evil.example", 421), ("localhost:8000", 200), ("[::1]:8000", 200),
+                             ("127.0.0.1", 200), ("LOCALHOST", 200), ("", 421)):  # fmt: skip
+            assert client.get("/model", headers={"host": name}).status_code == status
+
+
+def test_every_answer_has_the_headers_of_a_careful_server(client: TestClient, cell: str) -> None:
+    for answer in (client.post("/invocations", json=_body(cell)), client.get("/nothing"), client.get("/model")):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["cache-control"] == "no-store"
+        assert "server" not in answer.headers
+    assert client.get("/nothing").json()["error_code"] == "RESOURCE_DOES_NOT_EXIST"
+    assert client.put("/invocations").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", f'{{"dataframe_split": {{"columns": ["{SECRET}"], "data": [["{SECRET}"]]}}}}'),
+        ("application/json", f'{{"{SECRET}": 1}}'),
+        ("application/json", f'"{SECRET}"'),
+        ("application/json", f'["{SECRET}"]'),
+        ("application/json", SECRET),
+        ("application/json", f'{{"inputs": {{"image": {{"a": "{SECRET}"}}}}}}'),
+        ("application/json", f'{{"inputs": ["{SECRET}", 3]}}'),
+        ("application/json", f'{{"instances": "{SECRET}"}}'),
+        ("application/json", '{"dataframe_split": {"columns": ["image"], "data": [[1, 2]]}}'),
+        ("application/json", '{"dataframe_split": null}'),
+        ("application/json", f'{{"messages": [{{"role": "user", "content": "{SECRET}"}}]}}'),
+        ("application/json", "[" * 100_000),
+        ("application/json; charset=latin-1", SECRET),
+        (f"application/{SECRET}", "{}"),
+        ("text/csv", f"{SECRET},b\n1,2"),
+        ("text/csv", ""),
+        ("application/vnd.apache.parquet", SECRET),
+    ],
+)  # fmt: skip
+def test_what_is_no_request_is_refused_without_repeating_it(
+    client: TestClient, caplog: pytest.LogCaptureFixture, kind: str, body: str
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        answer = client.post(f"/invocations?name={SECRET}", content=body.encode(), headers={"content-type": kind})
+    # MLflow takes a lone word for a column; what is in it is no image then.
+    if answer.status_code == 200:
+        assert all(row["error"] for row in answer.json()["predictions"])
+    else:
+        assert answer.status_code in (400, 415), answer.text
+        assert set(answer.json()) == {"error_code", "message"}
+    assert SECRET not in answer.text + _said(caplog)
+    assert "Traceback" not in answer.text
+
+
+def test_without_a_content_type_it_is_the_client_s_fault(client: TestClient) -> None:
+    assert client.post("/invocations", content=b"{}").status_code == 400
+
+
+def test_no_file_or_address_is_opened_because_a_request_names_it(client: TestClient, tmp_path: Path, cell: str) -> None:
+    kept = tmp_path / "kept.jpg"
+    kept.write_bytes(base64.b64decode(cell))
+    for name in (
+        str(kept),
+        kept.as_uri(),
+        "http://127.0.0.1:9/x.jpg",
+        "data:text/html;base64,AAAA",
+        f"data:image/svg+xml;base64,{cell}",
+    ):
+        (row,) = client.post("/invocations", json=_body(name)).json()["predictions"]
+        assert (row["error"] is None) == name.startswith("data:image")
+        csv = client.post("/invocations", content=f"image\n{name}\n".encode(), headers={"content-type": "text/csv"})
+        assert csv.status_code == 200
+        assert SECRET not in csv.text
+    for body in (str(kept), kept.as_uri(), "http://127.0.0.1:9/x.csv"):
+        assert (
+            client.post("/invocations", content=body.encode(), headers={"content-type": "text/csv"}).status_code == 400
+        )
+
+
+def _png(width: int, height: int) -> bytes:
+    """A PNG that says it has so many pixels, and has them, in a few bytes a line."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    lines = zlib.compress(b"\0" * 1000, 9)
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
+
+
+def test_images_that_are_none_or_bombs_get_their_reason_in_no_time(client: TestClient, cell: str) -> None:
+    whole = base64.b64decode(cell)
+    gif = io.BytesIO()
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(gif, "GIF")
+    sent = {
+        "bomb": (_png(1_000_000, 1_000_000), "too large"), "wide": (_png(2**31 - 1, 28), "too large"),
+        "gif": (gif.getvalue(), "not an image"), "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not an image"),
+        "polyglot": (b"GIF89a" + whole, "not an image"), "cut": (whole[: len(whole) // 2], "truncated"),
+    }  # fmt: skip
+    for what, (data, reason) in sent.items():
+        start = time.perf_counter()
+        answer = client.post("/predict", files={"image": data})
+        assert answer.status_code == 200, what
+        assert answer.json()["predictions"][0]["error"].startswith(reason), what
+        assert time.perf_counter() - start < 2, what
+    hidden = client.post("/predict", files={"image": whole + b"<script>alert(1)</script>PK\x03\x04"}).json()
+    assert hidden["predictions"][0]["error"] is None
+
+
+@given(body=st.one_of(st.binary(max_size=2000), st.text(max_size=500).map(str.encode)), kind=KINDS,
+       path=st.sampled_from(["/invocations", "/predict"]))  # fmt: skip
+def test_garbage_is_refused(robust: TestClient, body: bytes, kind: str, path: str) -> None:
+    answer = robust.post(path, content=body, headers={"content-type": kind})
+    assert 400 <= answer.status_code < 500
+
+
+ENCODED = st.binary(max_size=40).map(lambda data: base64.b64encode(data).decode())
+NESTED = st.one_of(st.lists(st.integers(), max_size=2), st.dictionaries(st.text(max_size=3), st.integers(), max_size=2))
+CELLS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=30), NESTED, ENCODED)
+
+
+@given(
+    form=st.sampled_from(["dataframe_split", "dataframe_records", "inputs", "instances"]),
+    cells=st.lists(CELLS, max_size=3),
+)
+def test_garbage_in_the_form_of_a_request_is_answered_or_refused(
+    robust: TestClient, form: str, cells: list[Any]
+) -> None:
+    bodies = {
+        "dataframe_split": {"columns": ["image"], "data": [[cell] for cell in cells]}, "inputs": {"image": cells},
+        "dataframe_records": [{"image": cell} for cell in cells], "instances": [{"image": cell} for cell in cells],
+    }  # fmt: skip
+    body = json.dumps({form: bodies[form]}).encode()
+    answer = robust.post("/invocations", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (200, 400)
+    if answer.status_code == 200:
+        assert all(row["error"] for row in answer.json()["predictions"])
+
+
+def test_a_fault_inside_is_a_fault_and_says_nothing(
+    client: TestClient, cell: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(self: Reader, cells: list[str]) -> None:
+        raise RuntimeError(SECRET)
+
+    monkeypatch.setattr(Reader, "read_all", broken)
+    answer = client.post("/invocations", json=_body(cell))
+    assert answer.status_code >= 500
+    assert SECRET not in answer.text + _said(caplog)
+
+
+def test_one_image_that_breaks_the_reader_leaves_the_others(
+    client: TestClient,
+    cell: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    following: Following,
+) -> None:
+    from dermanet.serving import reader
+
+    whole, calls = reader.decode_reduced, []
+
+    def once(data: bytes, least: int) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise MemoryError(SECRET)
+        return whole(data, least)
+
+    monkeypatch.setattr(reader, "decode_reduced", once)
+    rows = client.post("/invocations", json=_body(cell, cell)).json()["predictions"]
+    assert sorted(row["error"] is None for row in rows) == [False, True]
+    assert SECRET not in _said(caplog) + json.dumps(rows)
+
+
+class _Slow:
+    """Stands before a reader's work, which then waits until it is let go."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.go, self.inside = threading.Event(), 0
+        whole = Reader.read_all
+
+        def slow(reader: Reader, cells: list[str]) -> Any:
+            self.inside += 1
+            self.go.wait(30)
+            return whole(reader, cells)
+
+        patch.setattr(Reader, "read_all", slow)
+
+
+def _ask_at_once(app: Any, body: bytes, count: int, meanwhile: Any = None) -> list[dict[str, Any]]:
+    """Starts and headers of the answers to `count` requests at once, in the order in which they were sent."""
+    scope = {
+        "type": "http", "method": "POST", "path": "/invocations", "raw_path": b"/invocations", "query_string": b"", "root_path": "",
+        "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")], "http_version": "1.1", "scheme": "http",
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "asgi": {"version": "3.0"},
+    }  # fmt: skip
+
+    async def one() -> dict[str, Any]:
+        sent: list[dict[str, Any]] = []
+        parts = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            if parts:
+                return parts.pop()
+            await asyncio.sleep(3600)
+            return {}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        await app(dict(scope), receive, send)
+        return sent[0]
+
+    async def all_of_them() -> list[dict[str, Any]]:
+        tasks = [asyncio.ensure_future(one()) for _ in range(count)]
+        if meanwhile:
+            await asyncio.to_thread(meanwhile)
+        return list(await asyncio.gather(*tasks))
+
+    return asyncio.run(all_of_them())
+
+
+def test_the_queue_is_bounded(following: Following, cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = _Slow(monkeypatch)
+
+    def meanwhile() -> None:
+        time.sleep(1)
+        assert slow.inside == 2
+        slow.go.set()
+
+    answers = _ask_at_once(build(following, Limits(queue=3, slots=2)), json.dumps(_body(cell)).encode(), 10, meanwhile)
+    assert sorted(answer["status"] for answer in answers) == [200] * 5 + [503] * 5
+    assert all((b"retry-after", b"2") in one["headers"] for one in answers if one["status"] == 503)
+
+
+def test_an_answer_that_takes_too_long_is_given_up_but_keeps_its_slot(
+    following: Following, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = _Slow(monkeypatch)
+    app = build(following, Limits(seconds=0.5, slots=1, queue=5))
+    threading.Timer(1.5, slow.go.set).start()
+    answers = _ask_at_once(app, json.dumps(_body(cell)).encode(), 2)
+    # The second waited for the slot of the first, whose thread nobody can stop.
+    assert [answer["status"] for answer in answers] == [504, 503]
+    assert slow.inside == 1
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(following: Following) -> None:
+    app = build(following, Limits(seconds=0.3))
+
+    async def ask() -> int:
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(0.1)
+            return {"type": "http.request", "body": b" ", "more_body": True}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        headers = [(b"host", b"127.0.0.1")]
+        await app(
+            {"type": "http", "method": "POST", "path": "/invocations", "headers": headers, "query_string": b""},
+            receive,
+            send,
+        )
+        return int(sent[0]["status"])
+
+    assert asyncio.run(ask()) == 408
+
+
+def test_metrics_count_what_was_asked(following: Following, cell: str) -> None:
+    with TestClient(build(following), base_url=HERE) as client:
+        client.post("/invocations", json=_body(cell, "%%%"))
+        client.get(f"/{SECRET}")
+        text = client.get("/metrics").text
+    assert 'dermanet_requests_total{path="/invocations",status="200"} 1.0' in text
+    assert 'dermanet_requests_total{path="elsewhere",status="404"} 1.0' in text
+    assert 'dermanet_images_total{outcome="refused"} 1.0' in text
+    assert "dermanet_registry_seconds" in text
+    assert SECRET not in text
+
+
+def test_the_log_has_a_line_a_request_without_what_was_sent(
+    client: TestClient, cell: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "dermanet.access"):
+        client.post("/invocations", json=_body(cell))
+        client.get(f"/{SECRET}?{SECRET}")
+    lines = [record.getMessage() for record in caplog.records if record.name == "dermanet.access"]
+    assert lines[0].startswith("POST /invocations 200 ")
+    assert lines[0].endswith("version 1")
+    assert lines[1].startswith("GET elsewhere 404 ")
+
+
+def test_the_page_of_the_api_needs_no_other_server(client: TestClient) -> None:
+    page = client.get("/docs").text
+    assert "http" not in page.replace("<!doctype html>", "")
+    for name in ("docs.js", "swagger-ui.js", "swagger-ui.css"):
+        assert client.get(f"/{name}").status_code == 200
+    described = client.get("/openapi.json").json()
+    assert {"/invocations", "/predict", "/model", "/ready", "/metrics", "/follow"} <= set(described["paths"])
+    assert "application/json" in described["paths"]["/invocations"]["post"]["requestBody"]["content"]

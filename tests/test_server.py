@@ -1,0 +1,271 @@
+"""`dermanet serve` as processes: several workers, the end of one, clients who do not end what they begin."""
+
+import base64
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import psutil
+import pytest
+import requests
+from installation import Installation, photo
+from variants import older, registry
+
+from dermanet.registry.versions import CHAMPION
+from dermanet.serving.server import HEAD_BYTES, HEAD_SECONDS
+
+Serve = Callable[..., "Server"]
+
+
+class Server:
+    """A server that is up, and a client that no proxy stands before."""
+
+    def __init__(self, installation: Installation, folder: Path, words: tuple[str, ...], **environment: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.client = requests.Session()
+        self.client.trust_env = False
+        self.log = folder / "serve.log"
+        command = [sys.executable, "-m", "dermanet", "serve", "--port", str(self.port), "--poll", "0.2", *words]
+        environ = {**installation.environment(), **environment}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, env=environ, cwd=folder, stdout=log, stderr=log)
+
+    def ready(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return self.client.get(f"{self.address}/ready", timeout=5).ok
+        except requests.RequestException:
+            return False
+
+    def ask(self, body: dict[str, Any]) -> requests.Response:
+        return self.client.post(f"{self.address}/invocations", json=body, timeout=30)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def workers(self) -> list[psutil.Process]:
+        """Those of its processes that serve."""
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if any("spawn_main" in word for word in child.cmdline())]
+
+    def kill(self) -> None:
+        """Ends all of it, however it is."""
+        if self.process.poll() is None:
+            family = [*psutil.Process(self.process.pid).children(recursive=True), psutil.Process(self.process.pid)]
+            for one in family:
+                one.kill()
+            self.process.wait(30)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def serve(installation: Installation, tmp_path: Path) -> Iterator[Serve]:
+    with _servers(installation, tmp_path) as start:
+        yield start
+
+
+@contextmanager
+def _servers(installation: Installation, folder: Path) -> Iterator[Serve]:
+    running: list[Server] = []
+
+    def start(*words: str, **environment: str) -> Server:
+        running.append(Server(installation, folder, words, **environment))
+        until(running[-1].ready, 180)
+        return running[-1]
+
+    try:
+        yield start
+    finally:
+        for server in running:
+            server.kill()
+
+
+@pytest.fixture
+def body(tmp_path: Path) -> dict[str, Any]:
+    return {"dataframe_records": [{"image": base64.b64encode(photo(tmp_path).read_bytes()).decode()}]}
+
+
+def until(true: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_several_workers_all_follow_and_one_that_dies_comes_again(
+    installation: Installation, serve: Serve, body: dict[str, Any], tmp_path: Path
+) -> None:
+    server = serve("--workers", "2")
+    version = older(installation, tmp_path / "two")
+    registry(installation).move(CHAMPION, version)
+    time.sleep(3)
+    # New connections go to either of them.
+    seen = {requests.Session().get(f"{server.address}/model", timeout=10).json()["version"] for _ in range(20)}
+    assert seen == {version}
+    for _ in range(10):
+        assert server.ask(body).status_code == 200
+    counted = re.findall(
+        r"^dermanet_served_version.* (\S+)$", server.client.get(f"{server.address}/metrics").text, re.MULTILINE
+    )
+    assert counted == [f"{version}.0"] * 2
+    assert (
+        'requests_total{path="/invocations",status="200"} 10.0' in server.client.get(f"{server.address}/metrics").text
+    )
+    old = server.workers()
+    assert len(old) == 2
+    old[0].kill()
+    until(lambda: len(new := server.workers()) == 2 and old[0] not in new and server.ready(), 60)
+    assert server.ask(body).status_code == 200
+    assert server.stop() == 0
+
+
+def test_workers_end_with_the_process_that_started_them(serve: Serve) -> None:
+    server = serve("--workers", "2")
+    workers = server.workers()
+    assert len(workers) == 2
+    server.process.kill()
+    assert not psutil.wait_procs(workers, timeout=30)[1]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_under_load_lets_requests_under_way_be_answered(
+    serve: Serve, body: dict[str, Any], workers: str
+) -> None:
+    server, ended = serve("--workers", workers), threading.Event()
+
+    def load() -> list[int]:
+        found = []
+        while not ended.is_set():
+            try:
+                found.append(requests.post(f"{server.address}/invocations", json=body, timeout=30).status_code)
+            except requests.ConnectionError as error:
+                # Nobody takes new connections any more; one that was taken is not broken off.
+                assert "refused" in str(error) or "reset" in str(error), error
+                return found
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        loads = [pool.submit(load) for _ in range(4)]
+        time.sleep(1.5)
+        assert server.stop() == 0
+        ended.set()
+        answers = [status for each in loads for status in each.result()]
+    assert set(answers) == {200}
+    assert len(answers) > 4
+
+
+def test_clients_who_do_not_end_what_they_begin_are_closed_and_the_others_served(
+    serve: Serve, body: dict[str, Any]
+) -> None:
+    server = serve()
+    slow = [server.connect() for _ in range(50)]
+    start = time.monotonic()
+    for one in slow:
+        one.sendall(b"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1\r\nX-")
+    assert server.ask(body).status_code == 200
+    endless = server.connect()
+    endless.sendall(b"GET /model HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+    with pytest.raises(OSError, match=r"reset|pipe"):
+        for _ in range(100):
+            endless.sendall(b"X-More: " + b"x" * (HEAD_BYTES // 8) + b"\r\n")
+            time.sleep(0.01)
+    for one in slow:
+        assert one.recv(100) == b""
+        one.close()
+    assert HEAD_SECONDS - 1 < time.monotonic() - start < HEAD_SECONDS + 15
+    assert server.ask(body).status_code == 200
+
+
+def test_a_body_of_two_gigabytes_is_refused_in_bounded_memory(serve: Serve, body: dict[str, Any]) -> None:
+    server = serve(DERMANET_REQUEST_MEGABYTES="4")
+    server.ask(body)
+    before = psutil.Process(server.process.pid).memory_info().rss
+    stated = server.connect()
+    stated.sendall(b"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2147483648\r\n\r\n")
+    assert stated.recv(4096).startswith(b"HTTP/1.1 413")
+    unstated, sent = server.connect(), 0
+    unstated.sendall(b"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    part = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
+    with pytest.raises(OSError, match=r"reset|pipe"):
+        for _ in range(2048):
+            unstated.sendall(part)
+            sent += 1
+    assert sent < 100
+    assert psutil.Process(server.process.pid).memory_info().rss - before < 60 * 1024 * 1024
+    assert server.ask(body).status_code == 200
+
+
+def test_strangers_are_not_let_in_without_a_token(installation: Installation) -> None:
+    command = [sys.executable, "-m", "dermanet", "serve", "--host", "0.0.0.0", "--port", "1"]
+    done = subprocess.run(command, env=installation.environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "set DERMANET_TOKENS" in done.stderr
+    weak = subprocess.run(
+        command,
+        env={**installation.environment(), "DERMANET_TOKENS": "short"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert weak.returncode == 2
+    assert "fewer than 16 characters" in weak.stderr
+
+
+@contextmanager
+def _mlflow_server(installation: Installation, folder: Path, port: int, **environment: str) -> Iterator[str]:
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+               "--backend-store-uri", installation.tracking_uri, "--no-serve-artifacts",
+               "--default-artifact-root", (installation.home / "mlartifacts").as_uri()]  # fmt: skip
+    environ = {**installation.environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **environment}
+    with (folder / "mlflow.log").open("ab") as log:
+        process = subprocess.Popen(command, env=environ, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        try:
+            until(lambda: _answers(f"http://127.0.0.1:{port}/health"), 90)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def test_mlflow_stopped_and_started_again(
+    installation: Installation, serve: Serve, body: dict[str, Any], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    version = older(installation, tmp_path / "two")
+    with _mlflow_server(installation, tmp_path, port) as address:
+        server = serve(MLFLOW_TRACKING_URI=address)
+        assert server.client.get(f"{server.address}/model").json()["trouble"] is None
+    until(lambda: server.client.get(f"{server.address}/model").json()["trouble"] is not None, 40)
+    told = server.client.get(f"{server.address}/model").json()
+    assert told["trouble"].startswith("the registry cannot be asked: ")
+    answer = server.ask(body)
+    assert (answer.status_code, answer.headers["x-model-version"]) == (200, "1")
+    registry(installation).move(CHAMPION, version)
+    with _mlflow_server(installation, tmp_path, port):
+        until(lambda: server.client.get(f"{server.address}/model").json()["version"] == version, 40)
+        assert server.client.get(f"{server.address}/model").json()["trouble"] is None
+    mlflow.set_tracking_uri(installation.tracking_uri)
