@@ -13,8 +13,8 @@ import dermanet
 PACKAGE = Path(dermanet.__file__).parent
 ROOT = PACKAGE.parent
 WORDS = {
-    "taxonomy", "errors", "records", "settings", "experiment", "storage", "transfer", "imagefile", "imagekind", "yamlfile",
-    "contactsheet", "webpage", "split", "revision",
+    "taxonomy", "errors", "records", "settings", "experiment", "storage", "transfer", "imagefile", "imagekind",
+    "imagequality", "yamlfile", "contactsheet", "webpage", "split", "revision",
 }  # fmt: skip
 ROOMS = {
     "database", "intake", "ledger", "validating", "pixels", "judging", "registry", "learning", "searching", "serving",

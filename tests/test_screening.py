@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from dermanet import taxonomy
 from dermanet.imagefile import Header, decode
+from dermanet.imagequality import BLANK, BLURRED
 from dermanet.intake.look import look
-from dermanet.intake.screening import BLANK, BLURRED, check_image, check_labels, parse_age
+from dermanet.intake.screening import check_image, check_labels, parse_age
 from dermanet.intake.synthetic import SyntheticSource
 from dermanet.records import SEXES, Labels, Refusal, Row
 

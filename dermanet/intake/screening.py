@@ -9,6 +9,7 @@ from sys import intern
 
 from dermanet import imagefile
 from dermanet.errors import UnreadableImage
+from dermanet.imagequality import BLANK, BLURRED
 from dermanet.intake.look import Look, look
 from dermanet.intake.metadata import strip
 from dermanet.records import OLDEST, SEXES, Labels, Refusal, Row
@@ -16,11 +17,6 @@ from dermanet.taxonomy import Taxonomy
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
-BLANK = 10.0
-"""Grey levels. The flattest of 1,413 public dermoscopic images spans 35, of 10,015 thumbnails of 28 pixels 19 (docs/results.md)."""
-
-BLURRED = 3.0
-"""Detail. The softest of those images has 11.7, of the thumbnails 5.1; blurred over 4 pixels of 600, the median image has 2.7."""
 
 MATTERS_OF_JUDGEMENT = ("blank", "blurred")
 """Reasons that a person may overrule: `dermanet quarantine release ID --force`."""
