@@ -38,6 +38,8 @@ class Trained:
     """The epoch whose weights were kept, counted from 1; of each part of a backbone that was trained in parts."""
     parity: float
     """The largest difference between the ONNX graph and Keras on validation images."""
+    validation: Answers
+    """As in `Fitted`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def fit(experiment: Experiment, sides: Sides, workdir: Path, features: Path, wat
         found.model.save(keras_file, include_optimizer=False)
         images = sides.pixels.batch([record.digest for record in sides.validation[:8]])
         parity = network.export_onnx(found.model, onnx_file, images, found.frozen, found.views)
-    return Trained(keras_file, onnx_file, found.history, found.best_epochs, parity)
+    return Trained(keras_file, onnx_file, found.history, found.best_epochs, parity, found.validation)
 
 
 def fitted(experiment: Experiment, sides: Sides, workdir: Path, features: Path, watch: Watch = UNWATCHED) -> Fitted:

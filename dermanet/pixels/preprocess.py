@@ -111,7 +111,15 @@ def settle() -> None:
 
 def prepare(data: bytes, recipe: Recipe) -> NDArray[np.uint8]:
     """The prepared pixels of one JPEG or PNG: RGB, uint8, (size, size, 3). Raises UnreadableImage."""
-    return apply(*imagefile.decode_reduced(data, math.ceil(recipe.reach * recipe.working_size)), recipe)
+    return apply(*decoded(data, recipe), recipe)
+
+
+def decoded(data: bytes, recipe: Recipe) -> tuple[NDArray[np.uint8], int]:
+    """The pixels of one JPEG or PNG at the scale from which the recipe begins, RGB, and how many times smaller they are.
+
+    Raises UnreadableImage.
+    """
+    return imagefile.decode_reduced(data, math.ceil(recipe.reach * recipe.working_size))
 
 
 def apply(image: NDArray[np.uint8], factor: int, recipe: Recipe) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from dermanet.errors import BadInput, DermaNetError, no_space_left
 from dermanet.revision import revision
 from dermanet.settings import Settings
 from dermanet.stages import lineage, members
+from dermanet.stages.abstention import write_limits
 from dermanet.stages.datasets import trained_on
 from dermanet.stages.dossier import keep_materials
 from dermanet.stages.progress import EpochReport
@@ -90,20 +91,21 @@ def _train(
         return {"run_id": run_id, "trained": False}
     tracking.end(run_id, "RUNNING")
     try:
-        trained = _fitted(here, tracking, run_id, frozen, chosen, here.home / "training" / work, progress, on_batch)
+        folder = here.home / "training" / work
+        trained = _fitted(here, tracking, run_id, frozen, chosen, folder, progress, on_batch)
         files = _model_files(
             trained.keras_file,
             trained.onnx_file,
             _card(frozen, chosen, tracking.run(run_id)),
             chosen.recipe,
-        )
+        ) | _limits(here, frozen, chosen, trained)
         keep_materials(tracking, run_id, f"{here.model} {chosen.name}", trained.onnx_file, SCORER_REQUIREMENTS)
         tracking.log_model(run_id, _package() / "serving" / "scorer.py", files, _package(), _requirements())
     except Exception:
         _fail(tracking, run_id)
         raise
     tracking.end(run_id, "FINISHED")
-    _discard(here.home / "training" / work)
+    _discard(folder)
     return {"run_id": run_id, "trained": True, "epochs": len(trained.history), "best_epochs": trained.best_epochs}
 
 
@@ -204,6 +206,15 @@ def _model_files(keras_file: Path, onnx_file: Path, card: dict[str, Any], recipe
     images, chosen = golden.draw(), recipe(recipe_text)
     golden.write(folder / golden.FILE, images, chosen, answers(load(keras_file), golden.prepared(images, chosen)))
     return {"model.keras": keras_file, "model.onnx": onnx_file, CARD: folder / CARD, golden.FILE: folder / golden.FILE}
+
+
+def _limits(here: Settings, frozen: "Snapshot", chosen: experiment.Experiment, trained: "Trained") -> dict[str, Path]:
+    """One more of those files: when the model abstains."""
+    from dermanet.serving.abstention import FILE
+
+    path = trained.onnx_file.parent / FILE
+    write_limits(here, frozen, chosen, trained.validation, path)
+    return {FILE: path}
 
 
 def _package() -> Path:
