@@ -58,7 +58,7 @@ def exceeded_by(values: NDArray[np.float64], share: float) -> float:
     """The limit that at most `share` of new values exceed on average: one of the n `values`, by rank ceil((n + 1)(1 - share)).
 
     Where there are too few for that rank, the prediction limit for a normal distribution of their logarithms, and no less than
-    the greatest of them. Raises nothing for two values or more.
+    the greatest of them. `values`: two or more.
     """
     ranked = np.sort(values)
     rank = math.ceil((len(ranked) + 1) * (1 - share))
