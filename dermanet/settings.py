@@ -15,7 +15,9 @@ EXPERIMENT = "plain128"
 PROCESSES = 4096
 """More processes than this are a typing error."""
 
-MOST, YEAR = 10**9, 24 * 366
+MOST, YEAR, CENTURY = 10**9, 24 * 366, 36_525
+"""Images, hours and days: more than these are typing errors."""
+
 SHORTEST_TOKEN = 16
 """Characters of a token: fewer could be guessed."""
 
@@ -56,6 +58,8 @@ class Settings:
     """`DERMANET_DEADLINE_HOURS`: how long a scheduled retrain may take before people are told. Default 24."""
     notify: tuple[str, ...]
     """`DERMANET_NOTIFY`: who is told of failed and late runs: Apprise addresses (`mailtos://…`, `json://…`), side by side."""
+    prediction_days: int
+    """`DERMANET_PREDICTION_DAYS`: how many days the log of predictions goes back. Default 90; 0: nothing is logged."""
     data_licence: str
     """`DERMANET_DATA_LICENCE`: under which licence the images are, for the dossiers of versions. Default: none stated."""
     revision: str
@@ -106,6 +110,9 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
         approval_hours=_hours("DERMANET_APPROVAL_HOURS", environ, 72),
         deadline_hours=_hours("DERMANET_DEADLINE_HOURS", environ, 24),
         notify=tuple(environ.get("DERMANET_NOTIFY", "").split()),
+        prediction_days=_number(
+            "DERMANET_PREDICTION_DAYS", environ.get("DERMANET_PREDICTION_DAYS") or "90", 0, CENTURY
+        ),
         data_licence=environ.get("DERMANET_DATA_LICENCE", ""),
         revision=environ.get("DERMANET_REVISION", ""),
         tokens=_tokens(environ),

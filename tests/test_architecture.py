@@ -17,20 +17,22 @@ WORDS = {
     "imagequality", "yamlfile", "contactsheet", "webpage", "split", "revision",
 }  # fmt: skip
 ROOMS = {
-    "database", "intake", "ledger", "validating", "pixels", "judging", "registry", "learning", "searching", "serving",
+    "database", "intake", "ledger", "validating", "pixels", "judging", "registry", "learning", "searching", "monitoring",
+    "serving",
 }  # fmt: skip
 MAY = {
     **dict.fromkeys(WORDS, WORDS),
     "database": WORDS,
     "intake": WORDS | {"database"},
     "ledger": WORDS | {"database"},
+    "monitoring": WORDS | {"database"},
     "pixels": WORDS,
     "validating": WORDS,
     "judging": WORDS,
     "registry": WORDS,
     "searching": WORDS,
     "learning": WORDS | {"pixels"},
-    "serving": WORDS | {"pixels", "registry"},
+    "serving": WORDS | {"pixels", "registry", "monitoring"},
     "stages": WORDS | ROOMS,
     "cli": {"stages", "settings", "errors"},
     "runnotes": {"stages"},

@@ -85,3 +85,9 @@ def test_one_machine_s_processes_and_several_machines_are_told_apart() -> None:
 def test_processes_that_contradict_one_another_are_refused(told: dict[str, str], line: str) -> None:
     with pytest.raises(BadInput, match=line):
         settings.read(told)
+
+
+def test_the_log_of_predictions_goes_back_some_days_or_is_off() -> None:
+    assert [settings.read({"DERMANET_PREDICTION_DAYS": text}).prediction_days for text in ("", "7", "0")] == [90, 7, 0]
+    with pytest.raises(BadInput, match="DERMANET_PREDICTION_DAYS='forever'; allowed are 0 to"):
+        settings.read({"DERMANET_PREDICTION_DAYS": "forever"})

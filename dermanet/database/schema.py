@@ -150,3 +150,23 @@ DECISIONS = sa.Table(
     sa.Column("before", sa.JSON, nullable=False, comment="alias to version, before aliases were moved"),
     sa.Column("wore", sa.Boolean, nullable=False, comment="whether it counts as a use of the holdout"),
 )
+
+PREDICTIONS = sa.Table(
+    "predictions",
+    METADATA,
+    sa.Column("id", sa.String(32), primary_key=True, comment="given by who answered, in the order of time"),
+    sa.Column("at", sa.DateTime, nullable=False, index=True, comment="when it was answered, UTC"),
+    sa.Column("version", sa.String(32), nullable=False, comment="of the registered model"),
+    sa.Column("digest", sa.String(64), nullable=False, index=True, comment="SHA-256 of the bytes, empty without any"),
+    sa.Column("age", sa.Float, comment="years; null where the image could not be answered, as the next three"),
+    sa.Column("sex", sa.String(16)),
+    sa.Column("diagnosis", sa.String(32)),
+    sa.Column("probabilities", sa.JSON(none_as_null=True), comment="of `sex` by name, of `diagnosis` by code"),
+    sa.Column("quality", sa.Text, comment="`good`, or what is wrong with the photograph; null where not measured"),
+    sa.Column(
+        "novelty", sa.Float, comment="how unlike the training side it is, 1 is the limit; null where not measured"
+    ),
+    sa.Column("refer", sa.Text, comment="why a person should decide, or null"),
+    sa.Column("error", sa.Text, comment="which kind of error, or null"),
+    sa.Column("milliseconds", sa.Float, nullable=False, comment="what the answer took"),
+)

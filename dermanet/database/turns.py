@@ -24,16 +24,17 @@ PAUSE = 0.05
 
 
 @contextmanager
-def turn(engine: sa.Engine, name: str) -> Iterator[None]:
-    """The turn at `name`. Raises DermaNetError where another keeps it for longer than `WAIT`."""
+def turn(engine: sa.Engine, name: str, patience: float | None = None) -> Iterator[None]:
+    """The turn at `name`. Raises DermaNetError where another keeps it for longer than `patience` seconds, or else `WAIT`."""
+    wait = WAIT if patience is None else patience
     if engine.dialect.name == "postgresql":
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            _wait(partial(_lock_in_postgres, connection, name), name)
+            _wait(partial(_lock_in_postgres, connection, name), name, wait)
             # Closed at the end, not pooled: the lock goes with the connection.
             yield
         return
     with open(f"{engine.url.database}.{name}.lock", "w") as file:
-        _wait(partial(_lock_file, file), name)
+        _wait(partial(_lock_file, file), name, wait)
         yield
 
 
@@ -50,11 +51,11 @@ def _lock_file(file: IO[str]) -> bool:
     return True
 
 
-def _wait(taken: Callable[[], bool], name: str) -> None:
-    until = time.monotonic() + WAIT
+def _wait(taken: Callable[[], bool], name: str, wait: float) -> None:
+    until = time.monotonic() + wait
     while not taken():
         if time.monotonic() > until:
             raise DermaNetError(
-                f"another process has been at the {name} for {WAIT:.0f} s; wait for it and run this again"
+                f"another process has been at the {name} for {wait:.0f} s; wait for it and run this again"
             )
         time.sleep(PAUSE)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import sqlalchemy as sa
 
-from dermanet.database.schema import FORGOTTEN, IMAGES, LABELS, ORIGINALS, PARTED, REFUSALS, SIDES
+from dermanet.database.schema import FORGOTTEN, IMAGES, LABELS, ORIGINALS, PARTED, PREDICTIONS, REFUSALS, SIDES
 from dermanet.intake.company import forget_company
 from dermanet.intake.rows import legible, upsert
 from dermanet.records import Labels, Refusal, Row
@@ -64,6 +64,9 @@ def forget(
     upsert(
         connection, FORGOTTEN, [{"digest": mark, "lesion": whose, "image": mark in images} for mark in sorted(marks)]
     )
+    # What came of them in the log of predictions, sent as stored or as they came; of those forgotten before, what was asked since.
+    asked = [*marks, *(row.digest for row in before)]
+    connection.execute(sa.delete(PREDICTIONS).where(PREDICTIONS.c.digest.in_(asked)))
     _forget_sides(connection, lesions, ours, patient_id)
     forget_company(connection, ours)
     for table in (ORIGINALS, LABELS, IMAGES):

@@ -15,6 +15,8 @@ from dermanet.storage import place
 def forget(lesion_id: str = "", patient_id: str = "") -> dict[str, Any]:
     """Removes a lesion's images, or all of a patient's, from object store, catalogue, quarantine, prepared pixels and features.
 
+    Their rows leave the log of predictions, too.
+
     Returns how many images and which registered versions were trained or judged on a snapshot that holds them. May be repeated.
     Raises BadInput where nothing is known of the lesion or patient, or where not exactly one of the two is given.
     """
