@@ -295,15 +295,15 @@ def test_one_image_that_breaks_the_reader_leaves_the_others(
 ) -> None:
     from dermanet.serving import reader
 
-    whole, calls = reader.decode_reduced, []
+    whole, calls = reader.measure, []
 
-    def once(data: bytes, least: int) -> Any:
+    def once(pixels: Any) -> Any:
         calls.append(1)
         if len(calls) == 1:
             raise MemoryError(SECRET)
-        return whole(data, least)
+        return whole(pixels)
 
-    monkeypatch.setattr(reader, "decode_reduced", once)
+    monkeypatch.setattr(reader, "measure", once)
     rows = client.post("/invocations", json=_body(cell, cell)).json()["predictions"]
     assert sorted(row["error"] is None for row in rows) == [False, True]
     assert SECRET not in _said(caplog) + json.dumps(rows)

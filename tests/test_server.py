@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ import requests
 from installation import Installation, photo
 from variants import older, registry
 
+from dermanet.database.engine import open_database
+from dermanet.monitoring.predictions import between
 from dermanet.registry.versions import CHAMPION
 from dermanet.serving.server import HEAD_BYTES, HEAD_SECONDS
 
@@ -59,7 +63,8 @@ class Server:
     def workers(self) -> list[psutil.Process]:
         """Those of its processes that serve."""
         children = psutil.Process(self.process.pid).children()
-        return [child for child in children if any("spawn_main" in word for word in child.cmdline())]
+        alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+        return [child for child in alive if any("spawn_main" in word for word in child.cmdline())]
 
     def kill(self) -> None:
         """Ends all of it, however it is."""
@@ -133,6 +138,28 @@ def test_several_workers_all_follow_and_one_that_dies_comes_again(
     until(lambda: len(new := server.workers()) == 2 and old[0] not in new and server.ready(), 60)
     assert server.ask(body).status_code == 200
     assert server.stop() == 0
+
+
+def test_what_was_answered_is_in_the_log_and_no_image(
+    installation: Installation, serve: Serve, body: dict[str, Any], tmp_path: Path
+) -> None:
+    server = serve("--workers", "2")
+    row = server.ask(body).json()["predictions"][0]
+    server.client.post(f"{server.address}/predict", files={"image": b"GIF89a"}, timeout=30)
+    tried = serve("--version", "1")
+    tried.ask(body)
+    assert [tried.stop(), server.stop()] == [0, 0]
+    engine, now = open_database(f"sqlite:///{installation.home / 'catalogue.db'}"), datetime.now(UTC)
+    good, bad = sorted(between(engine, now - timedelta(hours=1), now), key=lambda one: one.error or "")
+    data = (tmp_path / "photo.jpg").read_bytes()
+    assert (good.version, good.digest, good.age, good.refer) == (
+        "1",
+        sha256(data).hexdigest(),
+        row["age"],
+        row["refer"],
+    )
+    assert good.probabilities and good.probabilities["diagnosis"] == row["diagnosis_probabilities"]
+    assert bad.error == "not an image"
 
 
 def test_workers_end_with_the_process_that_started_them(serve: Serve) -> None:

@@ -51,6 +51,7 @@ def build(
     MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.set(int(limits.seconds) + 60)
     app: FastAPI = scoring_server.init(following)
     app.title = "DermaNet scorer"
+    app.state.metrics = metrics
     app.description = "Age, sex and diagnosis from dermoscopic images. For research use; not a medical device."
     routes.add(app, following, metrics)
     app.openapi = _described(app)

@@ -17,7 +17,6 @@ import base64
 import binascii
 import hashlib
 import logging
-import math
 import os
 import re
 import time
@@ -31,10 +30,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermanet.errors import BadInput, UnreadableImage
-from dermanet.imagefile import MOST_BYTES, decode_reduced
+from dermanet.imagefile import MOST_BYTES
+from dermanet.imagequality import measure
 from dermanet.pixels import preprocess
 from dermanet.records import SEXES, Answers
-from dermanet.serving import golden
+from dermanet.serving import abstention, golden
+from dermanet.serving.abstention import Abstention
 from dermanet.serving.network import CARD, Network, load
 
 log = logging.getLogger("dermanet.serving")
@@ -45,6 +46,12 @@ COLUMNS = (
     "novelty", "refer", "error",
 )  # fmt: skip
 DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
+
+WITHOUT_LIMITS = Abstention(None, 0.0, None, {})
+"""Of models that were logged before there were limits: blank and blurred images are referred all the same."""
+
+FARTHEST = 1e6
+"""Times the limit; JSON knows no infinity."""
 
 DIFFERENTIALS, TOGETHER = 3, 0.95
 """At most so many diagnoses are named, and no more once they are so probable together."""
@@ -64,6 +71,7 @@ class Reader:
     """One version, ready to read. Safe to call from several threads."""
 
     network: Network
+    limits: Abstention
     digest: str
     """Names what answers: graph, card and limits. 16 hexadecimal digits."""
     pool: ThreadPoolExecutor = field(repr=False)
@@ -75,7 +83,9 @@ class Reader:
         preprocess.settle()
         network = load(files / GRAPH, files / CARD, threads=1)
         golden.check(files / golden.FILE, network)
-        return cls(network, digest(files), ThreadPoolExecutor(cores(), "reader"))
+        known = (files / abstention.FILE).exists()
+        limits = abstention.load(files / abstention.FILE) if known else WITHOUT_LIMITS
+        return cls(network, limits, digest(files), ThreadPoolExecutor(cores(), "reader"))
 
     def read(self, data: bytes) -> Reading:
         """Reads the bytes of one JPEG or PNG; whatever is wrong with them, a row says so."""
@@ -105,18 +115,31 @@ class Reader:
         return preprocess.prepare(data, self.network.recipe)
 
     def _row(self, data: bytes) -> dict[str, Any]:
-        recipe = self.network.recipe
         try:
-            image, factor = decode_reduced(data, math.ceil(recipe.reach * recipe.working_size))
-            pixels = preprocess.apply(image, factor, recipe)
-            answers = self.network.answer(pixels[None])
+            return self._answered(data)
         except BadInput as error:
             return refused(str(error))
         except Exception as error:
             # One image must not take the others of its request along. What it says may hold what was sent: its kind alone is kept.
             log.error("an image could not be read: %s", type(error).__name__)
             return refused(f"not readable: {type(error).__name__} inside the scorer; its log says when")
-        return _whole_row(answers, self.network.diagnoses)
+
+    def _answered(self, data: bytes) -> dict[str, Any]:
+        recipe = self.network.recipe
+        image, factor = preprocess.decoded(data, recipe)
+        quality, pixels = measure(image), preprocess.apply(image, factor, recipe)
+        answers = self.network.answer(pixels[None])
+        if not all(np.isfinite(part).all() for part in (answers.age, answers.sex, answers.diagnosis)):
+            return refused("no answer: the network's figures are no numbers")
+        row = _whole_row(answers, self.network.diagnoses)
+        novelty = self.limits.novelty(pixels)
+        low, high = self.limits.interval(row["age"]) or (None, None)
+        reasons = self.limits.reasons(quality, novelty, row["diagnosis_probabilities"])
+        return row | {
+            "age_low": None if low is None else round(low, 1), "age_high": None if high is None else round(high, 1),
+            "quality": self.limits.note(quality), "refer": "; ".join(reasons) or None,
+            "novelty": None if novelty is None else round(float(np.nan_to_num(novelty, nan=FARTHEST, posinf=FARTHEST)), 3),
+        }  # fmt: skip
 
 
 def decode_cell(cell: Any) -> bytes:
@@ -149,8 +172,8 @@ def differentials(probabilities: dict[str, float]) -> list[str]:
 def digest(files: Path) -> str:
     """Of the files that decide what is answered. 16 hexadecimal digits."""
     found = hashlib.sha256()
-    for name in (GRAPH, CARD, golden.FILE):
-        found.update(hashlib.sha256((files / name).read_bytes()).digest())
+    for path in (files / name for name in (GRAPH, CARD, golden.FILE, abstention.FILE)):
+        found.update(hashlib.sha256(path.read_bytes() if path.exists() else b"").digest())
     return found.hexdigest()[:16]
 
 

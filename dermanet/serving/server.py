@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,13 +24,14 @@ from uvicorn.supervisors import Multiprocess
 
 from dermanet import settings
 from dermanet.errors import BadInput
+from dermanet.monitoring.predictions import Prediction, PredictionLog
 from dermanet.registry.tracking import Tracking
 from dermanet.registry.versions import CHAMPION, Versions
 from dermanet.serving.app import at_the_end, build
-from dermanet.serving.follow import Following
+from dermanet.serving.follow import Following, Served
 from dermanet.serving.guard import Limits
-from dermanet.serving.metrics import FOLDER
-from dermanet.serving.reader import cores
+from dermanet.serving.metrics import FOLDER, Metrics
+from dermanet.serving.reader import Reading, cores
 
 HEAD_SECONDS = 10.0
 """Within so long the head of a request must have come."""
@@ -66,6 +68,8 @@ class Service:
     poll: float
     version: str = ""
     workers: int = 1
+    parent: int = 0
+    """The process that starts the workers."""
 
 
 class Strict(HttpToolsProtocol):
@@ -118,6 +122,7 @@ def serve(service: Service) -> None:
     """Serves until SIGINT or SIGTERM. Raises BadInput where there is no such version, or where strangers could ask without a token."""
     here = settings.read()
     _require_tokens(service.host, here.tokens)
+    service = replace(service, parent=os.getpid())
     for name, value in OURS.items():
         os.environ.setdefault(name, value)
     # Opened here first: MLflow's database cannot be made by several processes at once.
@@ -150,11 +155,25 @@ def application(service: Service) -> FastAPI:
     limits = Limits(here.request_megabytes, here.request_images, here.request_queue, here.request_seconds, cores())
     following = Following(_versions(here), CHAMPION, service.poll, _shelf(here), service.version)
     app = build(following, limits, here.tokens, hosts=not here.tokens)
+    # What a version answers that is being tried out is nobody's prediction.
+    kept = PredictionLog(here.catalogue, 0 if service.version else here.prediction_days)
+    following.observers.append(partial(_keep, kept, app.state.metrics))
     following.start()
-    at_the_end(app, following.stop)
+
+    def end() -> None:
+        following.stop()
+        kept.close()
+
+    at_the_end(app, end)
     if service.workers > 1:
-        Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
+        Thread(target=_end_with, args=(service.parent,), name="parent", daemon=True).start()
     return app
+
+
+def _keep(kept: PredictionLog, metrics: Metrics, served: Served, readings: Sequence[Reading]) -> None:
+    for one in readings:
+        kept.put(Prediction.of(served.version, one.digest, one.row, one.seconds))
+    metrics.unlogged.set(kept.dropped)
 
 
 def _end_with(parent: int) -> None:
