@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("synthetic", "pixels", "ingest", "training", "evaluation", "promotion")
+BENCHMARKS = ("synthetic", "pixels", "ingest", "training", "evaluation", "promotion", "serving")
 
 
 def main() -> None:
