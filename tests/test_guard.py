@@ -120,7 +120,7 @@ def test_tokens_are_wanted_where_there_are_some(following: Following, cell: str)
     with TestClient(build(following, tokens=TOKENS, hosts=False), base_url="http://scorer.clinic:8000") as client:
         for token in (None, "wrong", TOKENS[0][:-1], TOKENS[0] + "x", ""):
             headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-            for path in ("/invocations", "/predict", "/follow"):
+            for path in ("/invocations", "/predict", "/explain"):
                 answer = client.post(path, json=_body(cell), headers=headers)
                 assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
             assert [client.get(path, headers=headers).status_code for path in ("/model", "/metrics")] == [401, 401]

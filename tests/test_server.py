@@ -278,6 +278,19 @@ def _answers(url: str) -> bool:
         return False
 
 
+def test_a_webhook_of_mlflow_hastens_the_look(installation: Installation, serve: Serve, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    version = older(installation, tmp_path / "two")
+    allowed = {"MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true", "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https"}
+    with _mlflow_server(installation, tmp_path, port, **allowed) as address:
+        server = serve("--poll", "3600", MLFLOW_TRACKING_URI=address)
+        client = mlflow.MlflowClient(address)
+        client.create_webhook("scorer", f"{server.address}/follow", ["model_version_alias.created"])
+        client.set_registered_model_alias("dermanet", CHAMPION, version)
+        until(lambda: server.client.get(f"{server.address}/model").json()["version"] == version, 60)
+
+
 def test_mlflow_stopped_and_started_again(
     installation: Installation, serve: Serve, body: dict[str, Any], tmp_path: Path
 ) -> None:

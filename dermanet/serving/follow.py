@@ -32,6 +32,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 STEP = 0.1
 """Seconds between two looks at the bell."""
 
+AT_MOST_EVERY = 1.0
+"""Seconds between two looks at the registry for the bell's sake: anybody may ring it."""
+
 WITHOUT_VERSION = Model(signature=ModelSignature(inputs=Schema([ColSpec("string", "image")])))
 """What is known of a request before there is a version."""
 
@@ -221,12 +224,13 @@ class Following:
         self.trouble = trouble
 
     def _watch(self) -> None:
-        rung, due = self.shelf.rung(), time.monotonic() + self.poll
+        rung, looked = self.shelf.rung(), time.monotonic()
         while not self._stop.wait(min(STEP, self.poll)):
-            if time.monotonic() >= due or self.shelf.rung() != rung:
+            pause = min(self.poll, AT_MOST_EVERY) if self.shelf.rung() != rung else self.poll
+            if time.monotonic() >= looked + pause:
                 rung = self.shelf.rung()
                 self.look()
-                due = time.monotonic() + self.poll
+                looked = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,10 @@ READS = frozenset({"/invocations", "/predict", "/explain"})
 """What reads images: takes a place in the queue and needs a version."""
 
 OPEN = frozenset({
-    "/", "/ping", "/health", "/ready", "/version", "/page.css", "/page.js", "/docs", "/docs.js", "/openapi.json",
+    "/", "/ping", "/health", "/ready", "/version", "/page.css", "/page.js", "/docs", "/docs.js", "/openapi.json", "/follow",
     "/swagger-ui.css", "/swagger-ui.js",
 })  # fmt: skip
-"""What needs no token: whether it is alive, and pages, which ask for the token themselves."""
+"""What needs no token: whether it is alive, pages, which ask for the token themselves, and the bell, which MLflow's webhooks ring."""
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
@@ -348,7 +348,7 @@ def _known(path: str) -> str:
     return path if path in KNOWN else "elsewhere"
 
 
-KNOWN = READS | OPEN | {"/model", "/metrics", "/follow"}
+KNOWN = READS | OPEN | {"/model", "/metrics"}
 
 
 def _place(error: Exception) -> str:
