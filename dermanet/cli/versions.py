@@ -173,4 +173,7 @@ def _answer_line(row: dict[str, Any]) -> str:
     if "error" in row:
         return f"{row['image']}: {row['error']}"
     sex, diagnosis = row["sex_probabilities"][row["sex"]], row["diagnosis_probabilities"][row["diagnosis"]]
-    return f"{row['image']}: age {row['age']:.0f}, {row['sex']} ({sex:.0%}), {row['diagnosis']} ({diagnosis:.0%})"
+    refer = f"; a person should decide: {row['refer']}" if row["refer"] else ""
+    return (
+        f"{row['image']}: age {row['age']:.0f}, {row['sex']} ({sex:.0%}), {row['diagnosis']} ({diagnosis:.0%}){refer}"
+    )
