@@ -29,6 +29,9 @@ test: $(VENV)/installed ## run the tests
 test-jax: $(VENV)-jax/installed ## run the tests of training over several processes, in .venv-jax
 	$(VENV)-jax/bin/python -m pytest -n 0 tests/test_distribution.py
 
+test-spark: $(VENV)-spark/installed ## run the tests of scoring in bulk by Spark, in .venv-spark; needs Java 17
+	$(VENV)-spark/bin/python -m pytest -n 0 tests/test_spark.py
+
 lint: $(VENV)/installed ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,14 +46,16 @@ bench: $(VENV)/installed ## measure speed, as ratios within one run
 
 install: $(VENV)/installed ## make .venv from requirements.lock
 
-lock: $(UV) ## renew requirements.lock, requirements-jax.lock and bootstrap.lock
+lock: $(UV) ## renew requirements.lock, those of the extras jax and spark, and bootstrap.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --upgrade --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --upgrade --python-version 3.11 --extra jax --no-emit-package tensorflow \
 		--constraint requirements.lock pyproject.toml -o requirements-jax.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --upgrade --python-version 3.11 --extra spark \
+		--constraint requirements.lock pyproject.toml -o requirements-spark.lock
 	echo uv | $(UV) pip compile --quiet --universal --generate-hashes --upgrade --python-version 3.11 - -o bootstrap.lock
 
-clean: ## remove .venv and .venv-jax; data in .dermanet stays
-	rm -rf $(VENV) $(VENV)-jax $(VENV)-uv
+clean: ## remove .venv and those of the extras; data in .dermanet stays
+	rm -rf $(VENV) $(VENV)-jax $(VENV)-spark $(VENV)-uv
 
 # uv comes from the package index like everything else, pinned with its hash; nothing outside this folder is touched.
 $(UV): bootstrap.lock
@@ -74,4 +79,11 @@ $(VENV)-jax/installed: requirements.lock requirements-jax.lock pyproject.toml | 
 	$(UV) pip install --quiet --python $(VENV)-jax/bin/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help run test test-jax lint format bench install lock clean
+# PySpark is a download of 400 MB that only scoring in bulk wants: it has an environment of its own, and is in no other.
+$(VENV)-spark/installed: requirements.lock requirements-spark.lock pyproject.toml | $(UV)
+	test -x $(VENV)-spark/bin/python || $(UV) venv --quiet --python '>=3.11,<3.14' $(VENV)-spark
+	$(UV) pip sync --quiet --require-hashes --python $(VENV)-spark/bin/python requirements.lock requirements-spark.lock
+	$(UV) pip install --quiet --python $(VENV)-spark/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: help run test test-jax test-spark lint format bench install lock clean

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("synthetic", "pixels", "ingest", "training", "evaluation", "promotion", "serving")
+BENCHMARKS = ("synthetic", "pixels", "ingest", "training", "evaluation", "promotion", "serving", "predict")
 
 
 def main() -> None:

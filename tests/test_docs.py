@@ -126,7 +126,7 @@ def test_research_use_is_stated_where_people_see_it() -> None:
 
 
 def test_the_lock_holds_every_requirement_with_hashes_and_no_address() -> None:
-    for name in ("requirements.lock", "requirements-jax.lock", "bootstrap.lock"):
+    for name in ("requirements.lock", "requirements-jax.lock", "requirements-spark.lock", "bootstrap.lock"):
         text = _text(name)
         assert "http" not in re.sub(r"(?m)^ *(# via|[a-z0-9._-]+==).*$|#   .*$|httpx?[a-z0-9-]*", "", text)
         pins = re.findall(r"(?m)^[a-zA-Z0-9._\[\]-]+==[^\n]*\n(?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+", text)

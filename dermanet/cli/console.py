@@ -42,17 +42,30 @@ def bar_of(what: str) -> Progress:
 @contextmanager
 def training_bar() -> Iterator[Callable[[int, int], None] | None]:
     """What moves a bar with every batch, from the first one on; None where standard error is no terminal: lines are enough there."""
+    with _lasting("training", "batches, at most") as move:
+        yield move
+
+
+@contextmanager
+def images_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """The same with every image that is answered, of all there are."""
+    with _lasting("answering", "images") as move:
+        yield move
+
+
+@contextmanager
+def _lasting(what: str, of: str) -> Iterator[Callable[[int, int], None] | None]:
     if not err.is_terminal:
         yield None
         return
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("batches, at most"))
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn(of))
     bar = Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=err, transient=True)
     tasks: list[TaskID] = []
 
     def move(done: int, most: int) -> None:
         # Started late, so that nothing moves before there is something to see, and what an earlier call did is not counted as speed.
         if not tasks:
-            tasks.append(bar.add_task("training", total=most, completed=done))
+            tasks.append(bar.add_task(what, total=most, completed=done))
             bar.start()
         bar.update(tasks[0], completed=done)
 

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from dermanet import stages
-from dermanet.cli.console import Json, out, print_json, print_record, say, training_bar
+from dermanet.cli.console import Json, images_bar, out, print_json, print_record, say, training_bar
+from dermanet.errors import BadInput
 
 commands = typer.Typer()
 
@@ -73,20 +74,64 @@ def why(
             out.print(f"    {reason}", markup=False)
 
 
-@commands.command(epilog="Example: dermanet predict photo.jpg other.png --model models:/dermanet/3")
+@commands.command(
+    epilog="Examples: dermanet predict photo.jpg other.png --model models:/dermanet/3   |   dermanet predict clinic/2026 "
+    "--out results.csv   |   dermanet predict clinic --out results.jsonl --again"
+)
 def predict(
-    images: Annotated[list[str], typer.Argument(help="JPEG or PNG files.")],
+    images: Annotated[
+        list[str], typer.Argument(help="JPEG or PNG files, or folders, with all that is in them and below.")
+    ],
+    into: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            help="Write a row an image to this .csv or .jsonl file, as each is answered. Called again it goes on where it was.",
+        ),
+    ] = "",
+    again: Annotated[bool, typer.Option("--again", help="Begin the file of --out anew.")] = False,
     model: Annotated[str | None, typer.Option("--model", help="A model address; default: the champion.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Age, sex and diagnosis of images. For research use; not a medical device."""
-    rows = stages.predict(images, model)
+    """Age, sex and diagnosis of images, however many. Ends with 2 if any could not be read. For research use; not a medical device."""
+    if into:
+        return _predict_into(into, images, model, again, as_json)
+    if again:
+        raise BadInput("--again goes with --out FILE")
+    rows, bad = [], False
+    for row in stages.predict_each(images, model):
+        bad |= "error" in row
+        if as_json:
+            rows.append(row)
+        else:
+            out.print(_answer_line(row), markup=False)
     if as_json:
         print_json(rows)
+    raise typer.Exit(2 if bad else 0)
+
+
+def _predict_into(into: str, images: list[str], model: str | None, again: bool, as_json: bool) -> None:
+    with images_bar() as move:
+
+        def on_row(row: dict[str, Any], done: int, total: int) -> None:
+            if row["error"]:
+                say(f"{row['image']}: {row['error']}")
+            if move:
+                move(done, total)
+
+        try:
+            done = stages.predict_into(into, images, model, again, on_row)
+        except KeyboardInterrupt:
+            say(f"interrupted: what was answered is in {into}; the same command goes on from there")
+            raise
+    if as_json:
+        print_json(done)
     else:
-        for row in rows:
-            out.print(_answer_line(row), markup=False)
-    raise typer.Exit(2 if any("error" in row for row in rows) else 0)
+        say(
+            f"{into}: {done['images']:,} images, {done['answered']:,} answered by version {done['version']}, "
+            f"{done['errors']:,} not; {done['before']:,} were there before"
+        )
+    raise typer.Exit(2 if done["errors"] else 0)
 
 
 @commands.command(epilog="Example: dermanet export 3 DermaNet.h5")
@@ -128,4 +173,7 @@ def _answer_line(row: dict[str, Any]) -> str:
     if "error" in row:
         return f"{row['image']}: {row['error']}"
     sex, diagnosis = row["sex_probabilities"][row["sex"]], row["diagnosis_probabilities"][row["diagnosis"]]
-    return f"{row['image']}: age {row['age']:.0f}, {row['sex']} ({sex:.0%}), {row['diagnosis']} ({diagnosis:.0%})"
+    refer = f"; a person should decide: {row['refer']}" if row["refer"] else ""
+    return (
+        f"{row['image']}: age {row['age']:.0f}, {row['sex']} ({sex:.0%}), {row['diagnosis']} ({diagnosis:.0%}){refer}"
+    )

@@ -246,7 +246,7 @@ def _hopeless(error: Exception) -> bool:
 
 
 def _probabilities(row: Mapping[str, Any]) -> dict[str, dict[str, float]] | None:
-    if row["sex_probabilities"] is None:
+    if not row["sex_probabilities"]:
         return None
     # More digits than a monitor can use would be half of the table.
     heads = {head: row[f"{head}_probabilities"] for head in ("sex", "diagnosis")}

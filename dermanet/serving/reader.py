@@ -10,7 +10,7 @@ A row, by `COLUMNS`:
     quality                   `good`, or what is wrong with the photograph
     novelty                   how unlike the images of the training side it is; 1 is the limit
     refer                     null, or why a person should decide: the answers are there, and are not to be relied on
-    error                     null, or why this image could not be answered; the rest of the row is null then
+    error                     null, or why this image could not be answered; the rest of the row is null then, its probabilities empty
 """
 
 import base64
@@ -159,7 +159,8 @@ def decode_cell(cell: Any) -> bytes:
 
 def refused(reason: str) -> dict[str, Any]:
     """The row of an image that could not be answered."""
-    return {**dict.fromkeys(COLUMNS), "error": reason}
+    # Empty and not null: mlflow.pyfunc.spark_udf cannot take a map that is null, and one bad image would end the job.
+    return {**dict.fromkeys(COLUMNS), "sex_probabilities": {}, "diagnosis_probabilities": {}, "error": reason}
 
 
 def differentials(probabilities: dict[str, float]) -> list[str]:

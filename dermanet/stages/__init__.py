@@ -6,7 +6,7 @@ Every stage may be killed and run again, and run twice: outputs are named by con
 Heavy libraries are imported inside the functions: Airflow imports this package each time it parses a DAG file.
 """
 
-from dermanet.stages.answers import predict
+from dermanet.stages.answers import predict, predict_each, predict_into
 from dermanet.stages.cache import cache, check_cache, prune_cache
 from dermanet.stages.champions import champion, export, keep_champion, register
 from dermanet.stages.data import (
@@ -43,9 +43,9 @@ __all__ = [
     "check_sources", "compile_dossier", "decide", "drop_quarantined", "evaluate", "evaluation_page", "example",
     "export", "failed", "forget", "gates_summary", "group_sheet", "groups", "holdout", "holds_real_images",
     "ingest", "ingest_configured", "judge", "keep_champion", "late", "limits_summary", "notify", "objects",
-    "part_images", "predict", "preparation_parts", "prepare", "prepare_part", "promote", "promote_judged",
-    "prune_cache", "prune_objects", "quarantined", "register", "release_quarantined", "renew_holdout", "replay",
-    "report_file", "require_whole", "retrain", "roll_back", "search", "searches", "settle_group",
-    "show_quarantined", "smoke_test", "snapshot", "train", "training_now", "trials", "validate", "way_of",
-    "why",
+    "part_images", "predict", "predict_each", "predict_into", "preparation_parts", "prepare", "prepare_part",
+    "promote", "promote_judged", "prune_cache", "prune_objects", "quarantined", "register", "release_quarantined",
+    "renew_holdout", "replay", "report_file", "require_whole", "retrain", "roll_back", "search", "searches",
+    "settle_group", "show_quarantined", "smoke_test", "snapshot", "train", "training_now", "trials", "validate",
+    "way_of", "why",
 ]  # fmt: skip

@@ -1,0 +1,85 @@
+"""The images that files and folders stand for: found once, each once, in an order that stays, however many."""
+
+import hashlib
+import os
+import re
+from array import array
+from collections.abc import Iterable, Iterator
+from tempfile import SpooledTemporaryFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dermanet.imagefile import SUFFIXES
+
+SPOOL = 1 << 20
+"""Bytes of names that are held in memory; more lie in a file without a name."""
+
+UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""What would end a line, or a terminal's patience."""
+
+
+class ImageList:
+    """Images in the order in which they were found, without those that are done. Memory grows by some 20 bytes an image."""
+
+    def __init__(self, given: Iterable[str], done: NDArray[np.uint64]) -> None:
+        """`given`: files and folders. `done`: `identity` of what is to be passed over, (n,)."""
+        self._names = SpooledTemporaryFile(SPOOL)  # noqa: SIM115 - as long-lived as this object
+        found = array("Q")
+        for name in walk(given):
+            self._names.write(os.fsencode(name) + b"\0")
+            found.append(identity(name))
+        numbers = np.array(found, np.uint64)
+        self._wanted = np.zeros(len(numbers), bool)
+        self._wanted[np.unique(numbers, return_index=True)[1]] = True
+        self.count = int(self._wanted.sum())
+        self._wanted &= ~np.isin(numbers, done)
+        self.left = int(self._wanted.sum())
+
+    def __iter__(self) -> Iterator[str]:
+        self._names.seek(0)
+        return (name for name, wanted in zip(self._read(), self._wanted, strict=True) if wanted)
+
+    def _read(self) -> Iterator[str]:
+        rest = b""
+        while piece := self._names.read(SPOOL):
+            *names, rest = (rest + piece).split(b"\0")
+            yield from map(os.fsdecode, names)
+
+
+def walk(given: Iterable[str]) -> Iterator[str]:
+    """Files as they are given, and the JPEG and PNG files in folders and below, by name; a folder that cannot be read is itself."""
+    for name in given:
+        if os.path.isdir(name):
+            yield from _inside(name)
+        else:
+            yield name
+
+
+def identity(name: str) -> int:
+    """64 bits that tell a file from every other, by whatever path it is named from here."""
+    path = os.path.abspath(written(name))
+    return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "big")
+
+
+def written(text: str) -> str:
+    """Text as it stands in a file of results: one line, whatever bytes a file's name may hold."""
+    legible = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return UNWRITABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), legible)
+
+
+def _inside(folder: str) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            # A folder behind a link may be the one that holds the link.
+            found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    except OSError:
+        yield folder
+        return
+    for name, is_folder in found:
+        if name.startswith("."):
+            continue
+        if is_folder:
+            yield from _inside(os.path.join(folder, name))
+        elif name.lower().endswith(SUFFIXES):
+            yield os.path.join(folder, name)
