@@ -7,6 +7,7 @@ GET  /ready     200 once a version is served, 503 before
 GET  /model     which version, by which word, on what it was trained, and how stale the registry's word is
 GET  /metrics   Prometheus
 GET  /docs      this list as a page, and /openapi.json
+GET  /          the page: one photograph after another, for people
 """
 
 import asyncio
@@ -22,16 +23,21 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from dermanet.serving import saliency
 from dermanet.serving.follow import AT_THE_DOOR, Following, Visit
 from dermanet.serving.metrics import Metrics
+from dermanet.webpage import STYLES
 
 SWAGGER = files("fastapi_offline") / "static"
 HERE = Path(__file__).parent
 PAGES = {
+    "/": ("text/html", [HERE / "page.html"]),
+    # The style of all pages, and what this one has besides.
+    "/page.css": ("text/css", [STYLES / "page.css", HERE / "page.css"]),
+    "/page.js": ("text/javascript", [HERE / "page.js"]),
     "/docs": ("text/html", [HERE / "docs.html"]),
     "/docs.js": ("text/javascript", [HERE / "docs.js"]),
     "/swagger-ui.css": ("text/css", [Path(str(SWAGGER / "swagger-ui.css"))]),
     "/swagger-ui.js": ("text/javascript", [Path(str(SWAGGER / "swagger-ui-bundle.js"))]),
 }  # fmt: skip
-"""The page of the API and all it needs, from this server alone: type, and the files one after another."""
+"""The page, that of the API, and all they need, from this server alone: type, and the files one after another."""
 
 USE = "For research use; not a medical device."
 FILE = {"type": "string", "format": "binary"}
