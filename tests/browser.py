@@ -33,7 +33,8 @@ PICTURES = """async () => {
 TEXTS = """() => {
   const clear = colour => /rgba\\(.*, 0\\)|transparent/.test(colour);
   const light = colour => {
-    const part = colour.match(/[\\d.]+/g).slice(0, 3).map(Number).map(one => one / 255)
+    const whole = colour.startsWith('color(') ? 1 : 255;
+    const part = colour.match(/[\\d.]+/g).slice(0, 3).map(one => one / whole)
       .map(one => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
     return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2];
   };

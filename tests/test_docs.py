@@ -118,6 +118,7 @@ def test_research_use_is_stated_where_people_see_it() -> None:
         "README.md",
         "dermanet/cli/__init__.py",
         "dermanet/serving/app.py",
+        "dermanet/serving/page.html",
         "dermanet/serving/scorer.py",
         "dermanet/judging/report.py",
         "dermanet/validating/report.html",

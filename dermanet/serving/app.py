@@ -53,7 +53,7 @@ def build(
     app.title = "DermaNet scorer"
     app.state.metrics = metrics
     app.description = "Age, sex and diagnosis from dermoscopic images. For research use; not a medical device."
-    routes.add(app, following, metrics)
+    routes.add(app, following, metrics, limits.bytes)
     app.openapi = _described(app)
     following.observers.append(lambda served, readings: metrics.read(readings))
     following.swapped.append(lambda served: metrics.serve(served.version))

@@ -1,47 +1,52 @@
 """The addresses of the scorer beside MLflow's own: files by multipart, what is served, metrics, and the page of the API.
 
 POST /predict   multipart/form-data, one or more files named `image`; one row an image in return, in order
+POST /explain   multipart/form-data, one file named `image`; what the network sees of it, and where it looks
 POST /follow    look at the registry at once: for a webhook of MLflow, or whoever has just promoted
 GET  /ready     200 once a version is served, 503 before
 GET  /model     which version, by which word, on what it was trained, and how stale the registry's word is
 GET  /metrics   Prometheus
 GET  /docs      this list as a page, and /openapi.json
+GET  /          the page: one photograph after another, for people
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from dermanet.serving import saliency
 from dermanet.serving.follow import AT_THE_DOOR, Following, Visit
 from dermanet.serving.metrics import Metrics
+from dermanet.webpage import STYLES
 
 SWAGGER = files("fastapi_offline") / "static"
-DOCS = {
-    "/docs": (Path(__file__).with_name("docs.html"), "text/html"),
-    "/docs.js": (Path(__file__).with_name("docs.js"), "text/javascript"),
-    "/swagger-ui.css": (Path(str(SWAGGER / "swagger-ui.css")), "text/css"),
-    "/swagger-ui.js": (Path(str(SWAGGER / "swagger-ui-bundle.js")), "text/javascript"),
+HERE = Path(__file__).parent
+PAGES = {
+    "/": ("text/html", [HERE / "page.html"]),
+    # The style of all pages, and what this one has besides.
+    "/page.css": ("text/css", [STYLES / "page.css", HERE / "page.css"]),
+    "/page.js": ("text/javascript", [HERE / "page.js"]),
+    "/docs": ("text/html", [HERE / "docs.html"]),
+    "/docs.js": ("text/javascript", [HERE / "docs.js"]),
+    "/swagger-ui.css": ("text/css", [Path(str(SWAGGER / "swagger-ui.css"))]),
+    "/swagger-ui.js": ("text/javascript", [Path(str(SWAGGER / "swagger-ui-bundle.js"))]),
 }  # fmt: skip
-"""The page of the API and all it needs, from this server alone."""
+"""The page, that of the API, and all they need, from this server alone: type, and the files one after another."""
 
 USE = "For research use; not a medical device."
-IMAGES = {
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["image"],
-                "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-            }
-        }
-    }
-}
+FILE = {"type": "string", "format": "binary"}
+
+
+def _form(image: dict[str, Any]) -> dict[str, Any]:
+    """How the page of the API describes a form with a field `image`."""
+    schema = {"type": "object", "required": ["image"], "properties": {"image": image}}
+    return {"requestBody": {"content": {"multipart/form-data": {"schema": schema}}}}
 
 
 class InMemory(MultiPartParser):
@@ -66,17 +71,20 @@ async def images_of(request: Request, visit: Visit) -> list[bytes]:
     return [] if visit.refusal else found
 
 
-def add(app: FastAPI, following: Following, metrics: Metrics) -> None:
-    """Adds the addresses to MLflow's application, whose own page of the API would ask another server for its looks."""
+def add(app: FastAPI, following: Following, metrics: Metrics, largest: int) -> None:
+    """Adds the addresses to MLflow's application, whose own page of the API would ask another server for its looks.
+
+    `largest`: how many bytes a request may have.
+    """
     app.router.routes = [one for one in app.router.routes if getattr(one, "path", "") not in {"/docs", "/redoc"}]
     _add_reading(app, following)
-    _add_state(app, following, metrics)
-    for path, (file, kind) in DOCS.items():
-        app.get(path, include_in_schema=False)(_file(file, kind))
+    _add_state(app, following, metrics, largest)
+    for path, (kind, pieces) in PAGES.items():
+        app.get(path, include_in_schema=False)(_page(kind, pieces))
 
 
 def _add_reading(app: FastAPI, following: Following) -> None:
-    @app.post("/predict", openapi_extra={"requestBody": IMAGES})
+    @app.post("/predict", openapi_extra=_form({"type": "array", "items": FILE}))
     async def predict(request: Request) -> Response:
         """Age, sex and diagnosis of the images in a form, a row each."""
         visit = AT_THE_DOOR.get()
@@ -87,8 +95,21 @@ def _add_reading(app: FastAPI, following: Following) -> None:
         readings = await asyncio.to_thread(visit.served.reader.read_files, found)
         return JSONResponse({**_served(following, visit), "predictions": following.told(visit.served, readings)})
 
+    @app.post("/explain", openapi_extra=_form(FILE))
+    async def explain(request: Request) -> Response:
+        """What the network sees of one image, and which places its diagnosis depends on, both as pictures."""
+        visit = AT_THE_DOOR.get()
+        assert visit and visit.served, "the guard lets nobody in before there is a version"
+        found = await images_of(request, visit)
+        if len(found) > 1:
+            visit.refusal = 400, f"{len(found)} images; one is explained at a time, send each in a request of its own"
+        if visit.refusal:
+            return Response(status_code=400)
+        told = await asyncio.to_thread(saliency.explain, visit.served.reader, found[0])
+        return JSONResponse({**_served(following, visit), **told})
 
-def _add_state(app: FastAPI, following: Following, metrics: Metrics) -> None:
+
+def _add_state(app: FastAPI, following: Following, metrics: Metrics, largest: int) -> None:
     @app.get("/ready")
     async def ready() -> Response:
         """Whether there is a version to answer with."""
@@ -97,7 +118,7 @@ def _add_state(app: FastAPI, following: Following, metrics: Metrics) -> None:
     @app.get("/model")
     async def model() -> dict[str, Any]:
         """Which version is served, and what is wrong with the registry if something is."""
-        return state(following)
+        return {**state(following), "largest": largest}
 
     @app.post("/follow", status_code=202)
     async def follow() -> dict[str, str]:
@@ -118,13 +139,14 @@ def state(following: Following) -> dict[str, Any]:
     served = following.served
     about: Mapping[str, Any] = served.about if served else {"aliases": [], "tags": {}, "registered": None}
     card: Mapping[str, Any] = served.reader.network.card if served else {}
-    tags, staleness = about["tags"], following.staleness
+    tags, staleness, diagnoses = about["tags"], following.staleness, card.get("taxonomy", ())
     return {
         "model": following.versions.name, "alias": following.alias, "version": served.version if served else None,
         "digest": served.digest if served else None, "aliases": about["aliases"], "verdict": tags.get("verdict"),
         "report": tags.get("report"), "registered": about["registered"], "trained_on": card.get("snapshot"),
         "experiment": card.get("experiment", {}).get("name"), "holdout": card.get("holdout"),
-        "diagnoses": {entry["code"]: entry["name"] for entry in card.get("taxonomy", ())},
+        "diagnoses": {entry["code"]: entry["name"] for entry in diagnoses},
+        "malignant": [entry["code"] for entry in diagnoses if entry["malignant"]],
         "looked": None if staleness is None else round(staleness, 1), "poll": following.poll, "trouble": following.trouble,
         "use": USE,
     }  # fmt: skip
@@ -140,8 +162,10 @@ def _served(following: Following, visit: Visit) -> dict[str, Any]:
     }
 
 
-def _file(file: Path, kind: str) -> Any:
+def _page(kind: str, pieces: Sequence[Path]) -> Any:
+    text = "\n".join(piece.read_text(encoding="utf-8") for piece in pieces)
+
     async def sent() -> Response:
-        return FileResponse(file, media_type=kind)
+        return Response(text, media_type=kind)
 
     return sent
