@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from dermanet.errors import BadInput, DermaNetError, GateRefused
 from dermanet.ledger.decisions import UNDER_WAY, Decision, Ledger
 from dermanet.registry.versions import Versions
 from dermanet.stages import smoke
-from dermanet.stages.rooms import ledger_of
+from dermanet.stages.rooms import ledger_of, tracking_of
+from dermanet.stages.verdicts import VERDICT
 
 KILLS = 20
 ATTEMPTS = 200
@@ -407,9 +409,14 @@ def test_mlflow_may_go_away_in_the_middle(
             move(self, alias, version)
             os.killpg(up.pid, signal.SIGKILL)
 
+        tracking, run = tracking_of(settings.read()), stages.champion()["run_id"]
         with monkeypatch.context() as patch, pytest.raises(MlflowException):
             patch.setattr(Versions, "move", goes_away)
             stages.promote("2")
+    for asked in (tracking.run, partial(tracking.fetch, name=VERDICT), partial(tracking.read_json, name=VERDICT)):
+        # BadInput would say that the run is not there, and Airflow would not try again.
+        with pytest.raises(MlflowException):
+            asked(run)
     with server():
         assert stages.champion()["version"] == "1"
         assert stages.promote("2")["before"] == "1" and _aliases() == ("2", "1")

@@ -32,6 +32,8 @@ WORK = "dermanet.work"
 MODEL = "dermanet.model"
 """The tag that holds the `models:/…` address of the run's logged model, once it is whole."""
 
+ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+"""What MLflow says of what is not there, or can be nowhere. By any other word it could not be asked, and asked again it may know."""
 
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("string", "image")]),
@@ -92,7 +94,8 @@ class Tracking:
         """A run by its id. Raises BadInput where there is none."""
         try:
             return self.client.get_run(run_id)
-        except MlflowException:
+        except MlflowException as error:
+            _require_absent(error)
             raise BadInput(
                 f"no run {run_id!r} in MLflow at {mlflow.get_tracking_uri()}; `dermanet train` prints a run's id"
             ) from None
@@ -117,7 +120,8 @@ class Tracking:
         self.run(run_id)
         try:
             return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name))
-        except (MlflowException, OSError):
+        except (MlflowException, FileNotFoundError) as error:
+            _require_absent(error)
             raise BadInput(f"run {run_id} has no {name}; run the stage that writes it first") from None
 
     def end(self, run_id: str, status: str) -> None:
@@ -171,7 +175,8 @@ class Tracking:
         with TemporaryDirectory() as folder:
             try:
                 path = self.client.download_artifacts(run_id, name, folder)
-            except (MlflowException, OSError):
+            except (MlflowException, FileNotFoundError) as error:
+                _require_absent(error)
                 raise BadInput(f"run {run_id} has no {name} yet; run the stage that writes it first") from None
             return json.loads(Path(path).read_text())
 
@@ -214,7 +219,14 @@ def model_files(uri: str) -> Path:
     """The folder with the artifacts of a logged or registered model, fetched if it is not local."""
     try:
         return Path(mlflow.artifacts.download_artifacts(uri)) / "artifacts"
-    except (MlflowException, OSError) as error:
+    except (MlflowException, FileNotFoundError) as error:
+        _require_absent(error)
         raise BadInput(
             f"model {uri!r} cannot be read: {error}; allowed are models:/NAME@ALIAS, models:/NAME/VERSION"
         ) from None
+
+
+def _require_absent(error: Exception) -> None:
+    """Raises an error of MLflow's again that does not say that something is not there: it is no fault of whoever asked."""
+    if isinstance(error, MlflowException) and error.error_code not in ABSENT:
+        raise error

@@ -10,6 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from dermanet.errors import BadInput
+from dermanet.registry.tracking import ABSENT
 
 CHAMPION, PREVIOUS = "champion", "previous"
 TRAINING_FORM = ".keras"
@@ -56,7 +57,7 @@ class Versions:
         try:
             return self.client.get_model_version_by_alias(self.name, alias)
         except MlflowException as error:
-            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+            if error.error_code in ABSENT:
                 return None
             raise
 
