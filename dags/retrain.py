@@ -45,8 +45,8 @@ is. *Approve* or *Reject*, and say why: both are kept with your name. No answer 
   *score_holdout* to judge it again.
 - one line about the input (no images, an unknown experiment): mend it and clear the task; it is not retried by itself.
 
-**Safe to clear:** yes, any task, at any time. A run has one MLflow run and at most one version. A version that a person rolled back
-does not become champion again by its verdict.
+**Safe to clear:** yes, any task or a whole old run, at any time. A run has one MLflow run and at most one version. A version that was
+champion already, and was rolled back or replaced, does not become champion again by its verdict.
 """
 
 from datetime import timedelta

@@ -226,6 +226,22 @@ def test_what_a_person_rolled_back_only_a_person_brings_back(ledger: Ledger) -> 
     assert stages.way_of(run, "2")["way"] == "promote"
 
 
+def test_an_old_run_that_is_cleared_does_not_bring_its_version_back(ledger: Ledger) -> None:
+    _more_versions(2)
+    stages.promote_judged("2")
+    stages.promote("3", "ana", "better on legs")
+    run = _client().get_model_version("dermanet", "2").run_id
+    verdict = json.loads(Path(_client().download_artifacts(run, "verdict.json")).read_text())
+    # As it is judged again, beside the champion that there is now.
+    _client().log_dict(run, {**verdict, "champion_version": "3"}, "verdict.json")
+    way = stages.way_of(run, "2")
+    assert way["way"] == "keep" and way["because"].startswith("version 2 was champion already, from ")
+    with pytest.raises(GateRefused, match="only a person brings it back: dermanet promote 2"):
+        stages.promote_judged("2")
+    assert _aliases() == ("3", "2")
+    assert stages.promote_judged("2", {"approved": True, "who": "ben", "because": "better on faces"})["before"] == "3"
+
+
 def test_who_is_asked_sees_the_verdict_and_silence_is_a_no(
     installation: Installation, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,7 @@ def promote_judged(version: str, approval: Mapping[str, Any] | None = None) -> d
     """Makes a version the champion because its verdict says so, or a person did who was asked (`approval`, as `answered` returns it).
 
     Raises GateRefused where the gates want a person's yes and there is none, where another version is champion by now than the one
-    that it was compared with, or where a person has rolled it back since.
+    that it was compared with, or where it has been champion already: rolled back or replaced, it comes back by a person's word alone.
     """
     here, asked = settings.read(), approval or {}
     if asked.get("approved"):
@@ -86,7 +86,7 @@ def roll_back(who: str = "", because: str = "") -> dict[str, Any]:
 def why_not(
     tracking: "Tracking", ledger: "Ledger", run_id: str, version: str, champion: str | None, approved: bool = False
 ) -> str:
-    """What keeps a run's version from becoming champion by its verdict; empty where nothing does.
+    """What keeps a run's version, which is not champion, from becoming so by its verdict; empty where nothing does.
 
     `champion`: who it is now. `approved`: by a person who was asked.
     """
@@ -94,16 +94,17 @@ def why_not(
     if verdict["verdict"] != "pass":
         return f"the verdict on version {version} is {verdict['verdict']}"
     compared = verdict["champion_version"]
-    if champion not in (compared, version):
+    if champion != compared:
         beside = f"version {compared}" if compared else "no champion"
         now = f"version {champion} is champion now" if champion else "there is no champion now"
         return f"version {version} was compared with {beside}, and {now}; evaluate and judge run {run_id} again"
     left = ledger.last_move_of(version)
-    if left and left.version != version and not approved:
-        return (
-            f"version {version} was rolled back by {left.who} ({left.reasons[0]}); only a person brings it back: "
-            f"dermanet promote {version}"
-        )
+    if left and not approved:
+        back = f"only a person brings it back: dermanet promote {version}"
+        if left.version != version:
+            return f"version {version} was rolled back by {left.who} ({left.reasons[0]}); {back}"
+        # An old run that is cleared must not put the old model in the place of what came after it.
+        return f"version {version} was champion already, from {left.at}, and is no more; {back}"
     return ""
 
 
