@@ -157,8 +157,12 @@ def test_an_evaluation_on_another_holdout_is_stopped(installation: Installation)
     }
 
 
-def test_the_champion_beside_itself_changes_nobody_s_answer(installation: Installation) -> None:
-    flips = stages.evaluate(stages.champion()["run_id"])["flips"]
+def test_a_candidate_beside_a_champion_that_is_just_like_it_changes_nobody_s_answer(installation: Installation) -> None:
+    run = stages.champion()["run_id"]
+    other = _client().create_run(_client().get_run(run).info.experiment_id).info.run_id
+    copy = _client().create_model_version("dermanet", _client().get_model_version("dermanet", "1").source, other)
+    _client().set_registered_model_alias("dermanet", "champion", str(copy.version))
+    flips = stages.evaluate(run)["flips"]
     assert flips["flipped"] == [] and flips["sentence"].startswith("0 of ")
 
 

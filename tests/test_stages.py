@@ -50,6 +50,21 @@ def test_the_same_work_again_finds_its_run_and_its_version() -> None:
     assert [metric.step for metric in losses] == [1, 2]
 
 
+def test_a_champion_that_is_evaluated_again_keeps_what_it_became_champion_by() -> None:
+    run = stages.retrain([], "smoke:epochs=1,patience=1,seed=41")["run_id"]
+    assert stages.champion()["run_id"] == run
+    again = stages.evaluate(run)
+    assert again["champion_version"] == "1" and again["flips"], "it is not compared with itself"
+    page = Path(stages.evaluation_page(run)).read_text()
+    assert "Verdict: " in page and "Not judged yet" not in page, "where nothing has changed the page has its verdict"
+    assert stages.judge(run)["champion_version"] == "1"
+    _client().log_dict(run, {**again, "champion_version": None}, "evaluation.json")
+    assert stages.evaluate(run)["champion_version"] is None, (
+        "who was compared with nobody is not compared with itself either"
+    )
+    assert "Not judged yet" in Path(stages.evaluation_page(run)).read_text()
+
+
 def test_a_refusal_keeps_the_champion_and_registers_nothing(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

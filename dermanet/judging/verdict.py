@@ -56,6 +56,11 @@ class Verdict:
         }  # fmt: skip
 
 
+def from_dict(record: Mapping[str, Any]) -> Verdict:
+    """The verdict that `as_dict` wrote, whatever else stands beside it."""
+    return Verdict(record["verdict"], tuple(Check(**check) for check in record["checks"]), record["mode"])
+
+
 def judge(
     gates: Gates, evaluation: Evaluation, integrity: Sequence[Check] = (), codes: Collection[str] = ()
 ) -> Verdict:

@@ -82,7 +82,7 @@ class Versions:
     def existing(self, version: str) -> str | None:
         """A version, if it is still there."""
         try:
-            return self.get(version).version if version else None
+            return str(self.get(version).version) if version else None
         except BadInput:
             return None
 

@@ -10,7 +10,14 @@ from dermanet.stages import pages
 from dermanet.stages.datasets import judged_on
 from dermanet.stages.lineage import learned_from
 from dermanet.stages.pages import EVALUATION
-from dermanet.stages.rooms import frozen_snapshot, holdout_answers, ledger_of, network_in, tracking_of, versions_of
+from dermanet.stages.rooms import (
+    frozen_snapshot,
+    holdout_answers,
+    ledger_of,
+    network_in,
+    tracking_of,
+    versions_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
     from dermanet.ledger.decisions import Ledger
     from dermanet.records import Answers, Snapshot
     from dermanet.registry.tracking import Tracking
+    from dermanet.registry.versions import Versions
     from dermanet.serving.network import Network
 
 VERDICT, GATES = "verdict.json", "gates.yaml"
@@ -30,14 +38,15 @@ VERDICT, GATES = "verdict.json", "gates.yaml"
 def evaluate(run_id: str) -> dict[str, Any]:
     """Scores a run's model and the champion on the same holdout, by the same code, beside the trivial baseline.
 
-    Whole and in slices, with 95 % intervals. Raises BadInput where the model answers another list of diagnoses than the snapshot has.
+    Whole and in slices, with 95 % intervals. A run whose own version is champion by now is scored beside the one that it took the
+    place of; where nothing has changed its page keeps its verdict. Raises BadInput where the model answers another list of diagnoses
+    than the snapshot has.
     """
-    from dermanet.judging import evaluation, metrics, report
+    from dermanet.judging import evaluation, metrics, report, verdict
     from dermanet.judging.flips import flips, totals
     from dermanet.judging.mistakes import malignant_codes
     from dermanet.judging.slices import slices
     from dermanet.registry.tracking import model_files
-    from dermanet.registry.versions import CHAMPION
 
     here = settings.read()
     tracking = tracking_of(here)
@@ -49,7 +58,8 @@ def evaluate(run_id: str) -> dict[str, Any]:
             f"run {run_id} answers {', '.join(network.diagnoses)}, and the snapshot's diagnoses are "
             f"{', '.join(frozen.taxonomy.codes)}; train on this snapshot"
         )
-    champion = versions_of(here, tracking).holder(CHAMPION)
+    before = _kept(tracking, run_id)
+    champion = _other(versions_of(here, tracking), run_id, before)
     answered = evaluation.Answered(
         holdout_answers(here, network, frozen),
         metrics.trivial_answers(frozen.train, len(holdout), frozen.taxonomy.codes),
@@ -78,6 +88,8 @@ def evaluate(run_id: str) -> dict[str, Any]:
     )
     tracking.tag(run_id, evaluated=frozen.holdout_digest)
     tracking.log_json(run_id, record, EVALUATION)
+    if _same(before, record) and "dermanet.verdict" in tags:
+        pages.keep_verdict(tracking, run_id, verdict.from_dict(tracking.read_json(run_id, VERDICT)))
     return record
 
 
@@ -143,6 +155,32 @@ def _keep(
         ),
         lesions,
     )  # fmt: skip
+
+
+def _kept(tracking: "Tracking", run_id: str) -> dict[str, Any]:
+    """The evaluation of a run from before; nothing at the first one."""
+    try:
+        return dict(tracking.read_json(run_id, EVALUATION))
+    except BadInput:
+        return {}
+
+
+def _other(versions: "Versions", run_id: str, before: "Mapping[str, Any]") -> str | None:
+    """The version that a run is compared with: the champion, or the one before it where the run's own is champion by now.
+
+    Beside itself it could only be as good, and the page that says why it became champion would be lost.
+    """
+    from dermanet.registry.versions import CHAMPION
+
+    champion = versions.holder(CHAMPION)
+    if champion is None or versions.get(champion).run_id != run_id:
+        return champion
+    return versions.existing(before.get("champion_version") or "")
+
+
+def _same(before: "Mapping[str, Any]", now: "Mapping[str, Any]") -> bool:
+    """Whether two evaluations say the same, so that a verdict on one is a verdict on the other."""
+    return all(before.get(name) == now[name] for name in ("holdout", "champion_version", "candidate", "champion"))
 
 
 def _champion_answers(here: Settings, uri: str, frozen: "Snapshot") -> "Answers | None":
