@@ -8,8 +8,10 @@ from dermanet import settings, taxonomy
 from dermanet.errors import BadInput
 from dermanet.judging import gates
 from dermanet.judging.gates import Change, Gates, Limit, SliceLimits
+from dermanet.judging.mistakes import malignant_codes
 
 CODES = taxonomy.load().codes
+MALIGNANT = malignant_codes(taxonomy.load())
 WHOLE = """
 mode: dry run
 minimum_support: {images: 100, diagnosis_mel: 20}
@@ -125,6 +127,20 @@ def test_a_bare_off_is_a_mode_and_needs_no_checks(tmp_path: Path) -> None:
         ("promotion: ask\nchecks: {sex_auc: {UP, threshold: 1}}", 1, "promotion is 'ask'; input should be 'automatic' or 'approval'"),
         ("checks: {sex_auc: {UP, threshold: 1}}\nholdout_wear: {warn_after: 0}", 2, "holdout_wear.warn_after is 0"),
         ("checks: {sex_auc: {UP, threshold: 1}}\nholdout_wear: {warn_after: 60}", 2, "warns after 60 verdicts and refuses after 52"),
+        ("checks:\n  sex_auc:\n    greater_is_better: true\n    threshold: 50", 4, "threshold is 50, and sex_auc is 0 to 1"),
+        ("checks: {age_mae: {greater_is_better: false, threshold: -1}}", 1, "threshold is -1, and age_mae is 0 or more"),
+        ("checks: {sex_ece: {greater_is_better: false, threshold: 1, judged_by: worse end}}", 1, "sex_ece has no interval here"),
+        ("checks: {sex_ece: {greater_is_better: false, champion: {min_absolute_change: 0, judged_by: better end}}}", 1, "no interval"),
+        ("checks: {sex_auc: {UP, threshold: 1}}\nslices:\n  - axis: sex\n    checks: {}", 4, "checks is empty"),
+        (
+            "checks: {sex_auc: {UP, threshold: 1}}\nslices:\n  - axis: sex\n    values:\n      - female\n      - mal\n"
+            "    checks: {sex_f1: {UP, threshold: 1}}", 6, "sex has no slice 'mal'; there are female, male",
+        ),
+        (
+            "checks: {sex_auc: {UP, threshold: 1}}\nslices:\n  - axis: site\n    values: [wherever]\n    checks:\n"
+            "      diagnosis_auc_mel: {UP, threshold: 1, judged_by: worse end}", 6, "diagnosis_auc_mel has no interval here",
+        ),
+        ("checks: {diagnosis_sensitivity_nv_at_90: {UP, threshold: 0.3}}", 1, "nv is benign; diagnosis_recall_nv is one"),
         ("checks: {a: {", None, "not YAML"), ("checks: {}\nchecks: {}", None, "line 2: 'checks' stands in line 1 already"),
     ],
 )  # fmt: skip
@@ -133,7 +149,7 @@ def test_a_wrong_gates_file_is_refused_in_one_line_with_its_line(
 ) -> None:
     path = written(tmp_path, text.replace("UP", "greater_is_better: true"))
     with pytest.raises(BadInput) as caught:
-        gates.load(path, CODES)
+        gates.load(path, CODES, MALIGNANT)
     message = str(caught.value)
     assert said in message and "\n" not in message
     assert message.startswith(f"gates {path}, line {line}: " if line else f"gates {path}: ")

@@ -1,7 +1,9 @@
 """The gates file: what a candidate must reach on the holdout. Reviewed like code, read and checked whole (docs/gates.md)."""
 
+import math
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from dermanet import taxonomy, yamlfile
 from dermanet.errors import BadInput
-from dermanet.judging.slices import AXES
+from dermanet.judging.slices import AXES, NOT_RECORDED, known_values
 
 Mode = Literal["enforce", "dry run", "off"]
 Promotion = Literal["automatic", "approval"]
@@ -25,8 +27,17 @@ METRIC = re.compile(
 """The names that figures have; `metrics` says what they are."""
 
 LESS_IS_BETTER = re.compile(r"age_mae|.*_(ece|brier|log_loss)")
+NO_SHARE = re.compile(r"age_mae|.*_(brier|log_loss)")
+"""Figures that are not between 0 and 1."""
+
+RANKED, CALIBRATED = re.compile(r".*_(auc|sensitivity)(_.*)?"), re.compile(r".*_(ece|brier|log_loss)")
+"""Figures that have intervals on the whole holdout alone, and those that have none."""
+
 COUNTED = re.compile(r"images|lesions|ages|diagnosis_(?P<code>[a-z][a-z0-9_]*)")
 """What a support counts."""
+
+COMPARED = ("baseline", "champion")
+"""Whom a limit compares with."""
 
 
 class Entry(BaseModel):
@@ -108,11 +119,12 @@ def diagnosis_of(name: str) -> str:
     return next((code for code in found.groupdict().values() if code), "") if found else ""
 
 
-def load(path: Path, codes: Collection[str] = ()) -> Gates:
+def load(path: Path, codes: Collection[str] = (), malignant: Collection[str] = ()) -> Gates:
     """Reads a gates file. Raises BadInput with the line that is wrong and what is allowed there.
 
     `codes`: the diagnoses that there are, where they are known: a check of another one is wrong, too. Those of the default list may
-    stand there all the same: the file that comes with DermaNet has some.
+    stand there all the same: the file that comes with DermaNet has some. `malignant`: which of them are, where that is known: no other
+    has a sensitivity at fixed specificities.
     """
     data = yamlfile.load(path, "gates", "DERMANET_GATES")
     lines = yamlfile.lines(path)
@@ -123,9 +135,20 @@ def load(path: Path, codes: Collection[str] = ()) -> Gates:
         word = first.get("ctx", {}).get("word")
         way = (*first["loc"], word) if word is not None else first["loc"]
         raise _wrong(path, lines, way, "" if first["type"] == "missing" else first["input"], first) from None
-    for way, message in _contradictions(found, {*codes, *taxonomy.load().codes} if codes else ()):
+    known = taxonomy.load()
+    benign = {*codes, *known.codes} - {*malignant, *(one.code for one in known.diagnoses if one.malignant)}
+    about = _Known({*codes, *known.codes} if codes else set(), benign if malignant else set())
+    for way, message in _contradictions(found, about):
         raise BadInput(f"gates {path}, line {yamlfile.line(lines, way)}: {message}; see docs/gates.md")
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of the diagnoses when a file is read; nothing where they are not known."""
+
+    codes: Collection[str]
+    benign: Collection[str]
 
 
 def _in_python(data: Any) -> Any:
@@ -159,7 +182,7 @@ def _wrong(
     return BadInput(f"gates {path}, line {line}: {said}; see docs/gates.md")
 
 
-def _contradictions(gates: Gates, codes: Collection[str]) -> Any:
+def _contradictions(gates: Gates, known: _Known) -> Any:
     """What is wrong with entries that are well-formed: where, and what to say."""
     wear = gates.holdout_wear
     if wear.warn_after > wear.refuse_after:
@@ -169,28 +192,56 @@ def _contradictions(gates: Gates, codes: Collection[str]) -> Any:
         )
     if not gates.checks and gates.mode != "off":
         yield ("checks",), "checks is empty; name metrics, or say `mode: off`"
-    yield from _of_support(("minimum_support",), gates.minimum_support, codes)
-    yield from _of_limits(("checks",), gates.checks, codes)
+    yield from _of_support(("minimum_support",), gates.minimum_support, known.codes)
+    yield from _of_limits(("checks",), gates.checks, known)
     for place, one in enumerate(gates.slices):
-        yield from _of_support(("slices", place, "minimum_support"), one.minimum_support, codes)
-        yield from _of_limits(("slices", place, "checks"), one.checks, codes)
+        yield from _of_slices(("slices", place), one, known)
 
 
-def _of_limits(way: tuple[Any, ...], limits: Mapping[str, Limit], codes: Collection[str]) -> Any:
+def _of_slices(way: tuple[Any, ...], limits: SliceLimits, known: _Known) -> Any:
+    values = known_values(limits.axis)
+    for place, value in enumerate(limits.values):
+        if values and value not in (*values, NOT_RECORDED):
+            yield (*way, "values", place), f"{limits.axis} has no slice {value!r}; there are {', '.join(values)}"
+    if not limits.checks:
+        yield (*way, "checks"), "checks is empty; name metrics"
+    yield from _of_support((*way, "minimum_support"), limits.minimum_support, known.codes)
+    yield from _of_limits((*way, "checks"), limits.checks, known)
+
+
+def _of_limits(way: tuple[Any, ...], limits: Mapping[str, Limit], known: _Known) -> Any:
     for metric, limit in limits.items():
         here, found, code = (*way, metric), METRIC.fullmatch(metric), diagnosis_of(metric)
-        if not found or (codes and code and code not in codes):
-            known = f"; diagnoses are {', '.join(sorted(codes))}" if found else ""
+        if not found or (known.codes and code and code not in known.codes):
+            there = f"; diagnoses are {', '.join(sorted(known.codes))}" if found else ""
             yield (
                 here,
-                f"{metric} is no metric{known}; age_mae, sex_accuracy, diagnosis_f1_macro, diagnosis_recall_<code> … are",
+                f"{metric} is no metric{there}; age_mae, sex_accuracy, diagnosis_f1_macro, diagnosis_recall_<code> … are",
             )
+        elif found["malignant"] in known.benign:
+            yield here, f"{metric} is no metric: {code} is benign; diagnosis_recall_{code} is one"
         elif limit.greater_is_better == bool(LESS_IS_BETTER.fullmatch(metric)):
             right = str(not limit.greater_is_better).lower()
             yield (*here, "greater_is_better"), f"{metric} has greater_is_better the wrong way round; it is {right}"
         elif limit.threshold is None and limit.baseline is None and limit.champion is None:
             yield here, f"{metric} has no limit; give threshold, baseline or champion"
-        yield from _of_support((*here, "minimum_support"), limit.minimum_support, codes)
+        elif limit.threshold is not None and not 0 <= limit.threshold <= (
+            math.inf if NO_SHARE.fullmatch(metric) else 1
+        ):
+            most = "0 or more" if NO_SHARE.fullmatch(metric) else "0 to 1"
+            yield (*here, "threshold"), f"threshold is {limit.threshold:g}, and {metric} is {most}"
+        yield from _of_ends(here, metric, limit)
+        yield from _of_support((*here, "minimum_support"), limit.minimum_support, known.codes)
+
+
+def _of_ends(way: tuple[Any, ...], metric: str, limit: Limit) -> Any:
+    """A limit on an end of an interval that the metric does not have there."""
+    if not CALIBRATED.fullmatch(metric) and not (way[0] == "slices" and RANKED.fullmatch(metric)):
+        return
+    compared = [((name,), getattr(limit, name)) for name in COMPARED]
+    for part, one in [((), limit), *compared]:
+        if one and one.judged_by != "figure":
+            yield (*way, *part, "judged_by"), f"{metric} has no interval here; leave judged_by out, or say figure"
 
 
 def _of_support(way: tuple[Any, ...], support: Support, codes: Collection[str]) -> Any:

@@ -116,10 +116,15 @@ def _most_frequent(words: Sequence[str]) -> list[str]:
 
 def _order(axis: str, words: Sequence[str]) -> list[str]:
     """The values of an axis as a reader expects them; what is not recorded last."""
-    known = {
-        "age": _band_names(), "sex": ["female", "male"], "quality": list(THIRDS), "skin tone": [name for _, name in TONES],
-    }  # fmt: skip
     counts = Counter(words)
     by_count = sorted(counts, key=lambda word: (-counts[word], word))
     rest = [word for word in by_count if word not in (OTHERS, NOT_RECORDED)]
-    return [*known.get(axis, rest), OTHERS, NOT_RECORDED]
+    return [*(known_values(axis) or rest), OTHERS, NOT_RECORDED]
+
+
+def known_values(axis: str) -> tuple[str, ...]:
+    """The slices that an axis may have, in order; none where the data name them."""
+    known = {
+        "age": tuple(_band_names()), "sex": ("female", "male"), "quality": THIRDS, "skin tone": tuple(name for _, name in TONES),
+    }  # fmt: skip
+    return known.get(axis, ())

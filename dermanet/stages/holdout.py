@@ -2,10 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dermanet import settings, taxonomy
+from dermanet import settings
 from dermanet.errors import BadInput
-from dermanet.settings import Settings
-from dermanet.stages.rooms import ledger_of, whoever_asks
+from dermanet.stages.rooms import gates_of, ledger_of, whoever_asks
 
 if TYPE_CHECKING:
     from dermanet.intake.placing import Renewal
@@ -21,7 +20,7 @@ def holdout() -> dict[str, Any]:
     from dermanet.intake.placing import renewal, survey
 
     here = settings.read()
-    limits, catalogue = _gates(here), Catalogue(here.catalogue)
+    limits, catalogue = gates_of(here), Catalogue(here.catalogue)
     lesions = {lesion for lesion, side in survey(catalogue).sides.items() if side == "holdout"}
     would = renewal(catalogue)
     return {
@@ -39,7 +38,7 @@ def renew_holdout(because: str, who: str = "") -> dict[str, Any]:
     if not because:
         raise BadInput("a holdout is renewed for a reason; say it with --because")
     here, person = settings.read(), who or whoever_asks()
-    least = _least(_gates(here))
+    least = _least(gates_of(here))
     done = renew(Catalogue(here.catalogue), least, person)
     told = f"{len(done.fresh)} fresh lesions judge from now on, {len(done.retired)} are trained on"
     ledger_of(here).add(Decision("renewal", "renewed", (because, told), who=person, dag_run=here.dag_run))
@@ -48,12 +47,6 @@ def renew_holdout(because: str, who: str = "") -> dict[str, Any]:
 
 def _told(found: "Renewal", least: int) -> dict[str, int]:
     return {"fresh": len(found.fresh), "fresh_needed": least, "retired": len(found.retired)}
-
-
-def _gates(here: Settings) -> "Gates":
-    from dermanet.judging import gates
-
-    return gates.load(here.gates, taxonomy.load(here.taxonomy).codes)
 
 
 def _least(limits: "Gates") -> int:

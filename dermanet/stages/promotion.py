@@ -11,7 +11,7 @@ from dermanet import settings
 from dermanet.errors import BadInput, GateRefused
 from dermanet.settings import Settings
 from dermanet.stages.dossier import keep_decisions
-from dermanet.stages.rooms import ledger_of, tracking_of, versions_of, whoever_asks
+from dermanet.stages.rooms import gates_of, ledger_of, tracking_of, versions_of, whoever_asks
 from dermanet.stages.verdicts import VERDICT
 
 if TYPE_CHECKING:
@@ -43,10 +43,7 @@ def promote_judged(version: str, approval: Mapping[str, Any] | None = None) -> d
 
 def asks(here: Settings) -> bool:
     """Whether the gates want a person to be asked. Raises BadInput where their file is wrong."""
-    from dermanet import taxonomy
-    from dermanet.judging import gates
-
-    return gates.load(here.gates, taxonomy.load(here.taxonomy).codes).promotion == "approval"
+    return gates_of(here).promotion == "approval"
 
 
 def roll_back(who: str = "", because: str = "") -> dict[str, Any]:

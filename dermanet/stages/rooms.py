@@ -12,6 +12,7 @@ from dermanet.settings import Settings
 from dermanet.storage import Folder, place
 
 if TYPE_CHECKING:
+    from dermanet.judging.gates import Gates
     from dermanet.ledger.decisions import Ledger
     from dermanet.pixels.prepared import PreparedPixels
     from dermanet.pixels.shards import Preparation
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dermanet.registry.versions import Versions
     from dermanet.searching.study import Studies
     from dermanet.serving.network import Network
+    from dermanet.taxonomy import Taxonomy
 
 Progress = Callable[[str], None]
 """Takes one line for whoever watches."""
@@ -55,6 +57,15 @@ def prepared_root(here: Settings) -> Path:
 def features_root(here: Settings) -> Path:
     """Where features of frozen backbones are kept."""
     return here.home / "features"
+
+
+def gates_of(here: Settings, diagnoses: "Taxonomy | None" = None) -> "Gates":
+    """The gates, for a list of diagnoses: the configured one, unless another is given. Raises BadInput where their file is wrong."""
+    from dermanet import taxonomy
+    from dermanet.judging import gates, mistakes
+
+    known = diagnoses or taxonomy.load(here.taxonomy)
+    return gates.load(here.gates, known.codes, mistakes.malignant_codes(known))
 
 
 def frozen_snapshot(here: Settings, snapshot_id: str) -> "Snapshot":

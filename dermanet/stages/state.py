@@ -3,10 +3,10 @@
 import json
 from typing import Any
 
-from dermanet import taxonomy
 from dermanet.errors import BadInput
 from dermanet.settings import Settings
 from dermanet.stages.progress import epoch_line
+from dermanet.stages.rooms import gates_of
 from dermanet.storage import place
 
 
@@ -26,9 +26,7 @@ def catalogued(here: Settings) -> int:
 
 def gates_summary(here: Settings) -> str:
     """One line on the gates file. Raises BadInput where it is wrong."""
-    from dermanet.judging import gates
-
-    found = gates.load(here.gates, taxonomy.load(here.taxonomy).codes)
+    found = gates_of(here)
     mode = "" if found.mode == "enforce" else f", mode {found.mode}"
     return f"{len(found.checks)} metrics have limits in {here.gates}{mode}"
 

@@ -12,6 +12,7 @@ from dermanet.stages.lineage import learned_from
 from dermanet.stages.pages import EVALUATION
 from dermanet.stages.rooms import (
     frozen_snapshot,
+    gates_of,
     holdout_answers,
     ledger_of,
     network_in,
@@ -95,7 +96,7 @@ def evaluate(run_id: str) -> dict[str, Any]:
 
 def judge(run_id: str) -> dict[str, Any]:
     """Applies the gates to a run's evaluation. Returns and keeps the verdict with every check."""
-    from dermanet.judging import evaluation, gates, report, verdict
+    from dermanet.judging import evaluation, report, verdict
     from dermanet.judging.integrity import same_holdout
 
     here = settings.read()
@@ -104,7 +105,7 @@ def judge(run_id: str) -> dict[str, Any]:
     record = tracking.read_json(run_id, EVALUATION)
     frozen = frozen_snapshot(here, tracking.run(run_id).data.tags["dermanet.snapshot"])
     found = evaluation.from_dict(record)
-    limits = gates.load(here.gates, frozen.taxonomy.codes)
+    limits = gates_of(here, frozen.taxonomy)
     lesions = {one.labels.lesion_id for one in frozen.holdout}
     integrity = [
         same_holdout(record["holdout"], frozen.holdout_digest, found.whole.support["images"]),
