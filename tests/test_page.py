@@ -12,6 +12,7 @@ from dermanet.judging.flips import flips, totals
 from dermanet.judging.page import Card, Page
 from dermanet.judging.slices import slices
 from dermanet.judging.verdict import Check, Verdict
+from dermanet.taxonomy import Diagnosis
 
 ONE, OTHER = (samples.record(number).digest for number in (1, 2))
 PICTURE = "data:image/jpeg;base64,AAAA"
@@ -44,6 +45,20 @@ def test_a_page_holds_all_figures_and_needs_nothing_beside_itself(champion: bool
     assert len(re.findall(r'src="data:image/png', text)) == 5
     assert ("answered otherwise than by the champion" in text) == champion == ("version 3" in text)
     assert "not a medical device" in text and "seed 7" in text
+
+
+def test_slices_show_the_recall_of_melanoma_or_else_of_the_first_malignant_diagnosis() -> None:
+    text, found = drawn()
+    assert text.count('data-name="melanoma recall"') == len(found.slices)
+
+    def shown(*codes: str) -> list[str]:
+        return [
+            called for _, called, _ in page._of_a_slice([Diagnosis(code, f"the {code}", (), True) for code in codes])
+        ]
+
+    assert shown("bcc", "mel") == ["macro F1", "the mel recall", "sex", "age error"]
+    assert shown("scc", "merkel") == ["macro F1", "the scc recall", "sex", "age error"]
+    assert shown() == ["macro F1", "sex", "age error"]
 
 
 def test_every_text_is_escaped() -> None:

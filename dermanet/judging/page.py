@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from dermanet.judging.evaluation import Evaluation, Scores
 from dermanet.judging.flips import Totals
 from dermanet.judging.metrics import SPECIFICITIES, sensitivity_name
+from dermanet.judging.mistakes import MELANOMA
 from dermanet.judging.verdict import Verdict
 from dermanet.taxonomy import Diagnosis
 from dermanet.webpage import rendered
@@ -31,10 +32,6 @@ MAIN = (
     ("age_mae", "age, mean absolute error in years", 1),
 )  # fmt: skip
 OF_A_DIAGNOSIS = {"recall": "recall", "precision": "precision", "f1": "F1", "auc": "AUC"}
-OF_A_SLICE = (
-    ("diagnosis_f1_macro", "macro F1", 2), ("diagnosis_recall_mel", "melanoma recall", 2), ("sex_accuracy", "sex", 2),
-    ("age_mae", "age error", 1),
-)  # fmt: skip
 WORDS = {
     "pass": "passed",
     "warning": "warning",
@@ -86,8 +83,8 @@ def html(page: Page, evaluation: Evaluation, flips: Totals | None) -> str:
     malignant = [diagnosis for diagnosis in page.diagnoses if diagnosis.malignant]
     left = flips.worse + flips.better + flips.other - len(page.flipped) if flips else 0
     return rendered(
-        TEMPLATE, page=page, evaluation=evaluation, whole=whole, main=MAIN, of_a_diagnosis=OF_A_DIAGNOSIS, of_a_slice=OF_A_SLICE,
-        specificities=[f"{share * 100:.0f}" for share in SPECIFICITIES],
+        TEMPLATE, page=page, evaluation=evaluation, whole=whole, main=MAIN, of_a_diagnosis=OF_A_DIAGNOSIS,
+        of_a_slice=_of_a_slice(malignant), specificities=[f"{share * 100:.0f}" for share in SPECIFICITIES],
         sensitivities=[(one.name, values) for one in malignant if (values := _sensitivities(one.code, whole))],
         pictures=[(PICTURES[name], *_drawn(page.pictures[name])) for name in PICTURES if name in page.pictures],
         flips=flips.sentence() if flips else "", flips_left=left,
@@ -103,6 +100,13 @@ def with_verdict(text: str, verdict: Verdict) -> str:
 def without(text: str, digests: Collection[str]) -> str:
     """A page without the pictures of some images, by their digests."""
     return CARD.sub(lambda found: "" if found[1] in digests else found[0], text)
+
+
+def _of_a_slice(malignant: Sequence[Diagnosis]) -> list[tuple[str, str, int]]:
+    """Which figures of a slice are shown beside its accuracy: of malignant diagnoses melanoma's recall, or the first one's."""
+    first = sorted(malignant, key=lambda one: one.code != MELANOMA)[:1]
+    recall = [(f"diagnosis_recall_{one.code}", f"{one.name} recall", 2) for one in first]
+    return [("diagnosis_f1_macro", "macro F1", 2), *recall, ("sex_accuracy", "sex", 2), ("age_mae", "age error", 1)]
 
 
 def _sensitivities(code: str, whole: Scores) -> list[tuple[float, tuple[float, float] | None]]:
