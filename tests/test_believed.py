@@ -180,3 +180,10 @@ def test_gates_that_only_watch_register_and_promote_nobody(
     assert version.tags["dermanet.gates"] == mode and version.tags["dermanet.verdict"] == done["verdict"]
     lines = stages.keep_champion(done["run_id"], stages.judge(done["run_id"]))
     assert f"registered as version {done['version']}, which nobody serves" in lines[-1]
+    watching.write_text(GATES["open"])
+    assert stages.judge(done["run_id"])["verdict"] == "pass"
+    assert stages.register(done["run_id"])["version"] == done["version"]
+    tags = _client().get_model_version("dermanet", done["version"]).tags
+    assert (tags["dermanet.verdict"], tags["dermanet.gates"]) == ("pass", "enforce"), (
+        "a version's tags are those of its last verdict"
+    )

@@ -25,10 +25,13 @@ class Versions:
     name: str
 
     def register(self, run_id: str, model_uri: str, tags: Mapping[str, str]) -> str:
-        """Registers a run's model and returns its version; a run has one, however often this is called."""
+        """Registers a run's model and returns its version, of which a run has one; called again, it has the tags of the last call."""
         self._ensure_model()
         found = self.client.search_model_versions(f"name = '{self.name}' and run_id = '{run_id}'")
         if found:
+            changed = {name: value for name, value in tags.items() if found[0].tags.get(name) != value}
+            for name, value in changed.items():
+                self.client.set_model_version_tag(self.name, found[0].version, name, value)
             return str(found[0].version)
         made = self.client.create_model_version(
             self.name, model_uri, run_id, dict(tags), model_id=model_uri.removeprefix("models:/")
