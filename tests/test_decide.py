@@ -51,6 +51,16 @@ def test_the_first_retrain_needs_no_reason(home: Path) -> None:
         stages.why("x")
 
 
+def test_wrong_gates_are_refused_before_anything_is_trained(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gates = tmp_path / "gates.yaml"
+    gates.write_text("checks:\n  sex_acc: {greater_is_better: true, threshold: 0.5}\n")
+    monkeypatch.setenv("DERMANET_GATES", str(gates))
+    with pytest.raises(BadInput, match="line 2: sex_acc is no metric"):
+        stages.decide("smoke")
+
+
 def test_the_code_names_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "checkout" / "dermanet"
     package.mkdir(parents=True)

@@ -10,7 +10,15 @@ from dermanet.settings import Settings
 from dermanet.stages.notices import notify
 from dermanet.stages.pages import EVALUATION, PAGE
 from dermanet.stages.promotion import asks, why_not
-from dermanet.stages.rooms import chosen_experiment, frozen_snapshot, ledger_of, tracking_of, versions_of, whoever_asks
+from dermanet.stages.rooms import (
+    chosen_experiment,
+    frozen_snapshot,
+    gates_of,
+    ledger_of,
+    tracking_of,
+    versions_of,
+    whoever_asks,
+)
 from dermanet.stages.verdicts import VERDICT
 
 if TYPE_CHECKING:
@@ -23,11 +31,13 @@ APPROVE, REJECT = "Approve", "Reject"
 def decide(experiment_text: str = "", force: str = "", who: str = "") -> dict[str, Any]:
     """Whether to retrain: where enough is new since the last verdict, nothing was ever judged, or somebody says why (`force`).
 
-    Returns `retrain` and the reasons; they are kept in the ledger.
+    Returns `retrain` and the reasons; they are kept in the ledger. Raises BadInput where the gates are wrong: said after hours of
+    training it would be said too late.
     """
     from dermanet.ledger.decisions import Decision
 
     here = settings.read()
+    gates_of(here)
     ledger = ledger_of(here)
     retrain, reasons = _whether(here, ledger, chosen_experiment(here, experiment_text).digest)
     if force:
