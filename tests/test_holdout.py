@@ -13,6 +13,7 @@ from dermanet.errors import BadInput, GateRefused
 from dermanet.intake import snapshots
 from dermanet.judging.gates import HoldoutWear
 from dermanet.judging.wear import wear
+from dermanet.ledger.decisions import Ledger
 from dermanet.records import Snapshot
 from dermanet.stages.rooms import snapshot_place
 
@@ -42,6 +43,10 @@ def _check(verdict: dict[str, Any]) -> str:
     return str(found)
 
 
+def _lost(*words: Any) -> None:
+    raise RuntimeError("killed")
+
+
 def test_what_has_decided_too_often_decides_no_more_until_it_is_renewed(
     installation: Installation, monkeypatch: pytest.MonkeyPatch, commands: Commands
 ) -> None:
@@ -67,6 +72,10 @@ def test_what_has_decided_too_often_decides_no_more_until_it_is_renewed(
     with pytest.raises(BadInput, match="say it with --because"):
         stages.renew_holdout("")
     environ = {**installation.environment(), "DERMANET_GATES": str(gates)}
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(Ledger, "add_within", _lost)
+        stages.renew_holdout("worn")
+    assert stages.holdout()["verdicts"] == 3, "no renewal without its record"
     shown = json.loads(commands.run(["holdout", "--renew", "--because", "worn", "--json"], environ).stdout)
     assert shown["fresh"] == 40 and stages.holdout()["verdicts"] == 3, "without --yes nothing is done"
     done = json.loads(commands.run(["holdout", "--renew", "--because", "worn", "--yes", "--json"], environ).stdout)

@@ -1,6 +1,6 @@
 """Placing: every lesion gets its side for ever, group by group; and what a person decides: torn groups, a new holdout."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -102,10 +102,13 @@ def renewal(catalogue: Catalogue) -> Renewal:
         return _renewal(_placement(connection))
 
 
-def renew(catalogue: Catalogue, least: int, who: str) -> Renewal:
+def renew(
+    catalogue: Catalogue, least: int, who: str, keep: Callable[[sa.Connection, Renewal], object] = lambda *done: None
+) -> Renewal:
     """Makes a holdout of the fresh lesions, for ever, and training lesions of those of the old one.
 
-    Safe both ways: of the fresh ones no model has learned, and of the old ones none is judged by any more. Raises BadInput where fewer
+    Safe both ways: of the fresh ones no model has learned, and of the old ones none is judged by any more. `keep` notes what was done
+    in the same transaction. Raises BadInput where fewer
     than `least` are fresh, since what judges must be many, and while a group is torn.
     """
     with writing(catalogue.engine) as connection:
@@ -128,6 +131,7 @@ def renew(catalogue: Catalogue, least: int, who: str) -> Renewal:
         )
         rows = [{"lesion_id": lesion, "side": "holdout", "because": f"renewed by {who}"} for lesion in found.fresh]
         connection.execute(sa.insert(SIDES), rows)
+        keep(connection, found)
     return found
 
 

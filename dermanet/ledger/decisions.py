@@ -92,6 +92,10 @@ class Ledger:
 
         return patience.write(self.engine, once)
 
+    def add_within(self, connection: sa.Connection, decision: Decision) -> Decision:
+        """Keeps a decision in the transaction of what was decided, so that neither is there without the other."""
+        return _inserted(connection, decision)
+
     @contextmanager
     def moving(self) -> Iterator[None]:
         """The turn of whoever moves aliases."""

@@ -7,6 +7,8 @@ from dermanet.errors import BadInput
 from dermanet.stages.rooms import gates_of, ledger_of, whoever_asks
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from dermanet.intake.placing import Renewal
     from dermanet.judging.gates import Gates
 
@@ -39,10 +41,14 @@ def renew_holdout(because: str, who: str = "") -> dict[str, Any]:
         raise BadInput("a holdout is renewed for a reason; say it with --because")
     here, person = settings.read(), who or whoever_asks()
     least = _least(gates_of(here))
-    done = renew(Catalogue(here.catalogue), least, person)
-    told = f"{len(done.fresh)} fresh lesions judge from now on, {len(done.retired)} are trained on"
-    ledger_of(here).add(Decision("renewal", "renewed", (because, told), who=person, dag_run=here.dag_run))
-    return _told(done, least)
+    ledger = ledger_of(here)
+
+    def keep(connection: "Connection", done: "Renewal") -> None:
+        told = f"{len(done.fresh)} fresh lesions judge from now on, {len(done.retired)} are trained on"
+        decision = Decision("renewal", "renewed", (because, told), who=person, dag_run=here.dag_run)
+        ledger.add_within(connection, decision)
+
+    return _told(renew(Catalogue(here.catalogue), least, person, keep), least)
 
 
 def _told(found: "Renewal", least: int) -> dict[str, int]:
