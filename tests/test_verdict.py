@@ -1,5 +1,6 @@
 """The gate: a pure function of an evaluation and limits, strict with what is missing."""
 
+import json
 import math
 from collections.abc import Mapping
 
@@ -20,7 +21,7 @@ LIMITS = {
     "diagnosis_f1_mel": Limit(greater_is_better=True, threshold=0.3),
 }  # fmt: skip
 GATES = Gates(minimum_support={"images": 100, "lesions": 80}, checks=LIMITS)
-SUPPORT = {"images": 100, "lesions": 80}
+SUPPORT = {"images": 100, "lesions": 80, "ages": 90, "diagnosis_mel": 12}
 GOOD = {"age_mae": 11.0, "diagnosis_accuracy": 0.7, "diagnosis_f1_mel": 0.4}
 TRIVIAL = {"age_mae": 13.0, "diagnosis_accuracy": 0.67, "diagnosis_f1_mel": 0.0}
 CHAMPION = {"age_mae": 11.2, "diagnosis_accuracy": 0.71, "diagnosis_f1_mel": 0.9}
@@ -63,9 +64,9 @@ def test_a_good_candidate_passes_every_check_there_is() -> None:
     assert verdict.word == "pass" and verdict.lets_register
     assert [(check.metric, check.kind, check.n) for check in verdict.checks] == [
         ("images", "support", 100), ("lesions", "support", 100),
-        ("age_mae", "threshold", 100), ("age_mae", "baseline", 100), ("age_mae", "champion", 100),
+        ("age_mae", "threshold", 90), ("age_mae", "baseline", 90), ("age_mae", "champion", 90),
         ("diagnosis_accuracy", "threshold", 100), ("diagnosis_accuracy", "baseline", 100), ("diagnosis_accuracy", "champion", 100),
-        ("diagnosis_f1_mel", "threshold", 100),
+        ("diagnosis_f1_mel", "threshold", 12),
     ]  # fmt: skip
 
 
@@ -111,6 +112,8 @@ def test_a_figure_that_is_no_number_fails(metric: str) -> None:
     assert {name for name, _ in failed({**GOOD, metric: math.nan})} == {metric}
     if metric in ("age_mae", "diagnosis_accuracy"):
         assert failed(GOOD, {**CHAMPION, metric: math.nan}) == {(metric, "champion")}
+    told = judge(GATES, whole({**GOOD, metric: math.nan}, {**CHAMPION, metric: math.inf})).as_dict()
+    assert metric in json.dumps(told, allow_nan=False)
 
 
 @pytest.mark.parametrize("support", [{"images": 99, "lesions": 80}, {"images": 100, "lesions": 0}, {"images": 100}])

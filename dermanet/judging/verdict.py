@@ -1,5 +1,6 @@
 """The verdict: an evaluation and limits in, a word with every check behind it out. A pure function; no version without its pass."""
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -16,7 +17,8 @@ Kind = Literal["integrity", "support", "threshold", "baseline", "champion"]
 class Check:
     """One line of a verdict.
 
-    `value` and `limit` are None where a figure is missing; `n`: images behind it; `reason` is a sentence for people; `slice` is
+    `value` and `limit` are None where a figure is missing or no number; `n`: images behind it, of a diagnosis's own figures those that
+    have it; `reason` is a sentence for people; `slice` is
     empty where the whole holdout is meant. A check that is `not judged`, or a `warning`, does not keep from passing.
     """
 
@@ -125,7 +127,7 @@ def _of_slices(limits: SliceLimits, evaluation: Evaluation) -> Iterator[Check]:
 
 
 def _checks(metric: str, limit: Limit, scores: Scores, where: str) -> Iterator[Check]:
-    n, short = scores.support["images"], _short(limit.minimum_support, scores.support)
+    n, short = _cases(metric, scores.support), _short(limit.minimum_support, scores.support)
     others = {"baseline": (limit.baseline, scores.baseline, scores.over_baseline)}
     if scores.champion is not None:
         others["champion"] = (limit.champion, scores.champion, scores.over_champion or {})
@@ -140,11 +142,13 @@ def _checks(metric: str, limit: Limit, scores: Scores, where: str) -> Iterator[C
 
 
 def _threshold(metric: str, limit: Limit, threshold: float, scores: Scores, where: str) -> Check:
-    value, origin = scores.candidate.get(metric), "the limit"
+    value, origin = _figure(scores.candidate, metric), "the limit"
     if limit.judged_by != "figure":
         low, high = scores.intervals.get(metric, (None, None))
         value = low if limit.greater_is_better == (limit.judged_by == "worse end") else high
-        origin = f"the limit, for the {limit.judged_by} of the 95 % interval of {_number(scores.candidate.get(metric))}"
+        origin = (
+            f"the limit, for the {limit.judged_by} of the 95 % interval of {_number(_figure(scores.candidate, metric))}"
+        )
     return _check(metric, limit, "threshold", value, threshold, origin, scores, where)
 
 
@@ -153,10 +157,10 @@ def _change(
     over: Mapping[str, tuple[float, float]], where: str,
 ) -> Check:  # fmt: skip
     value, other, least, n = (
-        scores.candidate.get(metric),
-        figures.get(metric),
+        _figure(scores.candidate, metric),
+        _figure(figures, metric),
         change.min_absolute_change,
-        scores.support["images"],
+        _cases(metric, scores.support),
     )
     if other is None:
         return Check(metric, kind, value, None, "fail", f"the {kind} has no {metric} on this holdout", n, where)
@@ -184,13 +188,25 @@ def _better_by(metric: str, kind: Kind, end: float | None, change: Change, origi
 def _check(
     metric: str, limit: Limit, kind: Kind, value: float | None, bound: float, origin: str, scores: Scores, where: str
 ) -> Check:
-    n = scores.support["images"]
+    n = _cases(metric, scores.support)
     if value is None:
         return Check(metric, kind, None, bound, "fail", f"{metric} could not be computed on this holdout", n, where)
     passed = value >= bound if limit.greater_is_better else value <= bound
     word = "at least" if limit.greater_is_better else "at most"
     reason = f"{value:.4g}; {word} {bound:.4g} ({origin})"
     return Check(metric, kind, value, bound, "pass" if passed else "fail", reason, n, where)
+
+
+def _figure(figures: Mapping[str, float], metric: str) -> float | None:
+    """A figure; None where there is none, or one that is no number."""
+    value = figures.get(metric)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _cases(metric: str, support: Mapping[str, int]) -> int:
+    """How many images a figure is of: those of its diagnosis, those whose age is known, or all."""
+    code = diagnosis_of(metric)
+    return support.get(f"diagnosis_{code}" if code else "ages" if metric == "age_mae" else "images", 0)
 
 
 def _support(name: str, least: int, support: Mapping[str, int]) -> Check:
