@@ -1,5 +1,6 @@
 """A candidate that is judged by what it knows, or by another holdout, is stopped with the reason; gates that watch promote nobody."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from dermanet import settings, stages
 from dermanet.errors import GateRefused
 from dermanet.intake import snapshots
 from dermanet.records import Answers, Snapshot
+from dermanet.serving.network import Network
 from dermanet.stages.rooms import frozen_snapshot, snapshot_place
 
 TINY = "smoke:epochs=1,patience=1"
@@ -164,6 +166,40 @@ def test_a_candidate_beside_a_champion_that_is_just_like_it_changes_nobody_s_ans
     _client().set_registered_model_alias("dermanet", "champion", str(copy.version))
     flips = stages.evaluate(run)["flips"]
     assert flips["flipped"] == [] and flips["sentence"].startswith("0 of ")
+
+
+def test_a_champion_that_cannot_be_compared_is_said_to_be_none_of_it(installation: Installation) -> None:
+    first = stages.champion()["run_id"]
+    run = (
+        _client()
+        .create_run(
+            _client().get_run(first).info.experiment_id, tags={"dermanet.snapshot": stages.snapshot()["snapshot"]}
+        )
+        .info.run_id
+    )
+    evaluation = json.loads(Path(_client().download_artifacts(first, "evaluation.json")).read_text())
+    alone = {"run_id": run, "champion_version": "1", "champion": None, "over_champion": None, "flips": None}
+    _client().log_dict(run, {**evaluation, **alone}, "evaluation.json")
+    _client().log_text(run, "<!-- verdict --><!-- /verdict -->", "evaluation.html")
+    verdict = stages.judge(run)
+    assert verdict["verdict"] == "pass"
+    assert verdict["told"] == ["champion: version 1 answers another list of diagnoses: nothing is compared with it"]
+    assert stages.why(run)[-1]["reasons"] == tuple(verdict["told"])
+
+
+def test_a_network_that_answers_what_is_no_number_is_stopped(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = Network.answer_in_batches
+
+    def silent(self: Network, batches: Any) -> Answers:
+        found = answer(self, batches)
+        found.diagnosis[1] = np.nan
+        return found
+
+    monkeypatch.setattr(Network, "answer_in_batches", silent)
+    with pytest.raises(GateRefused, match=r"answers 1 of the holdout's .* images with what is no number"):
+        stages.evaluate(stages.champion()["run_id"])
 
 
 @pytest.mark.parametrize("mode", ["dry run", "off"])

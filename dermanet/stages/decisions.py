@@ -149,7 +149,7 @@ def _question(here: Settings, run_id: str, version: str) -> dict[str, str]:
         for name in ("diagnosis_accuracy", "diagnosis_f1_macro", *malignant, "sex_accuracy", "age_mae")
         if name in candidate
     ]
-    flips = evaluation["flips"]["sentence"] + "." if evaluation["flips"] else "There is no champion yet."
+    flips = evaluation["flips"]["sentence"] + "." if evaluation["flips"] else "There is no champion to compare it with."
     body = [
         f"The verdict on version {version} is **{verdict['verdict']}**: {len(verdict['checks'])} checks.",
         *verdict["told"], "", flips, "",

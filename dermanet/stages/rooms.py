@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dermanet import experiment
-from dermanet.errors import StoreFault
+from dermanet.errors import GateRefused, StoreFault
 from dermanet.settings import Settings
 from dermanet.storage import Folder, place
 
@@ -159,10 +159,20 @@ def network_in(files: Path) -> "Network":
 
 
 def holdout_answers(here: Settings, network: "Network", frozen: "Snapshot") -> "Answers":
-    """A network's answers on the holdout, from pixels prepared by its own recipe."""
+    """A network's answers on the holdout, by pixels of its own recipe. Raises GateRefused where one of them is no number."""
+    import numpy as np
+
     text = f"{network.recipe.name}@{network.recipe.size}"
     pixels = fill_pixels(here, text, frozen.holdout)[0]
     digests = [record.digest for record in frozen.holdout]
-    return network.answer_in_batches(
+    found = network.answer_in_batches(
         [pixels.batch(digests[start : start + 32]) for start in range(0, len(digests), 32)]
     )
+    numbers = np.isfinite(np.column_stack([found.age, found.sex, found.diagnosis])).all(axis=1)
+    lost = [frozen.holdout[place].image_id for place in np.flatnonzero(~numbers)]
+    if lost:
+        raise GateRefused(
+            f"the network of run {network.card['run_id']} answers {len(lost)} of the holdout's {len(digests)} images with what is no "
+            f"number ({', '.join(lost[:3])}, …): there is nothing to judge"
+        )
+    return found

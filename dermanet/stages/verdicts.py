@@ -111,6 +111,7 @@ def judge(run_id: str) -> dict[str, Any]:
         same_holdout(record["holdout"], frozen.holdout_digest, found.whole.support["images"]),
         *(verdict.Check(**check) for check in record["integrity"]),
         _wear(ledger, record, lesions, limits),
+        *_not_compared(record),
     ]
     judged = verdict.judge(limits, found, integrity, frozen.taxonomy.codes)
     told = {
@@ -126,6 +127,17 @@ def judge(run_id: str) -> dict[str, Any]:
     tracking.tag(run_id, verdict=judged.word, gates=judged.mode)
     _keep(ledger, here, record, judged, lesions)
     return told
+
+
+def _not_compared(record: "Mapping[str, Any]") -> "list[Check]":
+    """A line where there is a champion that nothing could be compared with: nobody shall take a pass for more than it is."""
+    from dermanet.judging.verdict import Check
+
+    version = record["champion_version"]
+    if not version or record["champion"] is not None:
+        return []
+    reason = f"version {version} answers another list of diagnoses: nothing is compared with it"
+    return [Check("champion", "integrity", None, None, "warning", reason, record["support"]["images"])]
 
 
 def _wear(ledger: "Ledger", record: "Mapping[str, Any]", lesions: "Collection[str]", limits: "Gates") -> "Check":
