@@ -85,7 +85,7 @@ def evaluate(
         err.print(record["flips"]["sentence"], markup=False)
 
 
-@commands.command()
+@commands.command(epilog="Example: dermanet judge 9f1c0b7a2e4d5c63")
 def judge(run_id: RunId, as_json: Json = False) -> None:
     """Apply the gates to a run's evaluation; ends with 3 unless the verdict is a pass or the gates only watch."""
     record = stages.judge(run_id)
@@ -96,9 +96,9 @@ def judge(run_id: RunId, as_json: Json = False) -> None:
     raise typer.Exit(0 if record["registers"] else 3)
 
 
-@commands.command()
+@commands.command(epilog="Example: dermanet register 9f1c0b7a2e4d5c63")
 def register(run_id: RunId, as_json: Json = False) -> None:
-    """Register a run's model, if its verdict is a pass."""
+    """Register a run's model; ends with 3 unless its verdict is a pass or the gates only watch."""
     print_record(stages.register(run_id), as_json)
 
 
