@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from installation import Installation
 from postbox import Mailbox
@@ -63,7 +64,19 @@ def _until(what: str, done: Callable[[], Any], seconds: float = 240) -> Any:
     return found
 
 
-def test_nobody_answers_then_no_then_yes_and_people_are_told(airflow: Airflow, mailbox: Mailbox) -> None:
+def _another_champion(folder: Path) -> None:
+    """Version 2, the same network in a run of its own, made champion by hand; and gates that ask nobody any more."""
+    client = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    first = client.get_model_version("dermanet", "1")
+    other = client.create_run(client.get_run(first.run_id).info.experiment_id).info.run_id
+    client.create_model_version("dermanet", first.source, other)
+    stages.promote("2", "ana", "the next one")
+    (folder / "approval.yaml").write_text(GATES.replace("approval", "automatic"))
+
+
+def test_nobody_answers_then_no_then_yes_and_people_are_told(
+    airflow: Airflow, mailbox: Mailbox, tmp_path: Path
+) -> None:
     stages.ingest("synthetic:lesions=40,seed=3")
     airflow.unpause("retrain")
     run = airflow.trigger("retrain", {"force": "the test says so"})
@@ -114,6 +127,17 @@ def test_nobody_answers_then_no_then_yes_and_people_are_told(airflow: Airflow, m
     assert "approval: timed out" in note and note.endswith(
         "promotion: promoted. they were scars; there was no champion"
     )
+
+    _another_champion(tmp_path)
+    airflow.clear_whole("retrain", run)
+    _until("the run again", lambda: not ended(), 60)
+    _until("its end", ended)
+    assert airflow.run("retrain", run)["state"] == state("kept_the_champion") == "success"
+    assert state("ask_for_approval") == state("promote_version") == "skipped"
+    assert stages.champion()["version"] == "2", "an old run brings nobody back"
+    assert [one["outcome"] for one in stages.why("1") if one["kind"] in ("smoke test", "promotion")] == [
+        "passed", "promoted", "not promoted",
+    ]  # fmt: skip
 
     airflow.unpause("promote")
     wrong = airflow.trigger("promote", {"version": "99", "because": "a typing error"})

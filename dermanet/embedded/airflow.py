@@ -71,6 +71,10 @@ class Airflow:
         }
         self._ask("POST", f"dags/{dag}/clearTaskInstances", body)
 
+    def clear_whole(self, dag: str, run: str) -> None:
+        """Lets every task of a run run again."""
+        self._ask("POST", f"dags/{dag}/dagRuns/{run}/clear", {"only_failed": False, "dry_run": False})
+
     def question(self, dag: str, run: str, task: str) -> dict[str, Any]:
         """What a task that waits for a person asks: `subject`, `body`, `options`, …"""
         return self._ask("GET", f"dags/{dag}/dagRuns/{run}/taskInstances/{task}/-1/hitlDetails")
