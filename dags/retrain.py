@@ -186,7 +186,7 @@ def retrain() -> None:
     @task.branch
     def passed(verdict: dict[str, Any]) -> str:
         """Which way the verdict sends the run."""
-        return "register_version" if verdict["verdict"] == "pass" else "kept_the_champion"
+        return "register_version" if verdict["verdict"] == "pass" else "decided"
 
     @task
     def register_version(run: str) -> str:
@@ -204,27 +204,31 @@ def retrain() -> None:
         return stages.way_of(run, version)
 
     @task.branch
-    def which_way(way: dict[str, Any]) -> str:
-        """Sends the run there."""
-        return {"promote": "promote_version", "ask": "ask_for_approval", "keep": "kept_the_champion"}[way["way"]]
+    def must_ask(way: dict[str, Any]) -> str:
+        """Whether a person is asked first."""
+        return "ask_for_approval" if way["way"] == "ask" else "decided"
 
     @task
     def take_answer(run: str, version: str, answer: dict[str, Any]) -> dict[str, Any]:
         """Keeps who answered what, and why."""
         return stages.answered(run, version, answer)
 
-    @task.branch
-    def approved(answer: dict[str, Any]) -> str:
-        """Which way the answer sends the run."""
-        return "promote_version" if answer["approved"] else "kept_the_champion"
+    @task.branch(trigger_rule="none_failed_min_one_success")
+    def decided(verdict: dict[str, Any], way: dict[str, Any] | None, answer: dict[str, Any] | None) -> str:
+        """Where the verdict, the gates and, if one was asked, a person send the run."""
+        # The one branch before both ends, and it always runs: one that is skipped in a run that was cleared would go on skipping what
+        # it skipped before. What is not asked for here may be of then, too.
+        goes = way["way"] if way and verdict["verdict"] == "pass" else "keep"
+        yes = goes == "promote" or (goes == "ask" and bool(answer and answer["approved"]))
+        return "promote_version" if yes else "kept_the_champion"
 
-    @task(outlets=[CHAMPION], trigger_rule="none_failed_min_one_success")
+    @task(outlets=[CHAMPION])
     def promote_version(version: str, way: dict[str, Any], ti: Any = None) -> dict[str, Any]:
         """The alias moves; the scorer follows."""
         # Not asked, there may still be an answer, from before the run was cleared.
         return stages.promote_judged(version, ti.xcom_pull(task_ids="take_answer") if way["way"] == "ask" else None)
 
-    @task(trigger_rule="none_failed_min_one_success")
+    @task
     def kept_the_champion(run: str, verdict: dict[str, Any]) -> list[str]:
         """Says why; where the gates only watch, a version is made that nobody serves."""
         return stages.keep_champion(run, verdict)
@@ -235,8 +239,7 @@ def retrain() -> None:
     validate_snapshot(snapshot) >> [parts, run]
     prepare_pixels.partial(snapshot=snapshot).expand(part=parts) >> run
     verdict = apply_gates(score_holdout(run))
-    version, kept = register_version(run), kept_the_champion(run, verdict)
-    passed(verdict) >> [version, kept]
+    version = register_version(run)
     way = choose_way(run, version)
     try_version(version) >> way
     question = HITLOperator(
@@ -248,10 +251,10 @@ def retrain() -> None:
         params={"because": Param("", type="string", title="Why", description="Kept with your name.")},
         response_timeout=timedelta(hours=HERE.approval_hours),
     )
-    promoted = promote_version(version, way)
-    which_way(way) >> [promoted, question, kept]
-    answer = take_answer(run, version, question.output)
-    approved(answer) >> [promoted, kept]
+    end = decided(verdict, way, take_answer(run, version, question.output))
+    passed(verdict) >> [version, end]
+    must_ask(way) >> [question, end]
+    end >> [promote_version(version, way), kept_the_champion(run, verdict)]
 
 
 def person(dag_run: Any) -> str:

@@ -69,7 +69,7 @@ def _another_champion(folder: Path) -> None:
     client = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     first = client.get_model_version("dermanet", "1")
     other = client.create_run(client.get_run(first.run_id).info.experiment_id).info.run_id
-    client.create_model_version("dermanet", first.source, other)
+    client.create_model_version("dermanet", first.source, other, model_id=first.source.removeprefix("models:/"))
     stages.promote("2", "ana", "the next one")
     (folder / "approval.yaml").write_text(GATES.replace("approval", "automatic"))
 
