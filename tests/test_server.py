@@ -255,6 +255,24 @@ def test_strangers_are_not_let_in_without_a_token(installation: Installation) ->
     assert "fewer than 16 characters" in weak.stderr
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_that_is_taken_is_said_so(installation: Installation, workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
+        command = [
+            sys.executable,
+            "-m",
+            "dermanet",
+            "serve",
+            "--workers",
+            workers,
+            "--port",
+            str(taken.getsockname()[1]),
+        ]
+        done = subprocess.run(command, env=installation.environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "cannot be listened at: Address already in use; name another with --port" in done.stderr
+
+
 @contextmanager
 def _mlflow_server(installation: Installation, folder: Path, port: int, **environment: str) -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",

@@ -6,6 +6,7 @@ in MLflow's form, {"error_code", "message"}: it tells what was seen, what is all
 """
 
 import asyncio
+import ctypes
 import hmac
 import json
 import logging
@@ -40,6 +41,9 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 SMALL = 64 * 1024
 """Bytes of the body of a request that reads no image."""
+
+LARGE = 4 * 1024 * 1024
+"""Bytes of a body after which memory is given back: what its parts took, the C library would keep for the next."""
 
 AT_ONCE = 2
 """Bodies of the largest size that may be held at once; more than that in sum is put off."""
@@ -146,6 +150,8 @@ class Guard:
                 await self._ask(scope, body, receive, answer)
         finally:
             self._held -= len(body)
+            if len(body) > LARGE:
+                give_back()
 
     def _check_host(self, scope: Scope) -> None:
         host = _header(scope, b"host").decode("latin-1").lower()
@@ -322,6 +328,13 @@ class _Answer:
 
 
 _CLOSE = {"Connection": "close"}
+
+
+def give_back() -> None:
+    """Returns freed memory to the system, where the C library can (glibc's malloc_trim)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 def _too_large(most: int) -> Refused:

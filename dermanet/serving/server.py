@@ -1,12 +1,13 @@
 """The process or processes that serve: uvicorn, with what it leaves open to slow and endless clients closed.
 
-Several workers share one socket, and each follows the alias by itself; one that dies is started anew. SIGTERM and SIGINT let requests
+Several workers share one port, and each follows the alias by itself; one that dies is started anew. SIGTERM and SIGINT let requests
 under way be answered first.
 """
 
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from dermanet import settings
-from dermanet.errors import BadInput
+from dermanet.errors import BadInput, DermaNetError
 from dermanet.monitoring.predictions import Prediction, PredictionLog
 from dermanet.registry.tracking import Tracking
 from dermanet.registry.versions import CHAMPION, Versions
@@ -41,6 +42,9 @@ HEAD_BYTES = 32 * 1024
 
 CONNECTIONS = 1000
 """At each process; more are told to come again."""
+
+BACKLOG = 2048
+"""Connections that wait to be taken."""
 
 BIRTH = 120
 """Seconds for a worker to come up, and to answer that it is alive: its imports alone take some, and on a busy machine many."""
@@ -70,6 +74,42 @@ class Service:
     workers: int = 1
     parent: int = 0
     """The process that starts the workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A socket that each worker makes for itself, so that the system spreads connections over them.
+
+    From one that they share, the first that wakes takes all that have come.
+    """
+
+    host: str
+    port: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _listening, (self.host, self.port)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    made = _bound(host, port, shared=True)
+    made.listen(BACKLOG)
+    return made
+
+
+def _bound(host: str, port: int, shared: bool) -> socket.socket:
+    """A socket at an address; `shared`: others of this user may have it, too. Raises DermaNetError where it is taken."""
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise DermaNetError(
+            f"{host}:{port} cannot be listened at: {error.strerror}; name another with --port"
+        ) from None
+    return made
 
 
 class Strict(HttpToolsProtocol):
@@ -125,6 +165,7 @@ def serve(service: Service) -> None:
     service = replace(service, parent=os.getpid())
     for name, value in OURS.items():
         os.environ.setdefault(name, value)
+    _bound(service.host, service.port, shared=False).close()
     # Opened here first: MLflow's database cannot be made by several processes at once.
     versions = _versions(here)
     if service.version:
@@ -144,8 +185,9 @@ def serve(service: Service) -> None:
                 signal.signal(number, lambda *_: None)
             uvicorn.Server(config).run()
             return
-        sock = config.bind_socket()
-        Multiprocess(config, sockets=[sock]).run()
+        # Bound and not listened at: the port stays ours while workers come and go.
+        with _bound(service.host, service.port, shared=True):
+            Multiprocess(config, [cast(socket.socket, Door(service.host, service.port))]).run()
 
 
 def application(service: Service) -> FastAPI:
