@@ -9,7 +9,7 @@ follows; where the gates say `promotion: approval`, a person is asked first. Any
 
 **When it runs:** Mondays at 04:00 UTC, and whenever the DAG **ingest** took something new in. With fewer than
 `DERMANET_MINIMUM_NEW` images new or labelled anew since the last verdict it ends in *nothing_new*; the parameter *force* says why
-it shall retrain all the same, *fresh* trains anew what was trained before.
+it shall retrain all the same, *fresh* trains anew what was trained before. With *drift* monitoring asks for it.
 
 **Where to look:** the run's note, at its end, says what was decided in it and why (`dermanet why` has the same); the task
 *validate_snapshot* returns every warning about the data and names the MLflow run with its report; the task *apply_gates* returns
@@ -117,6 +117,12 @@ PATIENCE = ExceptionRetryPolicy([RetryRule(WRONG, RetryAction.FAIL, reason="it w
             title="Retrain all the same",
             description="Why to retrain though little or nothing is new. Empty: only if enough is.",
         ),
+        "drift": Param(
+            "",
+            type="string",
+            title="Drift",
+            description="What monitoring has found that asks for a retrain; kept as its reason, and as nobody's word.",
+        ),
         "accept_data": Param(
             "",
             type="string",
@@ -133,7 +139,7 @@ def retrain() -> None:
         """Whether to retrain, and why."""
         asked = params or {}
         force = asked["force"] or ("train anew" if asked["fresh"] else "")
-        return stages.decide(asked["experiment"], force, person(dag_run))
+        return stages.decide(asked["experiment"], force, person(dag_run), asked["drift"])
 
     @task.branch
     def worthwhile(decision: dict[str, Any]) -> str:

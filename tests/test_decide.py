@@ -29,6 +29,13 @@ def test_a_retrain_wants_something_new_or_somebody_s_word(
         "0 images are new and 0 labelled anew since the last verdict, 0 are gone; fewer than 1 (DERMANET_MINIMUM_NEW)",
     )
     assert decided(force="a new camera") == (True, "a new camera")
+    stages.decide("smoke", drift="novelty in 3 of 4 weeks")
+    asked = stages.why("", 1)[0]
+    assert (asked["outcome"], asked["who"], asked["reasons"][0]) == (
+        "yes",
+        "",
+        "drift asks for it: novelty in 3 of 4 weeks",
+    )
     assert decided("smoke:seed=99")[0] is True and decided("smoke:seed=99")[1].endswith("the experiment is another")
     stages.ingest("synthetic:lesions=70,seed=3")
     retrain, reason = decided()

@@ -28,11 +28,12 @@ APPROVE, REJECT = "Approve", "Reject"
 """What a person who is asked may answer."""
 
 
-def decide(experiment_text: str = "", force: str = "", who: str = "") -> dict[str, Any]:
-    """Whether to retrain: where enough is new since the last verdict, nothing was ever judged, or somebody says why (`force`).
+def decide(experiment_text: str = "", force: str = "", who: str = "", drift: str = "") -> dict[str, Any]:
+    """Whether to retrain: where enough is new since the last verdict, nothing was ever judged, or it is asked for all the same.
 
-    Returns `retrain` and the reasons; they are kept in the ledger. Raises BadInput where the gates are wrong: said after hours of
-    training it would be said too late.
+    `force`: why a person asks, whose name is `who`; `drift`: what monitoring has found, which asks by itself. Returns `retrain` and
+    the reasons; they are kept in the ledger. Raises BadInput where the gates are wrong: said after hours of training it would be said
+    too late.
     """
     from dermanet.ledger.decisions import Decision
 
@@ -40,8 +41,9 @@ def decide(experiment_text: str = "", force: str = "", who: str = "") -> dict[st
     gates_of(here)
     ledger = ledger_of(here)
     retrain, reasons = _whether(here, ledger, chosen_experiment(here, experiment_text).digest)
-    if force:
-        retrain, reasons = True, (force, *reasons)
+    if force or drift:
+        found = f"drift asks for it: {drift}" if drift else ""
+        retrain, reasons = True, (*filter(None, (force, found)), *reasons)
     asked = (who or whoever_asks()) if force else ""
     ledger.record(Decision("retrain", "yes" if retrain else "no", reasons, who=asked, dag_run=here.dag_run))
     return {"retrain": retrain, "reasons": list(reasons)}
