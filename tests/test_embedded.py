@@ -64,7 +64,7 @@ def _started(installation: Installation, ports: Ports, *words: str) -> Iterator[
 
 def test_the_main_job_once_then_interrupted_and_nothing_left(installation: Installation, ports: Ports) -> None:
     with _started(installation, ports, SOURCE) as first:
-        text = _read_until(first, "/docs")
+        text = _read_until(first, "its page")
         assert "registered as version 1, now champion" in text, text
         assert "verdict: pass" in text
         assert "served by version 1" in text

@@ -120,7 +120,7 @@ class Watch:
         table = Table("", "address", "log in", title="up; Ctrl-C ends it")
         table.add_row("Airflow", self.ports.address("airflow"), f"{USER} / {self.airflow.password}")
         table.add_row("MLflow", self.ports.address("mlflow"), "open")
-        table.add_row("scorer", self.ports.address("scorer") + "/docs", "open")
+        table.add_row("scorer and its page", self.ports.address("scorer"), "open")
         self.console.print(table)
 
     def _retrained(self, run: str) -> str:
