@@ -11,9 +11,16 @@ ONCE ?=
 AIRFLOW_PORT ?= 8080
 MLFLOW_PORT ?= 5000
 SCORER_PORT ?= 8000
+BACKUPS ?= ./backups
+export BACKUPS
+KEEP ?=
+FROM ?=
+REPLACE ?=
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+STACK = $(COMPOSE) --file docker-compose.yml --file docker-compose.backup.yml
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 	@echo
 	@echo "  make run SOURCE=~/HAM10000        real images: a folder, a CSV, or s3://bucket/prefix"
 	@echo "  make run ONCE=1                   end after the first prediction"
@@ -23,6 +30,17 @@ run: $(VENV)/installed ## start Airflow, MLflow and the scorer here, retrain, pr
 	@exec $(BIN)/dermanet run $(if $(SOURCE),"$(SOURCE)") $(if $(filter-out 0 no false,$(ONCE)),--once) \
 		--airflow-port $(AIRFLOW_PORT) --mlflow-port $(MLFLOW_PORT) --scorer-port $(SCORER_PORT)
 
+backup: ## copy all that the stack cannot make again to BACKUPS (./backups), while it runs; KEEP=7 keeps the last seven
+	test -d "$(BACKUPS)" || install -d -m 1777 "$(BACKUPS)"
+	$(STACK) build backup
+	$(STACK) run --rm backup backup /backups $(if $(KEEP),--keep $(KEEP))
+
+restore: ## put a backup back: the last of BACKUPS, or FROM=NAME; REPLACE=1 replaces what is there
+	$(STACK) stop
+	$(STACK) build backup
+	$(STACK) run --rm backup restore /backups$(if $(FROM),/$(FROM)) $(if $(filter-out 0 no false,$(REPLACE)),--replace)
+	$(COMPOSE) up --detach
+
 test: $(VENV)/installed ## run the tests
 	$(BIN)/python -m pytest
 
@@ -31,6 +49,18 @@ test-jax: $(VENV)-jax/installed ## run the tests of training over several proces
 
 test-spark: $(VENV)-spark/installed ## run the tests of scoring in bulk by Spark, in .venv-spark; needs Java 17
 	$(VENV)-spark/bin/python -m pytest -n 0 tests/test_spark.py
+
+test-workers: $(VENV)-workers/installed ## run the tests of Celery's workers and of Kubernetes's pods, in .venv-workers; needs redis-server and PostgreSQL
+	$(VENV)-workers/bin/python -m pytest -n 0 tests/test_scaling.py tests/test_celery.py
+
+secrets: ## write .env for docker-compose.yml: what is in it already stays
+	@$(PYTHON) docker/write_secrets.py
+
+stack-test: $(VENV)/installed ## bring docker-compose.yml up for itself and try it whole; SOURCE=FOLDER for images of yours
+	$(BIN)/python -m drills.whole $(if $(SOURCE),"$(SOURCE)")
+
+drills: $(VENV)/installed ## break the stack of docker-compose.yml in every known way, and see it mend: half an hour; ONLY=WORD for some
+	$(BIN)/python -m drills.faults $(if $(ONLY),--only "$(ONLY)")
 
 lint: $(VENV)/installed ## ruff and mypy
 	$(BIN)/ruff check .
@@ -46,16 +76,20 @@ bench: $(VENV)/installed ## measure speed, as ratios within one run
 
 install: $(VENV)/installed ## make .venv from requirements.lock
 
-lock: $(UV) ## renew requirements.lock, those of the extras jax and spark, and bootstrap.lock
-	$(UV) pip compile --quiet --universal --generate-hashes --upgrade --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
-	$(UV) pip compile --quiet --universal --generate-hashes --upgrade --python-version 3.11 --extra jax --no-emit-package tensorflow \
-		--constraint requirements.lock pyproject.toml -o requirements-jax.lock
-	$(UV) pip compile --quiet --universal --generate-hashes --upgrade --python-version 3.11 --extra spark \
-		--constraint requirements.lock pyproject.toml -o requirements-spark.lock
-	echo uv | $(UV) pip compile --quiet --universal --generate-hashes --upgrade --python-version 3.11 - -o bootstrap.lock
+COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --upgrade --python-version 3.11
+
+lock: $(UV) ## renew requirements.lock, those of the extras, those of the images, and bootstrap.lock
+	$(COMPILE) --extra dev pyproject.toml -o requirements.lock
+	$(COMPILE) --extra jax --no-emit-package tensorflow --constraint requirements.lock pyproject.toml -o requirements-jax.lock
+	$(COMPILE) --extra spark --constraint requirements.lock pyproject.toml -o requirements-spark.lock
+	$(COMPILE) --extra stack --constraint requirements.lock pyproject.toml -o requirements-stack.lock
+	$(COMPILE) --extra kubernetes --constraint requirements-stack.lock pyproject.toml -o requirements-kubernetes.lock
+	$(COMPILE) --group scorer --constraint requirements.lock -o requirements-scorer.lock
+	$(COMPILE) --group mlflow --constraint requirements.lock -o requirements-mlflow.lock
+	printf 'uv\nsetuptools\n' | $(COMPILE) --constraint requirements.lock - -o bootstrap.lock
 
 clean: ## remove .venv and those of the extras; data in .dermanet stays
-	rm -rf $(VENV) $(VENV)-jax $(VENV)-spark $(VENV)-uv
+	rm -rf $(VENV) $(VENV)-jax $(VENV)-spark $(VENV)-workers $(VENV)-uv
 
 # uv comes from the package index like everything else, pinned with its hash; nothing outside this folder is touched.
 $(UV): bootstrap.lock
@@ -86,4 +120,11 @@ $(VENV)-spark/installed: requirements.lock requirements-spark.lock pyproject.tom
 	$(UV) pip install --quiet --python $(VENV)-spark/bin/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help run test test-jax test-spark lint format bench install lock clean
+# What the stack of docker-compose.yml runs, and the provider for Kubernetes: what a worker past this machine needs.
+$(VENV)-workers/installed: requirements.lock requirements-stack.lock requirements-kubernetes.lock pyproject.toml | $(UV)
+	test -x $(VENV)-workers/bin/python || $(UV) venv --quiet --python '>=3.11,<3.14' $(VENV)-workers
+	$(UV) pip sync --quiet --require-hashes --python $(VENV)-workers/bin/python requirements.lock requirements-stack.lock requirements-kubernetes.lock
+	$(UV) pip install --quiet --python $(VENV)-workers/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: help run backup restore test test-jax test-spark test-workers secrets stack-test drills lint format bench install lock clean
