@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("synthetic", "pixels", "ingest", "training", "evaluation", "promotion", "serving", "predict")
+BENCHMARKS = ("synthetic", "pixels", "ingest", "training", "evaluation", "promotion", "serving", "predict", "workers")
 
 
 def main() -> None:

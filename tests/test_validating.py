@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
-from dermanet import settings, taxonomy
+from dermanet import distances, settings, svgplots, taxonomy
 from dermanet.contactsheet import Tile
 from dermanet.errors import BadInput
 from dermanet.records import Snapshot
-from dermanet.validating import distances, drift, limits, plots, report, sheets
+from dermanet.validating import drift, limits, plots, report, sheets
 from dermanet.validating.schema import Breach, breaches
 from dermanet.validating.statistics import OTHERS, Statistics, from_dict, quantile, statistics
 from dermanet.validating.table import LOOKS, newcomers, table
@@ -265,7 +265,7 @@ def test_a_plot_takes_its_colours_from_the_page_and_is_the_same_every_time() -> 
         drawn = draw()
         assert drawn == draw() and drawn.startswith("<svg")
         assert "var(--now)" in drawn and "var(--ink)" in drawn and "http-equiv" not in drawn
-        assert not set(plots.VARIABLES) & set(drawn.split('"'))
+        assert not set(svgplots.VARIABLES) & set(drawn.split('"'))
     assert plots.mix(groups, "clinic") == ""
 
 

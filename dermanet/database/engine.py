@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from dermanet.errors import BadInput, DermaNetError
 
-HEAD = "0008"
+HEAD = "0009"
 """The migration that this code works with: the last in `migrations/versions`."""
 
 VERSION_TABLE = "dermanet_version"
@@ -61,6 +61,17 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
         yield connection
+
+
+@contextmanager
+def nobody_writing(engine: sa.Engine) -> Iterator[None]:
+    """A moment in which nobody writes, this process neither. Short, as all who want to write wait for its end."""
+    with engine.connect().execution_options(writes=True) as connection, connection.begin() as turn:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+        yield
+        # SQLite would wait, to commit, for whoever has begun to read meanwhile.
+        turn.rollback()
 
 
 def _engine(url: sa.URL) -> sa.Engine:

@@ -169,4 +169,28 @@ PREDICTIONS = sa.Table(
     sa.Column("refer", sa.Text, comment="why a person should decide, or null"),
     sa.Column("error", sa.Text, comment="which kind of error, or null"),
     sa.Column("milliseconds", sa.Float, nullable=False, comment="what the answer took"),
+    sa.Column(
+        "brightness", sa.Float, comment="mean luma of the photograph, 0 to 255; null where not measured, as below"
+    ),
+    sa.Column("contrast", sa.Float, comment="grey levels from the 1st to the 99th percentile"),
+    sa.Column("detail", sa.Float, comment="variance of the Laplacian, longer side at 256 pixels"),
+    sa.Column(
+        "sketch", sa.JSON(none_as_null=True), comment="eight figures of colour and texture, as the version weighs them"
+    ),
+)
+
+WINDOWS = sa.Table(
+    "windows",
+    METADATA,
+    sa.Column("start", sa.DateTime, primary_key=True, comment="UTC"),
+    sa.Column("days", sa.Integer, primary_key=True, comment="how long it is"),
+    sa.Column("version", sa.String(32), primary_key=True, comment="which answered in it; empty where none did"),
+    sa.Column("verdict", sa.String(16), nullable=False, comment="see `monitoring.drift.Word`"),
+    sa.Column("images", sa.Integer, nullable=False, comment="different ones that it answered"),
+    sa.Column("record", sa.JSON, nullable=False, comment="what was seen, and every check"),
+    sa.Column("at", sa.String(32), nullable=False, comment="when it was judged, ISO 8601 in UTC"),
+    sa.Column("dag_run", sa.Text, nullable=False, index=True, comment="DAG/run in Airflow, or empty"),
+    sa.Column(
+        "report", sa.String(64), nullable=False, comment="MLflow's run with the report; empty before there is one"
+    ),
 )

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from dermanet import taxonomy, yamlfile
-from dermanet.errors import BadInput
+from dermanet import taxonomy, yamlentries
 from dermanet.judging.slices import AXES, NOT_RECORDED, known_values
+from dermanet.yamlentries import Entry
 
 Mode = Literal["enforce", "dry run", "off"]
 Promotion = Literal["automatic", "approval"]
@@ -38,29 +37,6 @@ COUNTED = re.compile(r"images|lesions|ages|diagnosis_(?P<code>[a-z][a-z0-9_]*)")
 
 COMPARED = ("baseline", "champion")
 """Whom a limit compares with."""
-
-
-class Entry(BaseModel):
-    """A part of the file: no word but its own, no value of another type."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _words(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            raise PydanticCustomError(
-                "no_entries", "needed are entries by name, of {allowed}", {"allowed": cls._allowed()}
-            )
-        for word in data:
-            if word not in cls.model_fields:
-                # `word` leads the message to the line that has it.
-                raise PydanticCustomError("unknown", "allowed are {allowed}", {"word": word, "allowed": cls._allowed()})
-        return data
-
-    @classmethod
-    def _allowed(cls) -> str:
-        return ", ".join(cls.model_fields)
 
 
 class Change(Entry):
@@ -126,21 +102,12 @@ def load(path: Path, codes: Collection[str] = (), malignant: Collection[str] = (
     stand there all the same: the file that comes with DermaNet has some. `malignant`: which of them are, where that is known: no other
     has a sensitivity at fixed specificities.
     """
-    data = yamlfile.load(path, "gates", "DERMANET_GATES")
-    lines = yamlfile.lines(path)
-    try:
-        found = Gates.model_validate(_in_python(data))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        word = first.get("ctx", {}).get("word")
-        way = (*first["loc"], word) if word is not None else first["loc"]
-        raise _wrong(path, lines, way, "" if first["type"] == "missing" else first["input"], first) from None
     known = taxonomy.load()
     benign = {*codes, *known.codes} - {*malignant, *(one.code for one in known.diagnoses if one.malignant)}
     about = _Known({*codes, *known.codes} if codes else set(), benign if malignant else set())
-    for way, message in _contradictions(found, about):
-        raise BadInput(f"gates {path}, line {yamlfile.line(lines, way)}: {message}; see docs/gates.md")
-    return found
+    return yamlentries.load(
+        Gates, path, "gates", "DERMANET_GATES", _in_python, lambda found: _contradictions(found, about)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,20 +133,6 @@ def _in_python(data: Any) -> Any:
             for one in changed["slices"]
         )
     return changed
-
-
-def _wrong(
-    path: Path, lines: Mapping[tuple[Any, ...], int], way: tuple[Any, ...], seen: Any, error: Mapping[str, Any]
-) -> BadInput:
-    name, line = ".".join(map(str, way)) or "the file", yamlfile.line(lines, way)
-    message = str(error["msg"])[:1].lower() + str(error["msg"])[1:]
-    if error["type"] == "missing":
-        said = f"{name} is missing"
-    elif error["type"] == "unknown":
-        said = f"{name} is no word of the gates; {message}"
-    else:
-        said = f"{name} is {seen!r}; {message}"
-    return BadInput(f"gates {path}, line {line}: {said}; see docs/gates.md")
 
 
 def _contradictions(gates: Gates, known: _Known) -> Any:

@@ -97,6 +97,11 @@ def with_verdict(text: str, verdict: Verdict) -> str:
     return PLACE.sub(lambda found: f"<!-- verdict -->\n{block}<!-- /verdict -->", text)
 
 
+def shown_on(text: str) -> list[str]:
+    """The digests of the images whose pictures are on a page."""
+    return [found[1] for found in CARD.finditer(text)]
+
+
 def without(text: str, digests: Collection[str]) -> str:
     """A page without the pictures of some images, by their digests."""
     return CARD.sub(lambda found: "" if found[1] in digests else found[0], text)

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -46,7 +46,11 @@ TURN = "predictions"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What came of one image. `at`: aware; `error`: its kind alone; `milliseconds`: what it took; the rest as a reader's row."""
+    """What came of one image. `at`: aware; `error`: its kind alone; `milliseconds`: what it took.
+
+    `brightness`, `contrast`, `detail`: of the photograph (`imagequality`). `sketch`: eight figures of its colours and texture, on the
+    version's training side of mean 0 and variance 1; None where not known. The rest is as in a reader's row.
+    """
 
     id: str
     at: datetime
@@ -61,13 +65,21 @@ class Prediction:
     refer: str | None
     error: str | None
     milliseconds: float
+    brightness: float | None = None
+    contrast: float | None = None
+    detail: float | None = None
+    sketch: Sequence[float] | None = None
 
     @classmethod
     def of(
-        cls, version: str, digest: str, row: Mapping[str, Any], seconds: float, at: datetime | None = None
-    ) -> "Prediction":
-        """From a reader's row. `digest`: SHA-256 of the image's bytes, hexadecimal; `at`: when it was answered, now by default."""
-        at = at or datetime.now(UTC)
+        cls, version: str, digest: str, row: Mapping[str, Any], seconds: float, at: datetime | None = None,
+        look: Mapping[str, Any] | None = None,
+    ) -> "Prediction":  # fmt: skip
+        """From a reader's row. `digest`: SHA-256 of the image's bytes, hexadecimal; `at`: when it was answered, now by default.
+
+        `look`: what the reader measured of the photograph, by the names of the fields.
+        """
+        at, seen = at or datetime.now(UTC), look or {}
         return cls(
             f"{int(at.timestamp() * 1e6):016x}{secrets.token_hex(8)}",
             at,
@@ -83,6 +95,10 @@ class Prediction:
             # What follows the colon may speak of the file.
             row["error"].partition(":")[0] if row["error"] else None,
             round(seconds * 1000, 3),
+            _number(seen.get("brightness")),
+            _number(seen.get("contrast")),
+            _number(seen.get("detail")),
+            seen.get("sketch"),
         )
 
 
@@ -193,10 +209,16 @@ def between(engine: sa.Engine, since: datetime, until: datetime) -> Iterator[Pre
         # No transaction is open while the caller looks at a page: on SQLite nobody could write meanwhile.
         with engine.connect() as connection:
             page = connection.execute(chosen.where(place > sa.tuple_(at, number, types=_TYPES))).all()
-        yield from (Prediction(**{**row._mapping, "at": row.at.replace(tzinfo=UTC)}) for row in page)
+        yield from (prediction_of(row._mapping) for row in page)
         if len(page) < BATCH:
             return
         at, number = page[-1].at, page[-1].id
+
+
+def prediction_of(row: Mapping[Any, Any]) -> Prediction:
+    """A row of the table, with or without others' columns beside its own."""
+    own = {name: row[name] for name in _FIELDS}
+    return Prediction(**{**own, "at": own["at"].replace(tzinfo=UTC)})
 
 
 def expire(engine: sa.Engine, before: datetime) -> int:
@@ -206,6 +228,24 @@ def expire(engine: sa.Engine, before: datetime) -> int:
         return connection.execute(sa.delete(PREDICTIONS).where(PREDICTIONS.c.id.in_(old))).rowcount
 
 
+def expired(engine: sa.Engine, before: datetime) -> int:
+    """How many rows are from before a moment (aware)."""
+    query = sa.select(sa.func.count()).select_from(PREDICTIONS).where(PREDICTIONS.c.at < _naive(before))
+    with engine.connect() as connection:
+        return int(connection.scalar(query) or 0)
+
+
+def expire_all(engine: sa.Engine, before: datetime) -> int:
+    """Removes every row from before a moment (aware), by the turn in which a server does so; how many. Raises DermaNetError."""
+    removed = 0
+    with turn(engine, TURN):
+        while gone := expire(engine, before):
+            removed += gone
+            time.sleep(BREATH)
+    return removed
+
+
+_FIELDS = tuple(field.name for field in fields(Prediction))
 _TYPES = (PREDICTIONS.c.at.type, PREDICTIONS.c.id.type)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from dermanet.validating import distances
+from dermanet import distances
 from dermanet.validating.limits import Limit, Limits
 from dermanet.validating.schema import Breach
 from dermanet.validating.statistics import MIXES, RATES, SPREADS, Statistics, known, quantile
