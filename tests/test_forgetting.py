@@ -1,19 +1,29 @@
 """Forgetting a lesion: its images are gone from everywhere, never come back, and the versions that saw them are named."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import samples
 from installation import SOURCE, Installation
 
 from dermanet import settings, stages, taxonomy
+from dermanet.contactsheet import tile
 from dermanet.errors import BadInput
+from dermanet.intake import stored
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.forgetting import forget
 from dermanet.intake.ingest import ingest
 from dermanet.intake.sources import open_source
-from dermanet.storage import Folder
+from dermanet.intake.stored import object_name
+from dermanet.pixels.prepared import PreparedPixels
+from dermanet.records import Record, Snapshot
+from dermanet.registry.tracking import Tracking
+from dermanet.stages.dossier import compile_dossier
+from dermanet.stages.rooms import frozen_snapshot, tracking_of
+from dermanet.storage import Folder, place
 
 EXIF = b"\xff\xe1\x00\x11Exif\0\0Anna Must"
 
@@ -57,3 +67,101 @@ def test_a_lesion_leaves_the_prepared_pixels_and_its_versions_are_named(installa
     }
     assert stages.ingest(SOURCE)["quarantined"] == {"forgotten": forgotten["images"]}
     assert stages.forget(record.labels.lesion_id) == forgotten
+
+
+def _forgets_at(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, lesion: str) -> list[int]:
+    """Has a lesion forgotten at the moment that a method is called next; how often it was since."""
+    called, calls = getattr(owner, method), list[int]()
+
+    def late(*args: Any, **named: Any) -> Any:
+        calls.append(len(calls))
+        if len(calls) == 1:
+            stages.forget(lesion)
+        return called(*args, **named)
+
+    monkeypatch.setattr(owner, method, late)
+    return calls
+
+
+def _of_the_champion() -> tuple[str, Snapshot]:
+    run = str(stages.champion()["run_id"])
+    here = settings.read()
+    return run, frozen_snapshot(here, tracking_of(here).run(run).data.tags["dermanet.snapshot"])
+
+
+def _traces(home: Path, lesion: list[Record]) -> list[Path]:
+    """Files that name an image of a lesion, those aside that are a snapshot's own list of what it was."""
+    files = [path for path in home.rglob("*") if path.is_file() and path.suffix in {".html", ".json"}]
+    kept = [
+        path for path in files if "snapshots" not in path.parts and path.name not in {"manifest.json", "snapshot.json"}
+    ]
+    return [path for path in kept if any(record.digest in path.read_text() for record in lesion)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "method"),
+    [
+        ("evaluate", "log_text"),
+        ("evaluate", "log_json"),
+        ("judge", "fetch"),
+        ("judge", "log_text"),
+        ("dossier", "log_text"),
+    ],
+)
+def test_a_page_that_is_being_written_loses_what_is_forgotten_meanwhile(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, stage: str, method: str
+) -> None:
+    run, frozen = _of_the_champion()
+    before = Path(stages.evaluation_page(run)).read_text()
+    first = next(record for record in frozen.holdout if f'data-digest="{record.digest}"' in before)
+    lesion = [record for record in frozen.records if record.labels.lesion_id == first.labels.lesion_id]
+    calls = _forgets_at(monkeypatch, Tracking, method, first.labels.lesion_id)
+    if stage == "dossier":
+        compile_dossier("1")
+    else:
+        getattr(stages, stage)(run)
+    assert calls and _traces(installation.home, lesion) == []
+    assert "data-digest" in Path(stages.evaluation_page(run)).read_text()
+
+
+def test_a_report_on_data_that_is_being_written_loses_what_is_forgotten_meanwhile(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = _of_the_champion()[1]
+    run = stages.validate(frozen.id)["run_id"]
+    objects, before = place(settings.read().objects), Path(stages.report_file(run)).read_text()
+    addresses = {record: tile(objects.read(object_name(record.digest)), "").address for record in frozen.records}
+    first = next(record for record in frozen.records if addresses[record] in before)
+    lesion = [record for record in frozen.records if record.labels.lesion_id == first.labels.lesion_id]
+    calls = _forgets_at(monkeypatch, Tracking, "log_text", first.labels.lesion_id)
+    stages.validate(frozen.id)
+    after = Path(stages.report_file(run)).read_text()
+    assert len(calls) >= 2 and not any(addresses[record] in after for record in lesion)
+    assert any(address in after for address in addresses.values())
+
+
+def test_pixels_that_are_being_prepared_lose_what_is_forgotten_meanwhile(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = _of_the_champion()[1]
+    objects = place(settings.read().objects)
+    # As if each had been read before it was removed.
+    kept = {record.digest: stored.read(objects, record.digest) for record in frozen.records}
+    monkeypatch.setattr(stored, "read", lambda objects, digest: kept[digest])
+    lesion = [record for record in frozen.records if record.labels.lesion_id == frozen.train[0].labels.lesion_id]
+    calls = _forgets_at(monkeypatch, PreparedPixels, "fill", lesion[0].labels.lesion_id)
+    with pytest.raises(BadInput, match="forgotten lesion's"):
+        stages.prepare(frozen.id, "smoke:recipe=square@32")
+    assert calls and _traces(installation.home, lesion) == []
+
+
+def test_upkeep_takes_pixels_of_what_is_forgotten_that_a_killed_stage_has_left(installation: Installation) -> None:
+    frozen = _of_the_champion()[1]
+    shard = next((installation.home / "prepared").glob("*/*.npy"))
+    kept = {path: path.read_bytes() for path in (shard, shard.with_suffix(".json"))}
+    digest = json.loads(kept[shard.with_suffix(".json")])["digests"][0]
+    stages.forget(next(record.labels.lesion_id for record in frozen.records if record.digest == digest))
+    assert not shard.exists()
+    for path, data in kept.items():
+        path.write_bytes(data)
+    assert stages.prune_cache(really=True)["shards"] == [str(shard)] and not shard.exists()

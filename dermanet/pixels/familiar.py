@@ -29,6 +29,9 @@ STEEP = (0.5, 0.9, 0.99)
 FAR = 1e4
 """Spreads beyond which a figure counts as this, so that squares stay numbers."""
 
+SKETCH, ODDEST = 8, 20.0
+"""Numbers that are kept of an image for monitoring, and how far from 0 any of them may lie."""
+
 
 @dataclass(frozen=True, slots=True)
 class Familiarity:
@@ -47,13 +50,24 @@ class Familiarity:
 
     def distance(self, figures: NDArray[np.float32]) -> NDArray[np.float64]:
         """Of descriptions (n, 39): root mean square of the uncorrelated figures, (n,); about 1 for images of the training side."""
-        standardised = np.clip((figures.astype(float) - self.centre) / self.spread, -FAR, FAR)
-        return np.sqrt(np.square(standardised @ self.axes).mean(axis=1))
+        return np.sqrt(np.square(self.places(figures)).mean(axis=1))
+
+    def places(self, figures: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Descriptions (n, 39) as uncorrelated figures, mean 0 and variance 1 on the training side: what varies least there first."""
+        return np.clip((figures.astype(float) - self.centre) / self.spread, -FAR, FAR) @ self.axes
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain JSON, the arrays as base64 of little-endian 32-bit numbers."""
         arrays = {name: _text(getattr(self, name)) for name in ("centre", "spread", "axes")}
         return {"revision": REVISION, "limit": self.limit, **arrays}
+
+
+def sketch(places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What is kept of places (n, 39) for monitoring: along the `SKETCH` directions in which the training side varies most, (n, 8).
+
+    Eight figures of colour and texture; no picture can be made of them.
+    """
+    return np.clip(np.nan_to_num(places[:, : -SKETCH - 1 : -1]), -ODDEST, ODDEST)
 
 
 def from_dict(record: dict[str, Any]) -> Familiarity:

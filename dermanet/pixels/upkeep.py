@@ -5,6 +5,7 @@ where this code makes others.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -85,16 +86,23 @@ def check(
     return damaged
 
 
-def unneeded(root: Path, digests: Collection[str], rows: Rows = pixel_rows) -> list[Leaving]:
-    """The shards without any image among `digests`, and all those that this code does not make."""
+def unneeded(
+    root: Path, digests: Collection[str], rows: Rows = pixel_rows, before: float = math.inf, gone: Collection[str] = ()
+) -> list[Leaving]:
+    """The shards without any image among `digests` or with one among `gone`, and all those that this code does not make.
+
+    `before`: only those written before a moment, in seconds since 1970.
+    """
     leaving = []
     for folder in _folders(root):
         row = _row_of(folder, rows)
         for index in indexes(folder):
             shard = read_index(index, row) if row else None
-            if not isinstance(shard, Shard) or not any(digest in digests for digest in shard.digests):
-                parts = (index, index.with_suffix(".npy"))
-                leaving.append(Leaving(parts[1], sum(part.stat().st_size for part in parts if part.exists())))
+            held = shard.digests if isinstance(shard, Shard) else ()
+            if not any(digest in digests for digest in held) or any(digest in gone for digest in held):
+                parts = [part.stat() for part in (index, index.with_suffix(".npy")) if part.exists()]
+                if all(part.st_mtime < before for part in parts):
+                    leaving.append(Leaving(index.with_suffix(".npy"), sum(part.st_size for part in parts)))
     return leaving
 
 

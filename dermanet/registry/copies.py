@@ -1,40 +1,31 @@
 """A model's files on this machine: where MLflow keeps them, or else a copy that is put by, so that a version travels once.
 
-models/<name>/<version>-<key>/    the files, and sums.json with the SHA-256 of each
+models/<name>/    a shelf of one model's versions
 """
 
+import atexit
 import hashlib
-import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import mkdtemp
 from urllib.parse import quote, unquote, urlsplit
-from uuid import uuid4
 
 from dermanet.errors import BadInput
 from dermanet.registry.lookup import NAMED, Located, ask, fetch, locate, session
+from dermanet.registry.shelf import LEFT_OUT, Fetch, Shelf
 
 FILES = "artifacts"
 """The folder with a logged model's own files, below MLflow's."""
 
-SUMS = "sums.json"
-LEFT_OUT = ".keras"
-"""The ending of what only training needs: half of what would travel."""
-
-KEPT = 3
-"""Copies of one model's versions."""
-
 SAFE = re.compile(r"[\w-][\w.-]*")
 """A file's name as it may come from a server."""
-
-Fetch = Callable[[Path], None]
-"""Writes a model's files into an empty folder. Raises DermaNetError, OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +48,8 @@ def model(uri: str, tracking_uri: str, copies: Path, environ: Mapping[str, str] 
         return _by_mlflow(uri, tracking_uri)
     if folder:
         return Model(found.version, folder / FILES)
-    return Model(found.version, put_by(copies, found, tracking_uri, partial(_travel, found, tracking_uri, environ)))
+    copy = put_by(copies, found, tracking_uri, partial(_travel, found, tracking_uri, environ))
+    return Model(found.version, copy / FILES)
 
 
 def local_folder(source: str) -> Path | None:
@@ -69,59 +61,10 @@ def local_folder(source: str) -> Path | None:
 
 
 def put_by(copies: Path, found: Located, tracking_uri: str, fetch: Fetch) -> Path:
-    """The copy of a version, fetched where there is none or it is damaged; written whole by a rename."""
+    """The copy of a version, fetched where there is none or it is damaged."""
     # A version number is given again where a registry is made anew; the address of its files is not.
     key = hashlib.sha256(f"{tracking_uri}\n{found.name}\n{found.source}".encode()).hexdigest()[:16]
-    place = copies / quote(found.name, safe="") / f"{found.version}-{key}"
-    if not _whole(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        half = place.parent / f".{uuid4().hex}"
-        half.mkdir()
-        try:
-            fetch(half)
-            (half / SUMS).write_text(json.dumps(_sums(half)))
-            _move(half, place)
-        finally:
-            shutil.rmtree(half, ignore_errors=True)
-    with suppress(OSError):
-        os.utime(place)
-    _prune(place.parent)
-    return place
-
-
-def _whole(place: Path) -> bool:
-    try:
-        told = json.loads((place / SUMS).read_text())
-        return isinstance(told, dict) and bool(told) and _sums(place) == told
-    except (OSError, ValueError):
-        return False
-
-
-def _sums(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.iterdir() if path.name != SUMS)
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def _move(half: Path, place: Path) -> None:
-    while not _whole(place):
-        try:
-            return os.rename(half, place)
-        except OSError:
-            # What is in the way is damaged, or somebody else's, whole by now.
-            if not place.exists():
-                raise
-            if not _whole(place):
-                with suppress(FileNotFoundError):
-                    os.rename(place, half.with_name(f"{half.name}-damaged"))
-                shutil.rmtree(half.with_name(f"{half.name}-damaged"), ignore_errors=True)
-
-
-def _prune(folder: Path) -> None:
-    """Removes all copies but the last ones that were used."""
-    with suppress(OSError):
-        copies = [path for path in folder.iterdir() if not path.name.startswith(".")]
-        for path in sorted(copies, key=lambda path: -path.stat().st_mtime)[KEPT:]:
-            shutil.rmtree(path, ignore_errors=True)
+    return Shelf(copies / quote(found.name, safe="")).get(f"{found.version}-{key}", fetch)
 
 
 def _travel(found: Located, tracking_uri: str, environ: Mapping[str, str], into: Path) -> None:
@@ -142,17 +85,20 @@ def _handed_out(found: Located, server: str, environ: Mapping[str, str], into: P
         if not all(SAFE.fullmatch(str(file["path"])) and not file.get("is_dir") for file in files):
             return False
         wanted = [str(file["path"]) for file in files if not str(file["path"]).endswith(LEFT_OUT)]
-        return bool(wanted) and all(fetch(asking, f"{base}/{quote(f'{root}/{name}')}", into / name) for name in wanted)
+        (into / FILES).mkdir()
+        addresses = {name: f"{base}/{quote(f'{root}/{name}')}" for name in wanted}
+        return bool(wanted) and all(fetch(asking, url, into / FILES / name) for name, url in addresses.items())
 
 
 def _by_mlflows_way(found: Located, tracking_uri: str, into: Path) -> None:
     """Fetches a version's files from wherever MLflow can. Raises BadInput."""
-    from dermanet.registry.tracking import model_files
+    from mlflow import MlflowClient
+
+    from dermanet.registry.versions import Versions
 
     _ask_mlflow_at(tracking_uri)
-    for path in model_files(f"models:/{found.name}/{found.version}").iterdir():
-        if not path.name.endswith(LEFT_OUT):
-            shutil.copyfile(path, into / path.name)
+    shutil.rmtree(into / FILES, ignore_errors=True)
+    Versions(MlflowClient(), found.name).fetch(found.version, into)
 
 
 def _by_mlflow(uri: str, tracking_uri: str) -> Model:
@@ -175,7 +121,14 @@ def _by_mlflow(uri: str, tracking_uri: str) -> Model:
             client = MlflowClient(tracking_uri)
             version = named["version"] or str(client.get_model_version_by_alias(named["name"], named["alias"]).version)
             uri = f"models:/{named['name']}/{version}"
-    return Model(version, model_files(uri))
+    return Model(version, model_files(uri, _until_the_end() if tracking_uri.startswith("http") else None))
+
+
+def _until_the_end() -> str:
+    """A folder that goes when this process ends, which is a command's or the scorer's and ends in order."""
+    folder = mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _ask_mlflow_at(tracking_uri: str) -> None:

@@ -3,8 +3,9 @@
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ WORK = "dermanet.work"
 
 MODEL = "dermanet.model"
 """The tag that holds the `models:/…` address of the run's logged model, once it is whole."""
+
+USED = "dermanet.used"
+"""The tag that says when somebody last worked with a finished run; upkeep leaves alone what was used of late."""
 
 ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 """What MLflow says of what is not there, or can be nowhere. By any other word it could not be asked, and asked again it may know."""
@@ -60,16 +64,36 @@ SIGNATURE = ModelSignature(
 class Tracking:
     """The runs of one MLflow server or database."""
 
-    def __init__(self, uri: str, artifacts: Path, experiment: str = EXPERIMENT) -> None:
-        """`artifacts`: where a new experiment keeps its files if no server decides that. `experiment`: MLflow's, by name."""
+    def __init__(self, uri: str, artifacts: Path, experiment: str = EXPERIMENT, pages: str = "") -> None:
+        """`artifacts`: where a new experiment keeps its files if no server decides that. `experiment`: MLflow's, by name.
+
+        `pages`: where people find the server, where that is another address.
+        """
         # What MLflow's database cannot do is raised, too; its page of traceback would bury the line that says what to do.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         mlflow.set_tracking_uri(uri)
         self.uri = uri
+        self.pages = pages or uri
         self.client = MlflowClient(uri)
+        self._name, self._artifacts = experiment, artifacts
         if uri.startswith("sqlite:///"):
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        self.experiment = self._experiment(experiment, None if uri.startswith("http") else artifacts.as_uri())
+        if not uri.startswith("http"):
+            # Opened while one process has it to itself: several at once cannot make its tables.
+            _ = self.experiment
+
+    @cached_property
+    def experiment(self) -> str:
+        """The id of the experiment; made where there is none. Whoever only reads versions, and may do no more, does not ask for it."""
+        found = self.client.get_experiment_by_name(self._name)
+        if found:
+            return str(found.experiment_id)
+        try:
+            artifacts = None if self.uri.startswith("http") else self._artifacts.as_uri()
+            return str(self.client.create_experiment(self._name, artifacts))
+        except MlflowException:
+            # Another process made it between the two calls.
+            return str(self.client.get_experiment_by_name(self._name).experiment_id)
 
     def run_for(self, work: str, name: str, tags: Mapping[str, str]) -> Run:
         """The run that works on `work`; made at the first call, set running again at later ones."""
@@ -95,10 +119,19 @@ class Tracking:
         try:
             return self.client.get_run(run_id)
         except MlflowException as error:
-            _require_absent(error)
+            require_absent(error)
             raise BadInput(
                 f"no run {run_id!r} in MLflow at {mlflow.get_tracking_uri()}; `dermanet train` prints a run's id"
             ) from None
+
+    def model_of(self, run_id: str) -> str:
+        """The `models:/…` address of a run's logged model. Raises BadInput where it has none, or has it no more."""
+        found = self.run(run_id).data.tags.get(MODEL)
+        if not found:
+            raise BadInput(
+                f"run {run_id} has no model, or upkeep has removed it; train its snapshot and experiment again"
+            )
+        return str(found)
 
     def tag(self, run_id: str, **tags: str) -> None:
         """Sets tags `dermanet.<name>`."""
@@ -111,18 +144,24 @@ class Tracking:
 
     def address(self, run_id: str, name: str) -> str:
         """Where a person finds an artifact: its page at the MLflow server, or which run has it."""
-        if self.uri.startswith("http"):
-            return f"{self.uri}/#/experiments/{self.experiment}/runs/{run_id}/artifacts/{name}"
+        if self.pages.startswith("http"):
+            return f"{self.pages}/#/experiments/{self.experiment}/runs/{run_id}/artifacts/{name}"
         return f"{name} of MLflow run {run_id}"
 
-    def fetch(self, run_id: str, name: str) -> Path:
-        """The path of an artifact on this machine, fetched if it is elsewhere. Raises BadInput where there is none."""
+    def fetch(self, run_id: str, name: str, into: Path) -> Path:
+        """The path of a copy of an artifact in a folder, made where there is none. Raises BadInput where there is no such artifact."""
         self.run(run_id)
+        into.mkdir(parents=True, exist_ok=True)
         try:
-            return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name))
+            return Path(self.client.download_artifacts(run_id, name, str(into)))
         except (MlflowException, FileNotFoundError) as error:
-            _require_absent(error)
-            raise BadInput(f"run {run_id} has no {name}; run the stage that writes it first") from None
+            require_absent(error)
+            raise BadInput(f"run {run_id} has no {name} yet; run the stage that writes it first") from None
+
+    def read_text(self, run_id: str, name: str) -> str:
+        """An artifact's text. Raises BadInput where it is not there yet, or the run is not. No copy of it stays on this machine."""
+        with TemporaryDirectory() as folder:
+            return self.fetch(run_id, name, Path(folder)).read_text(encoding="utf-8")
 
     def end(self, run_id: str, status: str) -> None:
         """Sets a run's status: RUNNING, FINISHED or FAILED."""
@@ -171,14 +210,7 @@ class Tracking:
 
     def read_json(self, run_id: str, name: str) -> Any:
         """A JSON artifact of a run. Raises BadInput where it is not there yet, or the run is not."""
-        self.run(run_id)
-        with TemporaryDirectory() as folder:
-            try:
-                path = self.client.download_artifacts(run_id, name, folder)
-            except (MlflowException, FileNotFoundError) as error:
-                _require_absent(error)
-                raise BadInput(f"run {run_id} has no {name} yet; run the stage that writes it first") from None
-            return json.loads(Path(path).read_text())
+        return json.loads(self.read_text(run_id, name))
 
     def log_model(
         self, run_id: str, scorer: Path, artifacts: Mapping[str, Path], package: Path, requirements: Sequence[str]
@@ -204,29 +236,31 @@ class Tracking:
         self.client.set_tag(run_id, MODEL, logged.model_uri)
         return str(logged.model_uri)
 
-    def _experiment(self, name: str, artifacts: str | None) -> str:
-        found = self.client.get_experiment_by_name(name)
-        if found:
-            return str(found.experiment_id)
-        try:
-            return str(self.client.create_experiment(name, artifacts))
-        except MlflowException:
-            # Another process made it between the two calls.
-            return str(self.client.get_experiment_by_name(name).experiment_id)
+
+@contextmanager
+def model_at_hand(uri: str, part: str = "") -> Iterator[Path]:
+    """The folder with the artifacts of a logged or registered model, or one file of them, for as long as it is looked at.
+
+    What had to travel for it leaves no copy behind, also where a task's process ends without a word. Raises BadInput.
+    """
+    with TemporaryDirectory() as folder:
+        yield model_files(uri, folder, part)
 
 
-def model_files(uri: str) -> Path:
-    """The folder with the artifacts of a logged or registered model, fetched if it is not local."""
+def model_files(uri: str, into: str | None = None, part: str = "") -> Path:
+    """The same, copied into a folder; without one where they lie, or in a folder of MLflow's own where they had to travel."""
     try:
-        return Path(mlflow.artifacts.download_artifacts(uri)) / "artifacts"
+        if part:
+            return Path(mlflow.artifacts.download_artifacts(f"{uri}/artifacts/{part}", dst_path=into))
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=into)) / "artifacts"
     except (MlflowException, FileNotFoundError) as error:
-        _require_absent(error)
+        require_absent(error)
         raise BadInput(
             f"model {uri!r} cannot be read: {error}; allowed are models:/NAME@ALIAS, models:/NAME/VERSION"
         ) from None
 
 
-def _require_absent(error: Exception) -> None:
+def require_absent(error: Exception) -> None:
     """Raises an error of MLflow's again that does not say that something is not there: it is no fault of whoever asked."""
     if isinstance(error, MlflowException) and error.error_code not in ABSENT:
         raise error

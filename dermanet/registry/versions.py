@@ -10,11 +10,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from dermanet.errors import BadInput
-from dermanet.registry.tracking import ABSENT
+from dermanet.registry.shelf import LEFT_OUT
+from dermanet.registry.tracking import ABSENT, require_absent
 
 CHAMPION, PREVIOUS = "champion", "previous"
-TRAINING_FORM = ".keras"
-"""What only training and `export` want of a model's files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +74,16 @@ class Versions:
     def fetch(self, version: str, folder: Path) -> None:
         """Copies what scoring needs of a version into a folder: `MLmodel`, and the model's files but the Keras one.
 
-        Raises MlflowException or OSError where they cannot be had.
+        Raises BadInput where there are none, MlflowException or OSError where they cannot be had now.
         """
         uri = f"models:/{self.name}/{version}"
-        inside = [entry.path for entry in mlflow.artifacts.list_artifacts(artifact_uri=f"{uri}/artifacts")]
-        for path in ("MLmodel", *(path for path in inside if not path.endswith(TRAINING_FORM))):
-            mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/{path}", dst_path=str(folder))
+        try:
+            inside = [entry.path for entry in mlflow.artifacts.list_artifacts(artifact_uri=f"{uri}/artifacts")]
+            for path in ("MLmodel", *(path for path in inside if not path.endswith(LEFT_OUT))):
+                mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/{path}", dst_path=str(folder))
+        except (MlflowException, FileNotFoundError) as error:
+            require_absent(error)
+            raise BadInput(f"the files of {uri} cannot be read: {error}") from None
 
     def existing(self, version: str) -> str | None:
         """A version, if it is still there."""

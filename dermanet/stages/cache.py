@@ -1,6 +1,7 @@
 """The stages of the cache of prepared pixels and of features: what it holds, whether it is sound, and what may go."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from dermanet import settings
@@ -37,35 +38,51 @@ def prune_cache(everything: bool = False, really: bool = False) -> dict[str, Any
     Needed is a shard with an image of a snapshot, made by a recipe or a backbone as this code has it: the others are never read. An
     exported backbone goes with the last features that it made.
     """
-    from dermanet.learning.feature_rows import idle_graphs
-    from dermanet.pixels import upkeep
-
     here = settings.read()
-    needed = set() if everything else _needed(here)
-    going = [one for root, rows in _roots(here) for one in upkeep.unneeded(root, needed, rows)]
-    graphs = idle_graphs(features_root(here), {one.path for one in going})
-    size = sum(path.stat().st_size for path in graphs)
-    freed = size + (upkeep.remove(going) if really else sum(one.size for one in going))
+    going = unneeded_cache(here, set() if everything else images_of(here))
     if really:
-        for path in graphs:
-            path.unlink(missing_ok=True)
-    return {
-        "removed": really,
-        "shards": [str(path) for path in (*(one.path for one in going), *graphs)],
-        "bytes": freed,
-    }
+        remove_cached(list(going))
+    return {"removed": really, "shards": list(map(str, going)), "bytes": sum(going.values())}
+
+
+def unneeded_cache(here: Settings, digests: Collection[str], before: float = math.inf) -> "dict[Path, int]":
+    """The shards that hold none of some images, or a forgotten one, and exported backbones that made nothing of the rest; with bytes.
+
+    `before`: only those written before a moment, in seconds since 1970.
+    """
+    from dermanet.intake.catalogue import Catalogue
+    from dermanet.pixels import upkeep
+    from dermanet.pixels.feature_rows import idle_graphs
+
+    gone = Catalogue(here.catalogue).forgotten()
+    found = (upkeep.unneeded(root, digests, rows, before, gone) for root, rows in _roots(here))
+    going = {one.path: one.size for leaving in found for one in leaving}
+    graphs = {path: path.stat() for path in idle_graphs(features_root(here), going)}
+    return going | {path: seen.st_size for path, seen in graphs.items() if seen.st_mtime < before}
+
+
+def remove_cached(paths: "Collection[Path]") -> None:
+    """Removes some of what `unneeded_cache` found."""
+    from dermanet.pixels import upkeep
+    from dermanet.pixels.feature_rows import GRAPHS
+
+    graphs = [path for path in paths if path.parent.name == GRAPHS]
+    upkeep.remove([upkeep.Leaving(path, 0) for path in paths if path not in graphs])
+    for path in graphs:
+        path.unlink(missing_ok=True)
+
+
+def images_of(here: Settings, chosen: Collection[str] | None = None) -> set[str]:
+    """The digests of the images of snapshots, by id; of every snapshot in the home where none are given."""
+    from dermanet.intake import snapshots
+
+    found = snapshots.every(snapshot_place(here))
+    return {record.digest for one in found if chosen is None or one.id in chosen for record in one.records}
 
 
 def _roots(here: Settings) -> "tuple[tuple[Path, Rows], tuple[Path, Rows]]":
     """Where rows are kept, and what they are: prepared pixels, and features."""
-    from dermanet.learning.feature_rows import rows
+    from dermanet.pixels.feature_rows import rows
     from dermanet.pixels.upkeep import pixel_rows
 
     return (prepared_root(here), pixel_rows), (features_root(here), rows)
-
-
-def _needed(here: Settings) -> set[str]:
-    """The digests of the images of every snapshot in the home."""
-    from dermanet.intake import snapshots
-
-    return {record.digest for frozen in snapshots.every(snapshot_place(here)) for record in frozen.records}

@@ -38,7 +38,8 @@ def register(run_id: str) -> dict[str, Any]:
     carried = {name: tags[name] for name in CARRIED if name in tags}
     carried |= {"dermanet.report": tracking.address(run_id, PAGE), "dermanet.dag_run": here.dag_run}
     with ledger_of(here).moving():
-        version = versions_of(here, tracking).register(run_id, tags["dermanet.model"], carried)
+        # Asked for in this turn, in which upkeep removes models that are no version's.
+        version = versions_of(here, tracking).register(run_id, tracking.model_of(run_id), carried)
     return {"run_id": run_id, **compile_dossier(version)}
 
 
@@ -73,19 +74,20 @@ def champion(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
 
 def export(version: str, path: str) -> dict[str, Any]:
     """Writes a version as `.keras`, `.h5` (DermaNet's published form) or `.onnx`, told by the path's ending. Raises BadInput."""
-    from dermanet.registry.tracking import model_files
+    from dermanet.registry.tracking import model_at_hand
 
     target, known = Path(path), (".keras", ".h5", ".onnx")
     if target.suffix not in known:
         raise BadInput(f"{path}: the ending {target.suffix!r} names no form; allowed are {', '.join(known)}")
     here = settings.read()
     known_version = versions_of(here, tracking_of(here)).get(version)
-    files = model_files(f"models:/{here.model}/{known_version.version}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.suffix == ".h5":
-        from dermanet.learning.model import export_published_form, load
+    kept = "model.keras" if target.suffix == ".h5" else f"model{target.suffix}"
+    with model_at_hand(f"models:/{here.model}/{known_version.version}", kept) as file:
+        if target.suffix == ".h5":
+            from dermanet.learning.model import export_published_form, load
 
-        export_published_form(load(files / "model.keras"), target)
-    else:
-        shutil.copyfile(files / f"model{target.suffix}", target)
+            export_published_form(load(file), target)
+        else:
+            shutil.copyfile(file, target)
     return {"version": version, "path": str(target), "bytes": target.stat().st_size}

@@ -11,14 +11,15 @@ from dermanet.errors import BadInput
 from dermanet.settings import Settings
 from dermanet.stages.groups import refuse_torn
 from dermanet.stages.inbox import take_inbox
+from dermanet.stages.parts import parts_of, records_in
 from dermanet.stages.rooms import chosen_experiment, fill_pixels, frozen_snapshot, prepared_root, snapshot_place
 from dermanet.storage import place
 
 if TYPE_CHECKING:
     from dermanet.intake.ingest import Outcome
 
-MOST_PARTS = 8
-"""Tasks that prepare one snapshot side by side: each pays seconds for its imports, and each uses every core of its machine."""
+PIXELS_COST = 300
+"""Images that a core prepares while a task begins: half a second to a second, most of it imports."""
 
 
 def ingest(
@@ -116,8 +117,9 @@ def snapshot() -> dict[str, Any]:
     measuring.measure(catalogue, place(here.objects))
     placed = placing.place(catalogue)
     refuse_torn(here, placed)
-    several = len(placed.several)
-    frozen = snapshots.freeze(placed.records, taxonomy.load(here.taxonomy), snapshot_place(here), placed.sides, several)
+    several, kept = len(placed.several), snapshot_place(here)
+    frozen = snapshots.freeze(placed.records, taxonomy.load(here.taxonomy), kept, placed.sides, several)
+    snapshots.mark_used(frozen.id, kept)
     sides = {side: len(getattr(frozen, side)) for side in ("train", "validation", "holdout")}
     return {
         "snapshot": frozen.id, "holdout_digest": frozen.holdout_digest, "images": len(frozen.records), **sides,
@@ -136,30 +138,26 @@ def prepare(
 
 
 def preparation_parts(snapshot_id: str, experiment_text: str) -> list[dict[str, int]]:
-    """The parts in which `prepare_part` prepares a snapshot side by side: at most MOST_PARTS, of a shard of new images or more."""
+    """The parts in which `prepare_part` prepares a snapshot side by side: the more the more is new, and one where little is."""
     from dermanet.pixels.prepared import PreparedPixels
     from dermanet.pixels.preprocess import recipe
-    from dermanet.pixels.shards import SHARD
 
     here = settings.read()
     pixels = PreparedPixels(prepared_root(here), recipe(chosen_experiment(here, experiment_text).recipe))
     new = sum(record.digest not in pixels for record in frozen_snapshot(here, snapshot_id).records)
-    parts = max(1, min(MOST_PARTS, new // SHARD))
-    return [{"part": part, "parts": parts} for part in range(parts)]
+    return parts_of(new, PIXELS_COST)
 
 
 def prepare_part(
     snapshot_id: str, experiment_text: str, part: Mapping[str, int],
     progress: Callable[[int, int], None] = lambda done, total: print(f"{done} of {total} images", flush=True),
 ) -> dict[str, Any]:  # fmt: skip
-    """One of `preparation_parts`: an equal stretch of the snapshot's images, whatever has been prepared meanwhile."""
+    """One of `preparation_parts`, whatever has been prepared meanwhile; one that was prepared is found so."""
     here = settings.read()
     chosen = chosen_experiment(here, experiment_text)
-    # In the order of their digests, so that what is new is spread evenly over the parts.
-    records = sorted(frozen_snapshot(here, snapshot_id).records, key=lambda record: record.digest)
-    first, last = (len(records) * (part["part"] + more) // part["parts"] for more in (0, 1))
-    start, total = time.monotonic(), last - first
-    done = fill_pixels(here, chosen.recipe, records[first:last], lambda count: progress(count, total))[1]
+    records = records_in(part, frozen_snapshot(here, snapshot_id).records)
+    start, total = time.monotonic(), len(records)
+    done = fill_pixels(here, chosen.recipe, records, lambda count: progress(count, total))[1]
     return {
         "snapshot": snapshot_id, "images": total, "computed": done.computed, "reused": done.reused,
         "damaged": list(done.damaged), "seconds": round(time.monotonic() - start, 2),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dermanet import settings
 from dermanet.settings import Settings
 from dermanet.stages.lineage import card_of
-from dermanet.stages.pages import DOSSIER, EVALUATION, PAGE, code_of
+from dermanet.stages.pages import DOSSIER, EVALUATION, PAGE, code_of, keep_page
 from dermanet.stages.rooms import ledger_of, snapshot_place, tracking_of, versions_of
 from dermanet.stages.verdicts import GATES, VERDICT
 
@@ -48,8 +48,8 @@ def compile_dossier(version: str) -> dict[str, Any]:
     tracking.log_text(run_id, told, f"{DOSSIER}/licences.md")
     tracking.log_json(run_id, verdict, f"{DOSSIER}/{VERDICT}")
     tracking.log_json(run_id, manifest, f"{DOSSIER}/snapshot.json")
-    for name in (GATES, PAGE):
-        tracking.log_text(run_id, tracking.fetch(run_id, name).read_text(encoding="utf-8"), f"{DOSSIER}/{name}")
+    tracking.log_text(run_id, tracking.read_text(run_id, GATES), f"{DOSSIER}/{GATES}")
+    keep_page(here, tracking, run_id, tracking.read_text(run_id, PAGE), f"{DOSSIER}/{PAGE}")
     keep_decisions(here, tracking, run_id)
     return {"version": version, "run_id": run_id, "dossier": tracking.address(run_id, DOSSIER)}
 

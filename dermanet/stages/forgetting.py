@@ -1,5 +1,6 @@
 """The stage that forgets a lesion or a patient."""
 
+import shutil
 from typing import Any
 
 from dermanet import settings
@@ -7,7 +8,15 @@ from dermanet.errors import BadInput
 from dermanet.settings import Settings
 from dermanet.stages.groups import forget_sheets
 from dermanet.stages.pages import clear_pages
-from dermanet.stages.rooms import features_root, frozen_snapshot, prepared_root, tracking_of, versions_of
+from dermanet.stages.rooms import (
+    features_root,
+    frozen_snapshot,
+    looked_at,
+    prepared_root,
+    removing,
+    tracking_of,
+    versions_of,
+)
 from dermanet.stages.validation import redraw_reports
 from dermanet.storage import place
 
@@ -18,7 +27,8 @@ def forget(lesion_id: str = "", patient_id: str = "") -> dict[str, Any]:
     Their rows leave the log of predictions, too.
 
     Returns how many images and which registered versions were trained or judged on a snapshot that holds them. May be repeated.
-    Raises BadInput where nothing is known of the lesion or patient, or where not exactly one of the two is given.
+    Raises BadInput where nothing is known of the lesion or patient, or where not exactly one of the two is given; DermaNetError where
+    an upkeep or a backup is under way for longer than a minute.
     """
     from dermanet.intake import forgetting
     from dermanet.intake.catalogue import Catalogue
@@ -28,15 +38,17 @@ def forget(lesion_id: str = "", patient_id: str = "") -> dict[str, Any]:
         raise BadInput("forget takes one lesion or one patient: give --lesion ID or --patient ID")
     here = settings.read()
     catalogue, objects = Catalogue(here.catalogue), place(here.objects)
-    if patient_id:
-        lesions, digests = forgetting.forget_patient(patient_id, catalogue, objects)
-    else:
-        lesions, digests = [lesion_id], forgetting.forget(lesion_id, catalogue, objects)
-    for root in (prepared_root(here), features_root(here)):
-        removal.remove(root, digests)
-    forget_sheets(here)
-    redraw_reports(here, lesions)
-    clear_pages(here, digests)
+    with removing(here):
+        if patient_id:
+            lesions, digests = forgetting.forget_patient(patient_id, catalogue, objects)
+        else:
+            lesions, digests = [lesion_id], forgetting.forget(lesion_id, catalogue, objects)
+        for root in (prepared_root(here), features_root(here)):
+            removal.remove(root, digests)
+        forget_sheets(here)
+        shutil.rmtree(looked_at(here, ""), ignore_errors=True)
+        redraw_reports(here, lesions)
+        clear_pages(here, digests)
     whom = {"patient": patient_id} if patient_id else {"lesion": lesion_id}
     return {**whom, "images": len(digests), "versions": _versions_with(here, set(lesions), patient_id, set(digests))}
 

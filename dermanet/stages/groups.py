@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from dermanet import settings
 from dermanet.errors import BadInput
 from dermanet.settings import Settings
+from dermanet.stages.lateness import forgotten_among
 from dermanet.storage import Folder, place
 
 if TYPE_CHECKING:
@@ -66,13 +67,17 @@ def refuse_torn(here: Settings, found: "Placement") -> None:
 
 
 def write_sheet(here: Settings, group: "Group", found: "Placement") -> Path:
-    """A group's contact sheet in the home, named by its first lesion."""
+    """A group's contact sheet in the home, named by its first lesion. Raises BadInput where it shows what was forgotten meanwhile."""
     from dermanet.intake import sheets
     from dermanet.intake.stored import object_name
 
     objects, folder = place(here.objects), sheets_place(here)
     name = f"{group.lesions[0]}.png"
-    folder.write(name, sheets.draw(group, found.records, lambda digest: objects.read(object_name(digest))))
+    sheet = sheets.draw(group, found.records, lambda digest: objects.read(object_name(digest)))
+    folder.write(name, sheet)
+    if forgotten_among(here, [record.digest for record in found.records if record.labels.lesion_id in group.lesions]):
+        folder.remove(name)
+        raise BadInput(f"an image of lesion {group.lesions[0]}'s group was forgotten meanwhile; run this again")
     return folder.root / name
 
 

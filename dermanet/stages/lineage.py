@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,8 @@ def begin(
         tracking.tag(run_id, started_from=name, started_from_why=found.why)
         progress(f"begins with {'ImageNet' if name == IMAGENET else f'version {name}'}: {found.why}")
     if name != IMAGENET:
-        _copy(_files(here, name) / "model.keras", folder / START)
+        with _file(here, name, "model.keras") as weights:
+            _copy(weights, folder / START)
 
 
 def origin(here: Settings, tracking: "Tracking", chosen: Experiment, frozen: "Snapshot") -> Origin:
@@ -120,13 +122,14 @@ def card_of(here: Settings, version: str) -> dict[str, Any]:
     """What a version says of itself."""
     from dermanet.serving.network import CARD
 
-    return dict(json.loads((_files(here, version) / CARD).read_text()))
+    with _file(here, version, CARD) as card:
+        return dict(json.loads(card.read_text()))
 
 
-def _files(here: Settings, version: str) -> Path:
-    from dermanet.registry.tracking import model_files
+def _file(here: Settings, version: str, name: str) -> AbstractContextManager[Path]:
+    from dermanet.registry.tracking import model_at_hand
 
-    return model_files(f"models:/{here.model}/{version}")
+    return model_at_hand(f"models:/{here.model}/{version}", name)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from dermanet import settings
 from dermanet.errors import BadInput
 from dermanet.settings import Settings
-from dermanet.stages.rooms import tracking_of
+from dermanet.stages.lateness import forgotten_among
+from dermanet.stages.rooms import looked_at, tracking_of
 from dermanet.storage import place
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 EVALUATION, PAGE, DOSSIER = "evaluation.json", "evaluation.html", "dossier"
 EVALUATED = "dermanet.evaluated"
-"""The tag of a run that has such a page: the digest of the holdout."""
+"""The tag of a run that has such a page, or is about to: the digest of the holdout."""
 
 FLIPPED, MISTAKES = 36, 24
 """Pictures on a page, so that it stays below two megabytes."""
@@ -52,12 +53,31 @@ def draw(
     return page.html(about, found, told)
 
 
-def keep_verdict(tracking: "Tracking", run_id: str, verdict: "Verdict") -> None:
+def keep_page(here: Settings, tracking: "Tracking", run_id: str, text: str, name: str = PAGE) -> None:
+    """Writes a page of a run, without the pictures of images that are forgotten by then. The run has the tag EVALUATED already."""
+    from dermanet.judging.page import shown_on, without
+
+    tracking.log_text(run_id, text, name)
+    gone = forgotten_among(here, shown_on(text))
+    if gone:
+        tracking.log_text(run_id, without(text, gone), name)
+
+
+def keep_evaluation(here: Settings, tracking: "Tracking", run_id: str, record: Mapping[str, Any]) -> None:
+    """Writes the figures of a run's evaluation, without the flips of images that are forgotten by then."""
+    tracking.log_json(run_id, record, EVALUATION)
+    flipped = [one["digest"] for one in (record["flips"] or {"flipped": ()})["flipped"]]
+    gone = forgotten_among(here, flipped)
+    if gone:
+        _clear_flips(tracking, run_id, gone)
+
+
+def keep_verdict(here: Settings, tracking: "Tracking", run_id: str, verdict: "Verdict") -> None:
     """Puts a verdict into the page of a run."""
     from dermanet.judging.page import with_verdict
 
-    text = tracking.fetch(run_id, PAGE).read_text(encoding="utf-8")
-    tracking.log_text(run_id, with_verdict(text, verdict), PAGE)
+    text = tracking.read_text(run_id, PAGE)
+    keep_page(here, tracking, run_id, with_verdict(text, verdict))
 
 
 def clear_pages(here: Settings, digests: Collection[str]) -> int:
@@ -68,7 +88,7 @@ def clear_pages(here: Settings, digests: Collection[str]) -> int:
     for run_id in tracking.tagged(EVALUATED):
         for name in (PAGE, f"{DOSSIER}/{PAGE}"):
             try:
-                text = tracking.fetch(run_id, name).read_text(encoding="utf-8")
+                text = tracking.read_text(run_id, name)
             except BadInput:
                 continue
             left = without(text, digests)
@@ -92,8 +112,9 @@ def _clear_flips(tracking: "Tracking", run_id: str, digests: Collection[str]) ->
 
 
 def evaluation_page(run_id: str) -> str:
-    """The path of the page of a run's evaluation on this machine, fetched if it is not here. Raises BadInput where there is none."""
-    return str(tracking_of(settings.read()).fetch(run_id, PAGE))
+    """The path of a copy of the page of a run's evaluation, for people to look at. Raises BadInput where there is none."""
+    here = settings.read()
+    return str(tracking_of(here).fetch(run_id, PAGE, looked_at(here, run_id)))
 
 
 def code_of(card: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """How the stages enter the rooms: each function opens one thing of an installation, by its settings."""
 
 import getpass
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from dermanet import experiment
 from dermanet.errors import GateRefused, StoreFault
 from dermanet.settings import Settings
+from dermanet.stages.lateness import lose_rows
 from dermanet.storage import Folder, place
 
 if TYPE_CHECKING:
@@ -29,6 +31,15 @@ Progress = Callable[[str], None]
 
 OnBatch = Callable[[int, int], None]
 """Takes how many batches of a training are done, and of how many at most, for whoever wants to see it move."""
+
+
+def looked_at(here: Settings, run_id: str) -> Path:
+    """Where copies of a run's pages lie that people have opened; all go whenever something is forgotten."""
+    return here.home / "pages" / run_id
+
+
+REMOVALS = "removals"
+"""Whose turn it is to remove for good: upkeep, forgetting; or a backup, so that nothing leaves that it has come for."""
 
 
 def say_nothing(line: str) -> None:
@@ -69,9 +80,10 @@ def gates_of(here: Settings, diagnoses: "Taxonomy | None" = None) -> "Gates":
 
 
 def frozen_snapshot(here: Settings, snapshot_id: str) -> "Snapshot":
-    """A snapshot by its id. Raises BadInput where there is none."""
+    """A snapshot by its id, which is in use from now on. Raises BadInput where there is none."""
     from dermanet.intake import snapshots
 
+    snapshots.mark_used(snapshot_id, snapshot_place(here))
     return snapshots.read(snapshot_id, snapshot_place(here))
 
 
@@ -79,21 +91,28 @@ def tracking_of(here: Settings) -> "Tracking":
     """MLflow's runs."""
     from dermanet.registry.tracking import Tracking
 
-    return Tracking(here.tracking_uri, here.artifacts)
+    return Tracking(here.tracking_uri, here.artifacts, pages=here.mlflow_pages)
 
 
 def snapshot_tracking(here: Settings) -> "Tracking":
     """MLflow's runs of snapshots: one each, with the report on its data, in an experiment of their own."""
     from dermanet.registry.tracking import Tracking
 
-    return Tracking(here.tracking_uri, here.artifacts, f"{here.model}-snapshots")
+    return Tracking(here.tracking_uri, here.artifacts, f"{here.model}-snapshots", here.mlflow_pages)
+
+
+def monitoring_tracking(here: Settings) -> "Tracking":
+    """MLflow's runs of windows of the log of predictions: one each, with its report, in an experiment of their own."""
+    from dermanet.registry.tracking import Tracking
+
+    return Tracking(here.tracking_uri, here.artifacts, f"{here.model}-monitoring", here.mlflow_pages)
 
 
 def search_tracking(here: Settings) -> "Tracking":
     """MLflow's runs of searches and their trials, in an experiment of their own."""
     from dermanet.registry.tracking import Tracking
 
-    return Tracking(here.tracking_uri, here.artifacts, f"{here.model}-searches")
+    return Tracking(here.tracking_uri, here.artifacts, f"{here.model}-searches", here.mlflow_pages)
 
 
 def studies_of(here: Settings) -> "Studies":
@@ -115,6 +134,15 @@ def ledger_of(here: Settings) -> "Ledger":
     from dermanet.ledger.decisions import Ledger
 
     return Ledger(here.catalogue)
+
+
+@contextmanager
+def removing(here: Settings) -> Iterator[None]:
+    """The turn of whoever removes for good, or copies what must not go meanwhile. Raises DermaNetError where another has it long."""
+    from dermanet.database.turns import turn
+
+    with turn(ledger_of(here).engine, REMOVALS):
+        yield
 
 
 def whoever_asks() -> str:
@@ -141,11 +169,16 @@ def fill_pixels(
     pixels = PreparedPixels(prepared_root(here), recipe(recipe_text))
     digests = [record.digest for record in records]
     try:
-        return pixels, pixels.fill(digests, partial(stored.read, objects), progress)
+        done = pixels.fill(digests, partial(stored.read, objects), progress)
     except StoreFault:
+        lose_rows(here, prepared_root(here), digests)
         # All that are left are looked at, so that one run names every one that is wrong.
         left = [digest for digest in digests if digest not in pixels]
         raise stored.trouble(stored.faults(left, Catalogue(here.catalogue), objects)) from None
+    gone = lose_rows(here, prepared_root(here), digests)
+    if gone:
+        raise stored.trouble(stored.faults(gone, Catalogue(here.catalogue), objects))
+    return pixels, done
 
 
 def network_in(files: Path) -> "Network":

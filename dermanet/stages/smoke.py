@@ -32,7 +32,7 @@ def smoke_test(version: str) -> dict[str, Any]:
     Raises GateRefused where the answers are others than in training, DermaNetError where the server does not come up.
     """
     from dermanet.ledger.decisions import Decision
-    from dermanet.registry.tracking import model_files
+    from dermanet.registry.tracking import model_at_hand
     from dermanet.serving import golden
     from dermanet.serving.network import CARD
 
@@ -48,12 +48,12 @@ def smoke_test(version: str) -> dict[str, Any]:
         ledger.add(Decision("smoke test", outcome, (reason,), found.run_id or "", version, dag_run=here.dag_run))
         versions.tag(version, smoke_test=outcome)
 
-    files = model_files(f"models:/{here.model}/{version}")
-    diagnoses = [entry["code"] for entry in json.loads((files / CARD).read_text())["taxonomy"]]
     try:
-        with _serving(version) as (client, address):
-            rows = _asked(client, address, golden.request(files / golden.FILE))
-        furthest = golden.check_rows(files / golden.FILE, rows, diagnoses)
+        with model_at_hand(f"models:/{here.model}/{version}") as files:
+            diagnoses = [entry["code"] for entry in json.loads((files / CARD).read_text())["taxonomy"]]
+            with _serving(version) as (client, address):
+                rows = _asked(client, address, golden.request(files / golden.FILE))
+            furthest = golden.check_rows(files / golden.FILE, rows, diagnoses)
     except _Silent as error:
         raise DermaNetError(f"version {version} was not tried out: {error}; run this again") from None
     except DermaNetError as error:

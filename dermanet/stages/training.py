@@ -18,6 +18,7 @@ from dermanet.stages import lineage, members
 from dermanet.stages.abstention import write_limits
 from dermanet.stages.datasets import trained_on
 from dermanet.stages.dossier import keep_materials
+from dermanet.stages.lateness import lose_rows
 from dermanet.stages.progress import EpochReport
 from dermanet.stages.rooms import (
     OnBatch,
@@ -150,6 +151,7 @@ def _fitted(
             members.train(here, frozen.id, chosen, folder, report)
             watch = Watch()
         trained = fit(chosen, sides, folder, features, watch)
+    lose_rows(here, features, [record.digest for record in frozen.records])
     if len(trained.history) > 1:
         tracking.log_picture(run_id, curves.draw(trained.history, trained.best_epochs), "learning_curves.png")
     tracking.log_params(run_id, {"best_epoch": ", ".join(map(str, trained.best_epochs))})
@@ -209,12 +211,8 @@ def _model_files(keras_file: Path, onnx_file: Path, card: dict[str, Any], recipe
 
 
 def _limits(here: Settings, frozen: "Snapshot", chosen: experiment.Experiment, trained: "Trained") -> dict[str, Path]:
-    """One more of those files: when the model abstains."""
-    from dermanet.serving.abstention import FILE
-
-    path = trained.onnx_file.parent / FILE
-    write_limits(here, frozen, chosen, trained.validation, path)
-    return {FILE: path}
+    """Two more of those files: when the model abstains, and what its answers in use are compared with."""
+    return write_limits(here, frozen, chosen, trained.validation, trained.onnx_file.parent)
 
 
 def _package() -> Path:

@@ -1,13 +1,14 @@
 """The stage between a snapshot and its training: are its data fit, and is it the same kind of data as before?"""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dermanet import settings
 from dermanet.errors import BadInput, DataRefused
 from dermanet.settings import Settings
-from dermanet.stages.rooms import frozen_snapshot, ledger_of, snapshot_place, snapshot_tracking, whoever_asks
+from dermanet.stages.lateness import forgotten_among
+from dermanet.stages.rooms import frozen_snapshot, ledger_of, looked_at, snapshot_place, snapshot_tracking, whoever_asks
 from dermanet.storage import place
 
 if TYPE_CHECKING:
@@ -106,8 +107,9 @@ def redraw_reports(here: Settings, lesions: Collection[str]) -> int:
 
 
 def report_file(run_id: str) -> str:
-    """The path of a run's report on this machine, fetched if it is not here. Raises BadInput where there is none."""
-    return str(snapshot_tracking(settings.read()).fetch(run_id, REPORT))
+    """The path of a copy of a run's report, for people to look at. Raises BadInput where there is none."""
+    here = settings.read()
+    return str(snapshot_tracking(here).fetch(run_id, REPORT, looked_at(here, run_id)))
 
 
 def limits_summary(here: Settings) -> str:
@@ -183,13 +185,19 @@ def _publish(here: Settings, catalogue: "Catalogue", entry: "Entry", frozen: "Sn
     tracking.log_figures(run_id, {**record["readings"], "new_images": record.get("new", {}).get("images", 0)})
     tracking.log_json(run_id, {"verdict": entry.verdict, "because": entry.because, **record}, STATISTICS)
     tracking.log_json(run_id, json.loads(snapshot_place(here).read(f"{entry.id}/manifest.json")), MANIFEST)
-    tracking.log_text(run_id, _page(here, catalogue, entry, frozen), REPORT)
+    digests = [record.digest for record in frozen.records]
+    gone: set[str] | None = None
+    # Once more where one of its images was forgotten while the report was drawn.
+    while gone != (now := forgotten_among(here, digests)):
+        gone = now
+        tracking.log_text(run_id, _page(here, catalogue, entry, frozen, gone), REPORT)
     tracking.describe(run_id, _note(entry, record))
     tracking.end(run_id, "FINISHED")
     return run_id
 
 
-def _page(here: Settings, catalogue: "Catalogue", entry: "Entry", frozen: "Snapshot") -> str:
+def _page(here: Settings, catalogue: "Catalogue", entry: "Entry", frozen: "Snapshot", gone: Collection[str]) -> str:
+    """The report, without the pictures of images that are `gone`."""
     from dermanet.intake import history
     from dermanet.intake.history import measured
     from dermanet.validating import drift, report, sheets, statistics
@@ -205,7 +213,7 @@ def _page(here: Settings, catalogue: "Catalogue", entry: "Entry", frozen: "Snaps
     if "new" in record:
         groups["new"] = statistics.from_dict(record["new"])
     chosen = sheets.choose(new if len(new) else frame, frozen.taxonomy.codes)
-    shown = [(sheet.title, _tiles(here, sheet.images)) for sheet in chosen]
+    shown = [(sheet.title, _tiles(here, [image for image in sheet.images if image[0] not in gone])) for sheet in chosen]
     verdict = drift.Verdict(record["verdict"], tuple(drift.Check(**check) for check in record["checks"]))
     notes = [record["note"]] if record["note"] else []
     return report.html(
@@ -215,7 +223,7 @@ def _page(here: Settings, catalogue: "Catalogue", entry: "Entry", frozen: "Snaps
     )
 
 
-def _tiles(here: Settings, images: tuple[tuple[str, str], ...]) -> "list[Tile]":
+def _tiles(here: Settings, images: Sequence[tuple[str, str]]) -> "list[Tile]":
     from dermanet.contactsheet import tile
     from dermanet.intake.stored import object_name
 

@@ -1,6 +1,7 @@
 """The stages of judging: a run into figures, figures into a verdict."""
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dermanet import settings
@@ -47,13 +48,16 @@ def evaluate(run_id: str) -> dict[str, Any]:
     from dermanet.judging.flips import flips, totals
     from dermanet.judging.mistakes import malignant_codes
     from dermanet.judging.slices import slices
-    from dermanet.registry.tracking import model_files
+    from dermanet.registry.tracking import model_at_hand
 
     here = settings.read()
     tracking = tracking_of(here)
     tags = tracking.run(run_id).data.tags
+    model = tracking.model_of(run_id)
+    tracking.tag(run_id, used=datetime.now(UTC).isoformat(timespec="seconds"))
     frozen = frozen_snapshot(here, tags["dermanet.snapshot"])
-    holdout, network = frozen.holdout, network_in(model_files(tags["dermanet.model"]))
+    with model_at_hand(model) as files:
+        holdout, network = frozen.holdout, network_in(files)
     if network.diagnoses != frozen.taxonomy.codes:
         raise BadInput(
             f"run {run_id} answers {', '.join(network.diagnoses)}, and the snapshot's diagnoses are "
@@ -82,15 +86,13 @@ def evaluate(run_id: str) -> dict[str, Any]:
     )
     for name, picture in pictures.items():
         tracking.log_picture(run_id, picture, name)
-    tracking.log_text(
-        run_id,
-        pages.draw(here, record, network.card, frozen, answered.candidate, found, changed, told, pictures),
-        pages.PAGE,
-    )
+    page = pages.draw(here, record, network.card, frozen, answered.candidate, found, changed, told, pictures)
+    # First: who forgets clears the pages of runs with this tag.
     tracking.tag(run_id, evaluated=frozen.holdout_digest)
-    tracking.log_json(run_id, record, EVALUATION)
+    pages.keep_page(here, tracking, run_id, page)
+    pages.keep_evaluation(here, tracking, run_id, record)
     if _same(before, record) and "dermanet.verdict" in tags:
-        pages.keep_verdict(tracking, run_id, verdict.from_dict(tracking.read_json(run_id, VERDICT)))
+        pages.keep_verdict(here, tracking, run_id, verdict.from_dict(tracking.read_json(run_id, VERDICT)))
     return record
 
 
@@ -123,7 +125,7 @@ def judge(run_id: str) -> dict[str, Any]:
     tracking.log_json(run_id, told, VERDICT)
     tracking.log_text(run_id, here.gates.read_text(encoding="utf-8"), GATES)
     tracking.log_text(run_id, report.verdict_page(judged, record), "verdict.md")
-    pages.keep_verdict(tracking, run_id, judged)
+    pages.keep_verdict(here, tracking, run_id, judged)
     tracking.tag(run_id, verdict=judged.word, gates=judged.mode)
     _keep(ledger, here, record, judged, lesions)
     return told
@@ -198,9 +200,10 @@ def _same(before: "Mapping[str, Any]", now: "Mapping[str, Any]") -> bool:
 
 def _champion_answers(here: Settings, uri: str, frozen: "Snapshot") -> "Answers | None":
     """The champion's answers on this holdout; none where it answers another list of diagnoses: the two cannot be compared."""
-    from dermanet.registry.tracking import model_files
+    from dermanet.registry.tracking import model_at_hand
 
-    network = network_in(model_files(uri))
+    with model_at_hand(uri) as files:
+        network = network_in(files)
     return holdout_answers(here, network, frozen) if network.diagnoses == frozen.taxonomy.codes else None
 
 

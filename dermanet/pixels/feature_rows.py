@@ -1,0 +1,43 @@
+"""What a row of kept features is: apart from what computes them, so that who counts or removes them need not import Keras."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dermanet.pixels.shards import ABOUT, Row
+
+REVISION = 1
+"""Raised whenever the code changes what a backbone makes of an image: it is part of every fingerprint."""
+
+GRAPHS = "graphs"
+"""The folder of the exported backbones, among those of the features that they make."""
+
+KIND = np.dtype(np.float16)
+"""Of kept features: their error, a two-thousandth, is far below what separates two photographs of one lesion."""
+
+
+def rows(about: Mapping[str, Any], fingerprint: str) -> Row | None:
+    """The rows of a folder of features; None where this code makes others."""
+    if about.get("revision") != REVISION or about.get("fingerprint") != fingerprint:
+        return None
+    return Row((int(about["width"]),), KIND)
+
+
+def idle_graphs(root: Path, leaving: Collection[Path]) -> list[Path]:
+    """The exported backbones that have made nothing of what is kept under `root` once the shards `leaving` have gone.
+
+    None of them where a folder that stays does not say which one made it.
+    """
+    staying = {shard.parent for shard in root.glob("*/*.npy") if shard not in leaving}
+    made = {_maker(folder) for folder in staying}
+    return [] if None in made else sorted(path for path in (root / GRAPHS).glob("*.onnx") if path.stem not in made)
+
+
+def _maker(folder: Path) -> str | None:
+    try:
+        return str(json.loads((folder / ABOUT).read_bytes())["graph"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
