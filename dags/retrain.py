@@ -30,6 +30,8 @@ is. *Approve* or *Reject*, and say why: both are kept with your name. No answer 
   (`dermanet groups part` or `settle`) and clear it; it is not retried by itself.
 - *prepare_pixels* was killed or found the disk full: make room (`dermanet cache --prune`) and clear it; it goes on from its last
   whole shard. A damaged shard is named in its result and has been made again.
+- *extract_features* was killed or found the disk full: as *prepare_pixels*. An experiment without a frozen backbone has nothing to
+  do there.
 - *prepare_pixels* names stored images that are damaged or missing: start **ingest** on the sources that it names, then clear it.
 - *fit_network* was killed (a full memory, a machine that went away): it is retried and resumes from its last whole epoch, in the
   same MLflow run. Clear it if the retries are spent.
@@ -43,6 +45,12 @@ is. *Approve* or *Reject*, and say why: both are kept with your name. No answer 
   and clear the task. That the server did not come up is retried.
 - *promote_version* says that another version is champion by now than the one that was compared with: somebody was quicker. Clear
   *score_holdout* to judge it again.
+- *prepare_pixels* or *extract_features* failed with *stuck in queued*: more parts waited in Celery's queue than workers took in
+  time. Give the pool `DERMANET_PREPARE_POOL` as many slots as all workers together have, and clear them.
+- *fit_network* sits in *scheduled*: the pool `DERMANET_TRAINING_POOL` is taken by another training, or there is no such pool, which
+  Airflow says beside the DAG: `airflow pools set NAME 1 "one training a machine"`. It sits in *queued*: no worker listens to the queue
+  `DERMANET_TRAINING_QUEUE`.
+- *no snapshot … here*, of a snapshot that *freeze_snapshot* has just made: the workers do not share one `DERMANET_HOME`.
 - one line about the input (no images, an unknown experiment): mend it and clear the task; it is not retried by itself.
 
 **Safe to clear:** yes, any task or a whole old run, at any time. A run has one MLflow run and at most one version. A version that was
@@ -166,12 +174,27 @@ def retrain() -> None:
         """Parts of at least a shard of new images each, and never many; one where nothing or little is new."""
         return stages.preparation_parts(snapshot, (params or {})["experiment"])
 
-    @task
+    @task(pool=HERE.prepare_pool)
     def prepare_pixels(snapshot: str, part: dict[str, int], params: dict[str, Any] | None = None) -> dict[str, Any]:
         """One part; only what is new is computed."""
         return stages.prepare_part(snapshot, (params or {})["experiment"], part)
 
-    @task(execution_timeout=timedelta(hours=12))
+    @task
+    def list_feature_parts(snapshot: str, params: dict[str, Any] | None = None) -> list[dict[str, int]]:
+        """Parts of images whose features are missing; one where nothing is new, or where the experiment trains from nothing."""
+        return stages.feature_parts(snapshot, (params or {})["experiment"])
+
+    @task(pool=HERE.prepare_pool)
+    def extract_features(snapshot: str, part: dict[str, int], params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """One part, by every frozen backbone of the experiment; nothing where it has none."""
+        return stages.extract_part(snapshot, (params or {})["experiment"], part)
+
+    @task(
+        execution_timeout=timedelta(hours=settings.TRAINING_HOURS),
+        pool=HERE.training_pool,
+        queue=HERE.training_queue,
+        executor_config={"pod_template_file": HERE.training_pod} if HERE.training_pod else {},
+    )
     def fit_network(snapshot: str, params: dict[str, Any] | None = None, run_id: str | None = None) -> str:
         """Trains, or resumes, or finds it done; returns the MLflow run."""
         asked = params or {}
@@ -241,9 +264,10 @@ def retrain() -> None:
 
     decision, snapshot = decide_retrain(), freeze_snapshot()
     worthwhile(decision) >> [nothing_new(decision), snapshot]
-    parts, run = list_parts(snapshot), fit_network(snapshot)
+    parts, seen, run = list_parts(snapshot), list_feature_parts(snapshot), fit_network(snapshot)
     validate_snapshot(snapshot) >> [parts, run]
-    prepare_pixels.partial(snapshot=snapshot).expand(part=parts) >> run
+    prepare_pixels.partial(snapshot=snapshot).expand(part=parts) >> seen
+    extract_features.partial(snapshot=snapshot).expand(part=seen) >> run
     verdict = apply_gates(score_holdout(run))
     version = register_version(run)
     way = choose_way(run, version)

@@ -1,6 +1,9 @@
 """What is configured, reachable and missing on this machine, as findings for people and programs."""
 
 import importlib.util
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,30 @@ PACKAGES = (
 )
 
 
+AIRFLOW = """
+import json
+from airflow.configuration import conf
+from airflow.models.pool import Pool
+try:
+    pools = [pool.pool for pool in Pool.get_pools()]
+except Exception:
+    pools = None
+print("RESULT" + json.dumps({
+    "executor": conf.get("core", "executor"),
+    "token": conf.getint("execution_api", "jwt_expiration_time"),
+    "redelivered": conf.getint("celery_broker_transport_options", "visibility_timeout", fallback=86400),
+    "pools": pools,
+}))
+"""
+"""What Airflow's own configuration says, asked in a process of its own: imported here, it would log and write files."""
+
+
+class Doubt(Exception):
+    """Nothing is missing, but something may go wrong."""
+
+
 def examine(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Every finding, `ok` or not, with what was seen; nothing is changed but for folders a first use would make."""
+    """Every finding, `ok` or not or a `warning`, with what was seen; nothing is changed but for folders a first use would make."""
     here = settings.read(environ)
     findings = [
         _try("settings", lambda: _known(environ)),
@@ -33,19 +58,23 @@ def examine(environ: Mapping[str, str]) -> dict[str, Any]:
         _try("taxonomy", lambda: f"{len(taxonomy.load(here.taxonomy).codes)} diagnoses in {here.taxonomy}"),
         _try("gates", lambda: stages.gates_summary(here)),
         _try("validation", lambda: stages.limits_summary(here)),
+        _try("monitoring", lambda: stages.monitoring_summary(here)),
         _try("object store", lambda: f"{_stored(here)} images in {here.objects}"),
         _try("catalogue", lambda: f"{stages.catalogued(here)} images in {_hidden(here.catalogue)}"),
         _try("MLflow", lambda: _champion(environ, here)),
+        _try("Airflow", lambda: _airflow(environ, here)),
     ]
     return {"ok": all(finding["ok"] for finding in findings), "findings": findings}
 
 
 def _try(what: str, look: Callable[[], str]) -> dict[str, Any]:
     try:
-        return {"what": what, "ok": True, "detail": look()}
+        return {"what": what, "ok": True, "warning": False, "detail": look()}
+    except Doubt as doubt:
+        return {"what": what, "ok": True, "warning": True, "detail": str(doubt)}
     except Exception as error:
         # A doctor reports whatever is wrong and goes on to the next organ.
-        return {"what": what, "ok": False, "detail": f"{type(error).__name__}: {error}"}
+        return {"what": what, "ok": False, "warning": False, "detail": f"{type(error).__name__}: {error}"}
 
 
 def _known(environ: Mapping[str, str]) -> str:
@@ -89,3 +118,51 @@ def _hidden(url: str) -> str:
 def _champion(environ: Mapping[str, str], here: Settings) -> str:
     version = stages.champion(environ)["version"]
     return f"{_hidden(here.tracking_uri)}; " + (f"version {version} is champion" if version else "no champion yet")
+
+
+def _airflow(environ: Mapping[str, str], here: Settings) -> str:
+    """Executor, pool and tokens where this environment is Airflow's. Raises Doubt, and ValueError for a pool that is not there."""
+    if not any(name == "AIRFLOW_HOME" or name.startswith("AIRFLOW__") for name in environ):
+        return "no variable of Airflow is set here, and its configuration was not looked at"
+    told = _asked_airflow(environ)
+    pools = told["pools"]
+    for pool, slots, variable in ((here.training_pool, 1, "TRAINING"), (here.prepare_pool, "SLOTS", "PREPARE")):
+        if pools is not None and pool not in pools:
+            raise ValueError(
+                f"there is no pool {pool!r} (DERMANET_{variable}_POOL), and its tasks would wait for ever; make it with: "
+                f"airflow pools set {pool} {slots} '{variable.lower()}'"
+            )
+    doubts = _short_times(told)
+    if doubts:
+        raise Doubt("; ".join(doubts))
+    seen = (
+        f"trainings take a slot of the pool {here.training_pool}" if pools else "its database cannot be asked from here"
+    )
+    return f"{told['executor']}, {seen}, tokens of {told['token']:,} s"
+
+
+def _asked_airflow(environ: Mapping[str, str]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-c", AIRFLOW], env=dict(environ), capture_output=True, text=True, check=False, timeout=120
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    if not lines:
+        raise RuntimeError(f"Airflow's configuration cannot be read: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    return dict(json.loads(lines[-1].removeprefix("RESULT")))
+
+
+def _short_times(told: Mapping[str, Any]) -> list[str]:
+    """What would end before a training does."""
+    training = settings.TRAINING_HOURS * 3600
+    doubts = []
+    if told["token"] < training:
+        doubts.append(
+            f"a task's token is good for {told['token']:,} s, a training may take {training:,} s, and a worker that stands still for "
+            "long would lose it: set AIRFLOW__EXECUTION_API__JWT_EXPIRATION_TIME=86400 for scheduler and API server"
+        )
+    if "Celery" in told["executor"] and told["redelivered"] < training:
+        doubts.append(
+            f"Redis hands a task out again after {told['redelivered']:,} s, and a training may take {training:,} s: set "
+            "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT=86400"
+        )
+    return doubts

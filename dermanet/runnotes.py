@@ -8,6 +8,7 @@ from airflow.plugins_manager import AirflowPlugin
 from sqlalchemy.orm import object_session
 
 from dermanet import stages
+from dermanet.errors import BadInput
 
 LONGEST = 1000
 """Characters that Airflow keeps of a note."""
@@ -41,10 +42,23 @@ def _note(dag_run: Any) -> None:
         # Another's DAG; or `dag.test()`, which has no scheduler.
         return
     try:
-        found = stages.why(f"{dag_run.dag_id}/{dag_run.run_id}")
+        lines = _told(f"{dag_run.dag_id}/{dag_run.run_id}")
     except Exception as error:
         # The scheduler schedules, whatever has become of the ledger.
         log.info("no decision is noted for %s: %s", dag_run.run_id, error)
         return
-    text = "\n".join(f"{one['kind']}: {one['outcome']}. {'; '.join(one['reasons'])}" for one in found)
+    text = "\n".join(lines)
+    if not text:
+        return
     dag_run.note = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _told(name: str) -> list[str]:
+    """What was decided in a run, and what was said of the windows that were judged in it."""
+    try:
+        found = stages.why(name)
+    except BadInput:
+        found = []
+    return [f"{one['kind']}: {one['outcome']}. {'; '.join(one['reasons'])}" for one in found] + stages.window_lines(
+        name
+    )

@@ -10,10 +10,17 @@ from dermanet.errors import BadInput
 
 GATES = Path(__file__).with_name("gates.yaml")
 VALIDATION = Path(__file__).with_name("validation.yaml")
+MONITORING = Path(__file__).with_name("monitoring.yaml")
 DEMO_GATES = Path(__file__).with_name("gates-demo.yaml")
 EXPERIMENT = "plain128"
+POOL = "default_pool"
+"""Airflow's own pool, which is always there."""
+
 PROCESSES = 4096
 """More processes than this are a typing error."""
+
+TRAINING_HOURS = 12
+"""A training in Airflow that takes longer than this is ended, and resumed by the task's next try."""
 
 MOST, YEAR, CENTURY = 10**9, 24 * 366, 36_525
 """Images, hours and days: more than these are typing errors."""
@@ -32,6 +39,8 @@ class Settings:
     """`DERMANET_GATES`: the gates file. Default: the reviewed `gates.yaml` of the package."""
     validation: Path
     """`DERMANET_VALIDATION`: the limits that data keep to. Default: the reviewed `validation.yaml` of the package."""
+    monitoring: Path
+    """`DERMANET_MONITORING`: the limits that a served model is watched by. Default: the reviewed `monitoring.yaml` of the package."""
     taxonomy: Path
     """`DERMANET_TAXONOMY`: the list of diagnoses. Default: HAM10000's seven, `taxonomy.yaml` of the package."""
     source: str
@@ -50,6 +59,14 @@ class Settings:
     """`DERMANET_COORDINATOR`: host:port of the first of them. Default: none, all are on this machine and started by the stage."""
     process: int
     """`DERMANET_PROCESS`: which of them is this machine's, from 0. Read with `DERMANET_COORDINATOR` alone, and needed there."""
+    training_pool: str
+    """`DERMANET_TRAINING_POOL`: the pool of Airflow that trainings take a slot of. Default `default_pool`."""
+    prepare_pool: str
+    """`DERMANET_PREPARE_POOL`: the pool whose slots the parts of pixels and features take. Default `default_pool`."""
+    training_queue: str
+    """`DERMANET_TRAINING_QUEUE`: the queue whose workers train, under Celery. Default `default`."""
+    training_pod: str
+    """`DERMANET_TRAINING_POD`: the pod template of trainings, under Kubernetes. Default: that of every other task."""
     minimum_new: int
     """`DERMANET_MINIMUM_NEW`: how many images must be new or labelled anew before the scheduled retrain trains. Default 1."""
     approval_hours: float
@@ -60,12 +77,18 @@ class Settings:
     """`DERMANET_NOTIFY`: who is told of failed and late runs: Apprise addresses (`mailtos://…`, `json://…`), side by side."""
     prediction_days: int
     """`DERMANET_PREDICTION_DAYS`: how many days the log of predictions goes back. Default 90; 0: nothing is logged."""
+    keep_days: int
+    """`DERMANET_KEEP_DAYS`: how many days upkeep keeps what nothing names any more, from its last use. Default 90."""
+    log_days: int
+    """`DERMANET_LOG_DAYS`: how many days Airflow's task logs and runs go back. Default 30."""
     data_licence: str
     """`DERMANET_DATA_LICENCE`: under which licence the images are, for the dossiers of versions. Default: none stated."""
     revision: str
     """`DERMANET_REVISION`: which revision of the code this is, where no Git checkout says so. Default: none."""
     tokens: tuple[str, ...]
     """`DERMANET_TOKENS`: who asks the scorer must show one of these, side by side. Default: none, and then it listens here alone."""
+    metrics_token: str
+    """`DERMANET_METRICS_TOKEN`: lets in at the scorer's `/metrics` alone, beside `DERMANET_TOKENS`. Default: none."""
     request_megabytes: int
     """`DERMANET_REQUEST_MEGABYTES`: the size of a request to the scorer, at most. Default 32."""
     request_images: int
@@ -76,8 +99,18 @@ class Settings:
     """`DERMANET_REQUEST_SECONDS`: how long a request may take to come, and its answer to be made. Default 60."""
     dag_run: str
     """`AIRFLOW_CTX_DAG_ID` and `AIRFLOW_CTX_DAG_RUN_ID`, which Airflow sets in a task: DAG/run. Empty elsewhere."""
+    mlflow_pages: str
+    """`DERMANET_MLFLOW_PAGES`: where people's browsers find MLflow, for links. Default: where the programs find it."""
     tracking_uri: str
     """`MLFLOW_TRACKING_URI`, MLflow's own variable. Default: SQLite in the home."""
+    backend_store: str
+    """`MLFLOW_BACKEND_STORE_URI`, MLflow's own variable: its server's database. Default: the tracking URI if it is one."""
+    artifact_store: str
+    """`MLFLOW_ARTIFACTS_DESTINATION`, MLflow's own variable: where its server keeps files. Default: a folder in the home."""
+    airflow_database: str
+    """`DERMANET_AIRFLOW_DATABASE`: SQLAlchemy URL of Airflow's database, for upkeep and backups. Default: SQLite in the home."""
+    airflow_logs: Path
+    """`AIRFLOW__LOGGING__BASE_LOG_FOLDER`, Airflow's own variable: its task logs. Default: a folder in the home."""
 
     @property
     def artifacts(self) -> Path:
@@ -93,10 +126,13 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
     environ = os.environ if environ is None else environ
     processes, coordinator, process = _processes(environ)
     home = Path(environ.get("DERMANET_HOME") or ".dermanet").absolute()
+    tracking_uri = environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+    elsewhere = not tracking_uri.startswith(("sqlite:", "postgresql"))
     return Settings(
         home=home,
         gates=Path(environ.get("DERMANET_GATES") or GATES).absolute(),
         validation=Path(environ.get("DERMANET_VALIDATION") or VALIDATION).absolute(),
+        monitoring=Path(environ.get("DERMANET_MONITORING") or MONITORING).absolute(),
         taxonomy=Path(environ.get("DERMANET_TAXONOMY") or taxonomy.DEFAULT).absolute(),
         source=environ.get("DERMANET_SOURCE", ""),
         experiment=environ.get("DERMANET_EXPERIMENT") or EXPERIMENT,
@@ -106,6 +142,10 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
         processes=processes,
         coordinator=coordinator,
         process=process,
+        training_pool=environ.get("DERMANET_TRAINING_POOL") or POOL,
+        prepare_pool=environ.get("DERMANET_PREPARE_POOL") or POOL,
+        training_queue=environ.get("DERMANET_TRAINING_QUEUE") or "default",
+        training_pod=environ.get("DERMANET_TRAINING_POD", ""),
         minimum_new=_number("DERMANET_MINIMUM_NEW", environ.get("DERMANET_MINIMUM_NEW") or "1", 1, MOST),
         approval_hours=_hours("DERMANET_APPROVAL_HOURS", environ, 72),
         deadline_hours=_hours("DERMANET_DEADLINE_HOURS", environ, 24),
@@ -113,9 +153,12 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
         prediction_days=_number(
             "DERMANET_PREDICTION_DAYS", environ.get("DERMANET_PREDICTION_DAYS") or "90", 0, CENTURY
         ),
+        keep_days=_number("DERMANET_KEEP_DAYS", environ.get("DERMANET_KEEP_DAYS") or "90", 1, CENTURY),
+        log_days=_number("DERMANET_LOG_DAYS", environ.get("DERMANET_LOG_DAYS") or "30", 1, CENTURY),
         data_licence=environ.get("DERMANET_DATA_LICENCE", ""),
         revision=environ.get("DERMANET_REVISION", ""),
-        tokens=_tokens(environ),
+        tokens=_tokens("DERMANET_TOKENS", environ),
+        metrics_token="".join(_tokens("DERMANET_METRICS_TOKEN", environ)[:1]),
         request_megabytes=_number(
             "DERMANET_REQUEST_MEGABYTES", environ.get("DERMANET_REQUEST_MEGABYTES") or "32", 1, 1024
         ),
@@ -123,7 +166,12 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
         request_queue=_number("DERMANET_REQUEST_QUEUE", environ.get("DERMANET_REQUEST_QUEUE") or "64", 0, 100_000),
         request_seconds=_number("DERMANET_REQUEST_SECONDS", environ.get("DERMANET_REQUEST_SECONDS") or "60", 1, 3600),
         dag_run="/".join(filter(None, (environ.get("AIRFLOW_CTX_DAG_ID"), environ.get("AIRFLOW_CTX_DAG_RUN_ID")))),
-        tracking_uri=environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+        tracking_uri=tracking_uri,
+        backend_store=environ.get("MLFLOW_BACKEND_STORE_URI") or ("" if elsewhere else tracking_uri),
+        artifact_store=environ.get("MLFLOW_ARTIFACTS_DESTINATION") or str(home / "mlartifacts"),
+        airflow_database=environ.get("DERMANET_AIRFLOW_DATABASE") or f"sqlite:///{home / 'airflow' / 'airflow.db'}",
+        airflow_logs=Path(environ.get("AIRFLOW__LOGGING__BASE_LOG_FOLDER") or home / "airflow" / "logs").absolute(),
+        mlflow_pages=environ.get("DERMANET_MLFLOW_PAGES", "").rstrip("/"),
     )
 
 
@@ -139,12 +187,12 @@ def _processes(environ: Mapping[str, str]) -> tuple[int, str, int]:
     return processes, coordinator, _number("DERMANET_PROCESS", environ.get("DERMANET_PROCESS", ""), 0, processes - 1)
 
 
-def _tokens(environ: Mapping[str, str]) -> tuple[str, ...]:
-    tokens = tuple(environ.get("DERMANET_TOKENS", "").split())
+def _tokens(name: str, environ: Mapping[str, str]) -> tuple[str, ...]:
+    tokens = tuple(environ.get(name, "").split())
     short = [token for token in tokens if len(token) < SHORTEST_TOKEN or not token.isascii()]
     if short:
         raise BadInput(
-            f"DERMANET_TOKENS: {len(short)} of {len(tokens)} have fewer than {SHORTEST_TOKEN} characters, or others than ASCII's; "
+            f"{name}: {len(short)} of {len(tokens)} have fewer than {SHORTEST_TOKEN} characters, or others than ASCII's; "
             "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
     return tokens
@@ -170,8 +218,7 @@ def _hours(name: str, environ: Mapping[str, str], default: float) -> float:
 def unknown(environ: Mapping[str, str]) -> list[str]:
     """The `DERMANET_` variables that nothing reads: typing errors, most likely. The command line reads `DERMANET_TRACEBACK`."""
     known = {f"DERMANET_{field.name.upper()}" for field in fields(Settings)} - {
-        "DERMANET_TRACKING_URI",
-        "DERMANET_DAG_RUN",
-    }
+        "DERMANET_TRACKING_URI", "DERMANET_DAG_RUN", "DERMANET_BACKEND_STORE", "DERMANET_ARTIFACT_STORE", "DERMANET_AIRFLOW_LOGS",
+    }  # fmt: skip
     known.add("DERMANET_TRACEBACK")
     return sorted(name for name in environ if name.startswith("DERMANET_") and name not in known)

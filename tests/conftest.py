@@ -115,6 +115,16 @@ def postgres() -> Iterator[Path]:
         yield running.folder
 
 
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[postgresql.Server]:
+    """A PostgreSQL of a module's own, which its tests stop and start."""
+    programs = postgresql.server()
+    if programs is None:
+        pytest.skip("needs PostgreSQL's programs initdb and postgres, which are not on this machine")
+    with postgresql.running(programs, keeps=True) as running:
+        yield running
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
     """Makes an empty database and returns its URL; every test that asks for it runs on SQLite and on PostgreSQL."""
@@ -157,6 +167,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 @pytest.fixture
 def installation(trained: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installation:
     """A copy of `trained` of this test's own, in which this process works."""
-    own = trained.copy(tmp_path / "installation")
-    own.enter(monkeypatch)
-    return own
+    made = trained.copy(tmp_path / "installation")
+    made.enter(monkeypatch)
+    return made

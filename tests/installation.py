@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from dermanet.intake.synthetic import SyntheticSource
+from dermanet.stages.relocation import relocate
 
 SOURCE = "synthetic:lesions=60,seed=3"
 GATES = {
@@ -53,11 +55,15 @@ class Installation:
             patch.delenv(name)
         patch.setenv("DERMANET_HOME", str(self.home))
         patch.setenv("DERMANET_GATES", str(self.gates(gates)))
+        # MLflow keeps in mind, for a whole process, where the files of a run lie; those of a copy lie elsewhere.
+        _artifact_repos_cache.clear()
 
     def copy(self, root: Path) -> "Installation":
-        """The same with databases of its own; what MLflow keeps as files is shared, and only ever added to or drawn anew."""
-        shutil.copytree(self.root, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("mlartifacts"))
-        return Installation(root)
+        """The same with everything of its own: databases, and what they say of where files lie."""
+        shutil.copytree(self.root, root, dirs_exist_ok=True)
+        made = Installation(root)
+        relocate(made.tracking_uri, str(self.home / "mlartifacts"), str(made.home / "mlartifacts"))
+        return made
 
 
 def photo(folder: Path, seed: int = 99) -> Path:

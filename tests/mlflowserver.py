@@ -18,19 +18,27 @@ from dermanet.registry.versions import CHAMPION, Versions
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[str]:
-    """The address of a server that keeps everything in a folder."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts",
-    ]  # fmt: skip
+def running(folder: Path, *store: str, port: int = 0, **environment: str) -> Iterator[str]:
+    """The address of a server that keeps everything in a folder; or where its own words `store` say. `port`: 0 for any."""
+    port = port or free_port()
+    own_store = (
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        f"{folder}/artifacts",
+    )
+    words = ("server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *(store or own_store))
     own = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with (folder / "log").open("w") as log:
+    environ = {**own, "PATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **environment}
+    with (folder / "log").open("a") as log:
         process = subprocess.Popen(
-            command, env={**own, "PATH": path}, cwd=folder, stdout=log, stderr=log, start_new_session=True
+            [sys.executable, "-m", "mlflow", *words],
+            env=environ,
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         _wait(f"http://127.0.0.1:{port}", process, folder / "log")
@@ -39,6 +47,12 @@ def running(folder: Path) -> Iterator[str]:
         # The server's workers are processes of its group.
         os.killpg(process.pid, 15)
         process.wait(30)
+
+
+def free_port() -> int:
+    """One that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def register(server: str, files: Path, name: str = "dermanet") -> str:

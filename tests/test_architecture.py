@@ -14,11 +14,11 @@ PACKAGE = Path(dermanet.__file__).parent
 ROOT = PACKAGE.parent
 WORDS = {
     "taxonomy", "errors", "records", "settings", "experiment", "storage", "transfer", "imagefile", "imagekind",
-    "imagequality", "yamlfile", "contactsheet", "webpage", "split", "revision",
+    "imagequality", "yamlfile", "yamlentries", "distances", "contactsheet", "webpage", "svgplots", "split", "revision",
 }  # fmt: skip
 ROOMS = {
     "database", "intake", "ledger", "validating", "pixels", "judging", "registry", "learning", "searching", "monitoring",
-    "serving",
+    "serving", "backup",
 }  # fmt: skip
 MAY = {
     **dict.fromkeys(WORDS, WORDS),
@@ -26,6 +26,7 @@ MAY = {
     "intake": WORDS | {"database"},
     "ledger": WORDS | {"database"},
     "monitoring": WORDS | {"database"},
+    "backup": WORDS,
     "pixels": WORDS,
     "validating": WORDS,
     "judging": WORDS,
@@ -35,7 +36,7 @@ MAY = {
     "serving": WORDS | {"pixels", "registry", "monitoring"},
     "stages": WORDS | ROOMS,
     "cli": {"stages", "settings", "errors"},
-    "runnotes": {"stages"},
+    "runnotes": {"stages", "errors"},
     "doctor": WORDS | {"stages"},
     "embedded": WORDS | {"stages"},
     "__main__": {"cli"},

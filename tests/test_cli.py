@@ -17,7 +17,7 @@ from dermanet import __version__, cli
 COMMANDS = (
     "ingest", "snapshot", "validate", "prepare", "train", "evaluate", "judge", "register", "retrain",
     "promote", "rollback", "predict", "export", "serve", "run", "cache", "doctor", "version", "quarantine", "forget",
-    "objects", "groups", "search", "trials",
+    "objects", "groups", "search", "trials", "extract",
 )  # fmt: skip
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

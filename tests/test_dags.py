@@ -1,6 +1,7 @@
 """The DAG files: how they parse, what they say of themselves, and the whole way run by Airflow on small data."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,7 +86,11 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_every_file_is_one_dag_of_its_name_and_imports(parsed: Any) -> None:
     assert parsed["errors"] == {}
-    assert set(parsed["dags"]) == {path.stem for path in DAGS.glob("*.py")} == {"ingest", "retrain", "promote"}
+    assert (
+        set(parsed["dags"])
+        == {path.stem for path in DAGS.glob("*.py")}
+        == {"ingest", "retrain", "promote", "monitor", "upkeep"}
+    )
     assert all(Path(dag["file"]).stem == name for name, dag in parsed["dags"].items())
 
 
@@ -110,12 +115,11 @@ def test_a_retrain_is_started_by_the_clock_and_by_new_data(parsed: Any) -> None:
     assert "dermanet_catalogue" in parsed["dags"]["ingest"]["serialized"]
 
 
-def test_pixels_are_prepared_side_by_side_in_parts(parsed: Any) -> None:
+def test_pixels_and_then_features_are_made_side_by_side_in_parts(parsed: Any) -> None:
     tasks = {task["__var"]["task_id"]: task["__var"] for task in _dag(parsed, "retrain")["tasks"]}
-    assert tasks["prepare_pixels"]["_is_mapped"] and set(tasks["list_parts"]["downstream_task_ids"]) == {
-        "prepare_pixels"
-    }
-    assert tasks["prepare_pixels"]["downstream_task_ids"] == ["fit_network"]
+    way = ["list_parts", "prepare_pixels", "list_feature_parts", "extract_features", "fit_network"]
+    assert [tasks[name]["downstream_task_ids"] for name in way[:-1]] == [[name] for name in way[1:]]
+    assert [bool(tasks[name].get("_is_mapped")) for name in way] == [False, True, False, True, False]
 
 
 def test_nothing_is_prepared_or_trained_before_the_data_are_validated(parsed: Any) -> None:
@@ -147,13 +151,19 @@ def test_the_whole_way_through_airflow(tmp_path: Path) -> None:
     steps = [["ingest", source, gates], ["ingest", source, gates], ["retrain", small, gates]]
     other = {"experiment": "smoke:epochs=1,seed=2"}
     steps += [["retrain", other, shut], ["retrain", {}, gates], ["promote", {"action": "roll back"}, gates]]
-    first, second, passed, refused, unchanged, undone = _python(RUN, json.dumps(steps), env=env)
+    steps += [["upkeep", {"dry_run": True}, gates], ["upkeep", {"dry_run": False}, gates]]
+    orphan = installation.home / "objects" / "ab" / ("ab" + "0" * 62)
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"nobody's")
+    os.utime(orphan, (1, 1))
+    first, second, passed, refused, unchanged, undone, listed, removed = _python(RUN, json.dumps(steps), env=env)
     assert first["state"] == "success"
     assert set(first["tasks"].values()) == {"success"}
     assert second["tasks"]["announce"] == "skipped", "nothing new must not start a retrain"
     assert passed["state"] == "success"
     assert passed["tasks"]["validate_snapshot"] == "success"
-    assert passed["tasks"]["list_parts"] == passed["tasks"]["prepare_pixels"] == "success"
+    made = ("list_parts", "prepare_pixels", "list_feature_parts", "extract_features")
+    assert {passed["tasks"][name] for name in made} == {"success"}
     assert passed["tasks"]["promote_version"] == "success"
     assert passed["tasks"]["kept_the_champion"] == "skipped"
     assert refused["state"] == "success", "a refusal is an answer, not a crash"
@@ -162,3 +172,5 @@ def test_the_whole_way_through_airflow(tmp_path: Path) -> None:
     assert unchanged["state"] == "success" and unchanged["tasks"]["nothing_new"] == "success"
     assert {unchanged["tasks"][name] for name in ("freeze_snapshot", "fit_network", "kept_the_champion")} == {"skipped"}
     assert undone["tasks"] == {"move_alias": "failed"}, "there is no previous champion"
+    assert listed["tasks"] == {"list_unneeded": "success", "for_real": "success", "remove_listed": "skipped"}
+    assert set(removed["tasks"].values()) == {"success"} and not orphan.exists()

@@ -40,7 +40,6 @@ def test_every_version_has_its_dossier(installation: Installation) -> None:
     ):
         assert word in card
     decided = [(one["kind"], one["outcome"]) for one in json.loads((folder / "decisions.json").read_text())]
-    # What MLflow keeps as files is shared with other tests' copies of this installation, which may have moved aliases since.
     assert {("smoke test", "passed"), ("promotion", "promoted")} <= set(decided)
     verdict = json.loads((folder / "verdict.json").read_text())
     assert verdict["verdict"] == "pass" and "Verdict: " in (folder / "evaluation.html").read_text()

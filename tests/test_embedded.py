@@ -123,6 +123,15 @@ def test_what_a_killed_run_left_behind_is_ended_and_nobody_else(home: Path, port
         stranger.wait()
 
 
+def test_a_pool_is_made_where_one_is_named(home: Path, ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DERMANET_TRAINING_POOL", "training")
+    made = services.Services(read(), ports)
+    made.set_up()
+    words = [sys.executable, "-m", "airflow", "pools", "get", "training", "--output", "json"]
+    told = subprocess.run(words, env=made.environment, capture_output=True, text=True, check=True).stdout
+    assert '"slots": "1"' in told, told
+
+
 def test_the_instances_of_a_mapped_task_are_told_apart() -> None:
     task = {"task_id": "fit_network", "map_index": -1}
     mapped = [{"task_id": "prepare_pixels", "map_index": index} for index in range(2)]

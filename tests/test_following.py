@@ -1,7 +1,7 @@
 """Following the champion: under load, and while everything around it breaks."""
 
 import base64
-import shutil
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,12 +15,13 @@ from fastapi.testclient import TestClient
 from installation import Installation, photo
 from mlflow.exceptions import MlflowException
 from variants import older, registry
+from waiting import until
 
+from dermanet.registry.shelf import Shelf
 from dermanet.registry.versions import CHAMPION, Versions
 from dermanet.serving.app import build
 from dermanet.serving.follow import Following
 from dermanet.serving.guard import Limits
-from dermanet.serving.shelf import KEPT, PARTIAL, Shelf
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_fifty_promotions_and_rollbacks_under_load(
             for turn in range(50):
                 version = "12"[(turn + 1) % 2]
                 following.versions.move(CHAMPION, version)
-                _until(lambda version=version: following.served is not None and following.served.version == version)
+                until(lambda version=version: following.served is not None and following.served.version == version)
             ended.set()
             answers = [one for each in loads for one in each.result()]
     assert {status for status, _, _ in answers} == {200}
@@ -185,7 +186,7 @@ def test_the_bell_hastens_a_look(installation: Installation, following: Followin
         time.sleep(0.3)
         assert slow.served and slow.served.version == "1"
         assert client.post("/follow").status_code == 202
-        _until(lambda: slow.served is not None and slow.served.version == version)
+        until(lambda: slow.served is not None and slow.served.version == version)
         assert client.get("/model").json()["aliases"] == [CHAMPION]
     slow.stop()
 
@@ -204,34 +205,13 @@ def test_a_damaged_copy_on_disk_is_fetched_anew(installation: Installation, foll
     assert fresh.served and fresh.served.version == "1"
 
 
-def test_a_shelf_keeps_whole_versions_and_few(tmp_path: Path) -> None:
+def test_what_killed_processes_left_is_cleared_away_and_no_version(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "shelf")
-
-    def fill(folder: Path) -> None:
-        (folder / "file").write_text("whole")
-
-    def broken(folder: Path) -> None:
-        (folder / "file").write_text("half")
-        raise ConnectionError
-
-    with pytest.raises(ConnectionError):
-        shelf.get("1-a", broken)
-    assert not list(shelf.root.iterdir())
-    for number in range(KEPT + 2):
-        shelf.get(f"{number}-a", fill)
-        time.sleep(0.01)
-    (shelf.root / f"{PARTIAL}old").mkdir()
-    shelf.tidy()
-    kept = {path.name for path in shelf.root.iterdir() if path.is_dir()}
-    assert kept == {f"{number}-a" for number in range(2, KEPT + 2)} | {f"{PARTIAL}old"}
-    shelf.remember("4-a", {"version": "4"})
-    assert shelf.remembered() == ("4-a", {"version": "4"})
-    shutil.rmtree(shelf.root / "4-a")
-    assert shelf.remembered() is None
-
-
-def _until(true: Any, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    for name in ("old", "new"):
+        (shelf.root / f".{name}").mkdir(parents=True)
+    os.utime(shelf.root / ".old", (0, 0))
+    shelf.get("1-a", lambda folder: (folder / "file").write_text("whole"))
+    assert {path.name for path in shelf.root.iterdir()} == {"1-a", ".new"}
+    assert shelf.find("1-a") == shelf.root / "1-a"
+    (shelf.root / "1-a" / "file").write_text("rot")
+    assert shelf.find("1-a") is None

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import logging
+import re
 import struct
 import threading
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import samples
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,9 @@ from installation import Installation, photo
 from PIL import Image
 from variants import registry
 
+from dermanet.imagequality import Quality
 from dermanet.registry.versions import CHAMPION
+from dermanet.serving.abstention import Abstention, kinds
 from dermanet.serving.app import build
 from dermanet.serving.follow import Following
 from dermanet.serving.guard import Limits
@@ -133,6 +137,17 @@ def test_tokens_are_wanted_where_there_are_some(following: Following, cell: str)
             == 401
         )
         assert {client.get(path).status_code for path in ("/ping", "/health", "/ready", "/version")} == {200}
+
+
+def test_the_token_for_metrics_lets_in_there_alone(following: Following, cell: str) -> None:
+    own = {"Authorization": "Bearer the-token-of-prometheus"}
+    app = build(following, tokens=TOKENS, hosts=False, metrics_token="the-token-of-prometheus")
+    with TestClient(app, base_url="http://scorer.clinic:8000") as client:
+        assert client.get("/metrics", headers=own).status_code == 200
+        assert client.get("/metrics", headers={"Authorization": f"Bearer {TOKENS[0]}"}).status_code == 200
+        assert {client.get(path).status_code for path in ("/metrics", "/model")} == {401}
+        assert client.get("/model", headers=own).status_code == 401
+        assert client.post("/invocations", json=_body(cell), headers=own).status_code == 401
 
 
 def test_another_s_name_does_not_lead_here(following: Following) -> None:
@@ -416,6 +431,45 @@ def test_metrics_count_what_was_asked(following: Following, cell: str) -> None:
     assert 'dermanet_images_total{outcome="refused"} 1.0' in text
     assert "dermanet_registry_seconds" in text
     assert SECRET not in text
+
+
+def test_metrics_tell_the_mix_of_answers_and_why_images_are_referred(following: Following, cell: str) -> None:
+    with TestClient(build(following), base_url=HERE) as client:
+        blank = base64.b64encode(samples.png(np.full((64, 64, 3), 128, np.uint8))).decode()
+        rows = client.post("/invocations", json=_body(cell, blank)).json()["predictions"]
+        text = client.get("/metrics").text
+    told = re.findall(r"^dermanet_diagnoses_total\{.*\} (\S+)$", text, re.MULTILINE)
+    assert sum(map(float, told)) == len(rows)
+    assert 'dermanet_referrals_total{reason="blank"} 1.0' in text
+    assert float(re.findall(r"^dermanet_memory_bytes (\S+)$", text, re.MULTILINE)[0]) > 50e6
+
+
+def test_every_reason_to_refer_has_a_kind() -> None:
+    limits = Abstention(None, 0.9, None, {})
+    sharp, blank, soft = Quality(120, 200, 50), Quality(120, 2, 50), Quality(120, 200, 1)
+    unsure = {"nv": 0.5, "mel": 0.5}
+    for quality, novelty, wanted in ((blank, 3.0, ["blank", "not sure", "unlike"]), (soft, None, ["blurred", "not sure"]),
+                                     (sharp, float("inf"), ["not sure", "unlike"])):  # fmt: skip
+        reasons = limits.reasons(quality, novelty, unsure)
+        assert len(reasons) == len(wanted)
+        assert kinds("; ".join(reasons)) == wanted
+    assert kinds("") == []
+
+
+def test_a_registry_that_never_answered_is_counted_from_the_start(trained: Installation, tmp_path: Path) -> None:
+    away = Following(registry(trained), "nobody", 3600, tmp_path)
+    with TestClient(build(away), base_url=HERE) as client:
+        client.get("/metrics")
+        time.sleep(1)
+        told = client.get("/metrics").text
+        away.look()
+        answered = client.get("/metrics").text
+    seconds = [
+        float(re.findall(r"^dermanet_registry_seconds (\S+)$", text, re.MULTILINE)[0]) for text in (told, answered)
+    ]
+    assert seconds[0] >= 1
+    assert seconds[1] < seconds[0]
+    assert "dermanet_served_version 0.0" in told
 
 
 def test_the_log_has_a_line_a_request_without_what_was_sent(

@@ -22,8 +22,9 @@ from mlflow.exceptions import MlflowException
 
 from dermanet.errors import BadInput, DermaNetError
 from dermanet.registry import copies
-from dermanet.registry.copies import KEPT, SUMS, model
+from dermanet.registry.copies import model
 from dermanet.registry.lookup import OTHERWISE, Located, ask, locate, session
+from dermanet.registry.shelf import KEPT, SUMS
 from dermanet.registry.tracking import model_files
 
 PLAIN = dict.fromkeys((*OTHERWISE, "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"), "")
@@ -167,7 +168,8 @@ def test_files_from_a_server_travel_once_and_are_checked(
         assert model("models:/dermanet/1", served, tmp_path, PLAIN) == found
     (found.files / "model.onnx").write_bytes(b"rot")
     assert contents(model("models:/dermanet/1", served, tmp_path, PLAIN).files) == whole
-    assert [path.name for path in found.files.parent.iterdir()] == [found.files.name]
+    place = found.files.parent
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
 
 
 def test_what_the_server_does_not_hand_out_is_fetched_by_mlflow(

@@ -6,8 +6,7 @@ import browser
 import pytest
 from installation import Installation
 
-from dermanet import settings, stages
-from dermanet.stages.rooms import snapshot_tracking
+from dermanet import stages
 
 pytestmark = pytest.mark.skipif(
     browser.installed() is None, reason=f"needs a Chromium or Chrome: none of {', '.join(browser.NAMES)} is a command here"
@@ -25,7 +24,7 @@ def test_the_report_on_data_is_sound(installation: Installation) -> None:
     stages.ingest("synthetic:lesions=40,seed=5")
     found = stages.validate(stages.snapshot()["snapshot"], "more of the same", "Eve")
     assert found["previous"], "a report that compares is wanted"
-    assert browser.faults(snapshot_tracking(settings.read()).fetch(found["run_id"], "report.html")) == []
+    assert browser.faults(Path(stages.report_file(found["run_id"]))) == []
 
 
 def test_what_is_wrong_with_a_page_is_found(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +23,19 @@ from dermanet.intake.sources import open_source
 from dermanet.storage import Folder
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgresql.Server]:
-    """A PostgreSQL of these tests' own, which they stop and start."""
-    programs = postgresql.server()
-    if programs is None:
-        pytest.skip("needs PostgreSQL's programs initdb and postgres, which are not on this machine")
-    with postgresql.running(programs, keeps=True) as running:
-        yield running
-
-
 @pytest.fixture
-def here(server: postgresql.Server, tmp_path: Path) -> Installation:
-    return Installation(tmp_path / "here", postgresql.make_database(server.folder))
+def here(own_postgres: postgresql.Server, tmp_path: Path) -> Installation:
+    return Installation(tmp_path / "here", postgresql.make_database(own_postgres.folder))
 
 
 def test_an_ingest_outlives_restarts_of_the_database(
-    here: Installation, server: postgresql.Server, ham10000: Callable[..., Path], tmp_path: Path,
+    here: Installation, own_postgres: postgresql.Server, ham10000: Callable[..., Path], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(room, "BATCH", 10)
     rows = {number: {"age": "-3"} for number in range(0, 300, 30)}
     folder = ham10000(300, rows=rows)
-    undisturbed = Installation(tmp_path / "undisturbed", postgresql.make_database(server.folder))
+    undisturbed = Installation(tmp_path / "undisturbed", postgresql.make_database(own_postgres.folder))
     clock = time.monotonic()
     expected = undisturbed.ingest(folder)
     takes = time.monotonic() - clock
@@ -65,9 +55,9 @@ def test_an_ingest_outlives_restarts_of_the_database(
     while restarts < 4 and worker.is_alive():
         time.sleep(takes * chance.uniform(0.05, 0.3))
         if worker.is_alive():
-            server.stop()
+            own_postgres.stop()
             time.sleep(chance.uniform(0, 0.4))
-            server.start()
+            own_postgres.start()
             restarts += 1
     worker.join(120)
     assert ends == [expected] and restarts >= 2
@@ -100,7 +90,7 @@ def test_a_commit_whose_answer_was_lost_counts_as_what_it_was(
 
 
 def test_a_database_that_stays_away_is_one_line_and_the_next_ingest_goes_on(
-    here: Installation, server: postgresql.Server, ham10000: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    here: Installation, own_postgres: postgresql.Server, ham10000: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(patience, "PATIENCE", 0.5)
     monkeypatch.setattr(room, "BATCH", 5)
@@ -111,7 +101,7 @@ def test_a_database_that_stays_away_is_one_line_and_the_next_ingest_goes_on(
         write(self, name, data)
         written[0] += 1
         if written[0] == 40:
-            server.stop()
+            own_postgres.stop()
 
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "write", write_and_stop)
@@ -123,7 +113,7 @@ def test_a_database_that_stays_away_is_one_line_and_the_next_ingest_goes_on(
     with pytest.raises(DermaNetError, match="cannot be opened") as closed:
         Catalogue(here.url)
     assert "\n" not in str(closed.value)
-    server.start()
+    own_postgres.start()
     outcome = here.ingest(folder)
     assert outcome.accepted + outcome.known == 60 and outcome.known >= 5
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 import samples
 import sqlalchemy as sa
 from storeroom import Installation
+from waiting import until
 
 from dermanet.database import turns
 from dermanet.database.engine import open_database, writing
@@ -49,13 +50,6 @@ def kept(url: str) -> list[Prediction]:
     return list(between(open_database(url), moment - timedelta(days=36500), moment + timedelta(days=1)))
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 def test_what_was_answered_comes_back_as_it_was(new_database: Callable[[], str]) -> None:
     url = new_database()
     given = [prediction(1), Prediction.of("4", "f" * 64, REFUSED, 0.001)]
@@ -74,12 +68,12 @@ def test_a_row_is_written_within_a_second(new_database: Callable[[], str]) -> No
     open_database(url)
     log = PredictionLog(url, 90)
     log.put(prediction())
-    wait_for(
+    until(
         lambda: log.written == 1, 1 + 4
     )  # Slow machines open a database in seconds; the row's own wait is the next one's.
     clock = time.monotonic()
     log.put(prediction(1))
-    wait_for(lambda: log.written == 2, 5)
+    until(lambda: log.written == 2, 5)
     assert time.monotonic() - clock < 2 * predictions.EVERY + 0.5
     log.close()
 
@@ -131,7 +125,7 @@ def test_a_killed_process_loses_at_most_its_last_second(new_database: Callable[[
     url = new_database()
     script = (
         "import sys; from test_predictions import *\nlog = PredictionLog(sys.argv[1], 90); log.put(prediction())\n"
-        "wait_for(lambda: log.written == 1)\n"
+        "until(lambda: log.written == 1)\n"
         "for number in range(100_000):\n    log.put(prediction(number)); print(time.time(), flush=True); time.sleep(0.002)"
     )
     command = [sys.executable, "-c", script, url]
@@ -154,15 +148,15 @@ def test_old_rows_are_removed_at_the_start_in_small_batches_by_turns(
     with turns.turn(engine, predictions.TURN):
         log = PredictionLog(url, 7)
         log.put(prediction(2))
-        wait_for(lambda: log.written == 1)
+        until(lambda: log.written == 1)
         time.sleep(0.2)
         log.close()
         assert log.trouble is None and count(url) == len(old) + 2
     monkeypatch.setattr(predictions, "SWEEP", 0.2)
     log = PredictionLog(url, 7)
-    wait_for(lambda: count(url) == 2)
+    until(lambda: count(url) == 2)
     predictions._add(engine, old[:3])
-    wait_for(lambda: count(url) == 2)
+    until(lambda: count(url) == 2)
     log.close()
     assert expire(engine, now) == 1
 
@@ -183,11 +177,11 @@ def test_a_database_that_is_away_at_the_start_is_waited_for(
     with caplog.at_level(logging.WARNING):
         log = PredictionLog(url, 90)
         log.put(prediction())
-        wait_for(lambda: log.trouble is not None)
+        until(lambda: log.trouble is not None)
         time.sleep(0.3)
         (tmp_path / "place").unlink()
-        wait_for(lambda: log.written == 1)
-        wait_for(lambda: log.trouble is None)
+        until(lambda: log.written == 1)
+        until(lambda: log.trouble is None)
         log.close()
     assert [record.message.split(",")[0].split(";")[0] for record in caplog.records] == [
         "predictions cannot be written", "predictions are written again",
@@ -203,25 +197,16 @@ def test_closing_gives_up_on_a_database_that_stays_away(tmp_path: Path) -> None:
     assert time.monotonic() - clock < 3 and log.written == 0
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgresql.Server]:
-    programs = postgresql.server()
-    if programs is None:
-        pytest.skip("needs PostgreSQL's programs initdb and postgres, which are not on this machine")
-    with postgresql.running(programs, keeps=True) as running:
-        yield running
-
-
-def test_a_restart_of_postgresql_loses_no_row_and_doubles_none(server: postgresql.Server) -> None:
-    url = postgresql.make_database(server.folder)
+def test_a_restart_of_postgresql_loses_no_row_and_doubles_none(own_postgres: postgresql.Server) -> None:
+    url = postgresql.make_database(own_postgres.folder)
     log = PredictionLog(url, 90)
     put = threading.Thread(target=lambda: [(log.put(prediction(n)), time.sleep(0.002)) for n in range(1500)])
     put.start()
     for _ in range(2):
         time.sleep(0.7)
-        server.stop()
+        own_postgres.stop()
         time.sleep(0.3)
-        server.start()
+        own_postgres.start()
     put.join()
     log.close(30)
     assert (log.written, log.dropped, log.trouble) == (1500, 0, None)

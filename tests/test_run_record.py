@@ -13,6 +13,7 @@ from dermanet import settings, stages
 from dermanet.intake import snapshots
 from dermanet.registry import machine
 from dermanet.registry.datasets import RecordSet, inputs
+from dermanet.registry.tracking import Tracking
 from dermanet.stages.rooms import snapshot_place, tracking_of
 
 pytestmark = pytest.mark.usefixtures("installation")
@@ -67,7 +68,7 @@ def test_a_digest_that_mlflow_would_cut_is_refused() -> None:
         inputs([RecordSet("x", "a" * 37, "training", Path("x.csv"), {}, {})])
 
 
-def test_every_picture_is_one_that_can_be_looked_at() -> None:
+def test_every_picture_is_one_that_can_be_looked_at(tmp_path: Path) -> None:
     run_id = stages.champion()["run_id"]
     tracking = tracking_of(settings.read())
     kept = {file.path for file in _client().list_artifacts(run_id) if file.path.endswith(".png")}
@@ -76,7 +77,7 @@ def test_every_picture_is_one_that_can_be_looked_at() -> None:
         "roc.png",
     }  # fmt: skip
     for name in kept:
-        image = cv2.imread(str(tracking.fetch(run_id, name)))
+        image = cv2.imread(str(tracking.fetch(run_id, name, tmp_path)))
         assert image is not None and min(image.shape[:2]) > 500 and image.std() > 10, name
 
 
@@ -140,3 +141,17 @@ def test_meters_that_cannot_be_read_stop_nobody(
     with machine.watched("r1", settings.read().tracking_uri):
         assert _monitors() == []
     assert "no system metrics of run r1: no meter" in caplog.text
+
+
+def test_links_lead_where_people_find_mlflow(tmp_path: Path) -> None:
+    own = Tracking(settings.read().tracking_uri, tmp_path, pages="https://mlflow.clinic.example")
+    link = own.address("abc", "evaluation.html")
+    assert link == f"https://mlflow.clinic.example/#/experiments/{own.experiment}/runs/abc/artifacts/evaluation.html"
+
+
+def test_who_only_reads_versions_asks_a_server_for_nothing_at_the_start(tmp_path: Path) -> None:
+    # Nobody listens there: an experiment looked for, or made, would fail.
+    try:
+        Tracking("http://127.0.0.1:9", tmp_path)
+    finally:
+        mlflow.set_tracking_uri(settings.read().tracking_uri)

@@ -1,7 +1,6 @@
 """`dermanet serve` as processes: several workers, the end of one, clients who do not end what they begin."""
 
 import base64
-import os
 import re
 import signal
 import socket
@@ -18,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import mlflowserver
 import psutil
 import pytest
 import requests
 from installation import Installation, photo
 from variants import older, registry
+from waiting import until
 
 from dermanet.database.engine import open_database
 from dermanet.monitoring.predictions import between
@@ -36,8 +37,7 @@ class Server:
     """A server that is up, and a client that no proxy stands before."""
 
     def __init__(self, installation: Installation, folder: Path, words: tuple[str, ...], **environment: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = mlflowserver.free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.client = requests.Session()
         self.client.trust_env = False
@@ -56,6 +56,9 @@ class Server:
 
     def ask(self, body: dict[str, Any]) -> requests.Response:
         return self.client.post(f"{self.address}/invocations", json=body, timeout=30)
+
+    def model(self) -> dict[str, Any]:
+        return dict(self.client.get(f"{self.address}/model", timeout=10).json())
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
@@ -106,13 +109,6 @@ def body(tmp_path: Path) -> dict[str, Any]:
     return {"dataframe_records": [{"image": base64.b64encode(photo(tmp_path).read_bytes()).decode()}]}
 
 
-def until(true: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def test_several_workers_all_follow_and_one_that_dies_comes_again(
     installation: Installation, serve: Serve, body: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -160,7 +156,8 @@ def test_what_was_answered_is_in_the_log_and_no_image(
     )
     assert good.probabilities
     assert good.probabilities["diagnosis"] == pytest.approx(row["diagnosis_probabilities"], abs=1e-5)
-    assert bad.error == "not an image"
+    assert good.sketch and len(good.sketch) == 8 and good.brightness and good.contrast and good.detail
+    assert bad.error == "not an image" and (bad.sketch, bad.brightness) == (None, None)
 
 
 def test_workers_end_with_the_process_that_started_them(serve: Serve) -> None:
@@ -273,58 +270,39 @@ def test_a_port_that_is_taken_is_said_so(installation: Installation, workers: st
     assert "cannot be listened at: Address already in use; name another with --port" in done.stderr
 
 
-@contextmanager
-def _mlflow_server(installation: Installation, folder: Path, port: int, **environment: str) -> Iterator[str]:
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", installation.tracking_uri, "--no-serve-artifacts",
-               "--default-artifact-root", (installation.home / "mlartifacts").as_uri()]  # fmt: skip
-    environ = {**installation.environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **environment}
-    with (folder / "mlflow.log").open("ab") as log:
-        process = subprocess.Popen(command, env=environ, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-        try:
-            until(lambda: _answers(f"http://127.0.0.1:{port}/health"), 90)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(30)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=5).ok
-    except requests.RequestException:
-        return False
+def _store(installation: Installation) -> tuple[str, ...]:
+    """The words by which an MLflow server keeps what an installation has."""
+    root = (installation.home / "mlartifacts").as_uri()
+    return ("--backend-store-uri", installation.tracking_uri, "--no-serve-artifacts", "--default-artifact-root", root)
 
 
 def test_a_webhook_of_mlflow_hastens_the_look(installation: Installation, serve: Serve, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     version = older(installation, tmp_path / "two")
     allowed = {"MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true", "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https"}
-    with _mlflow_server(installation, tmp_path, port, **allowed) as address:
+    with mlflowserver.running(tmp_path, *_store(installation), **allowed) as address:
+        # Nobody would look before the test has ended.
         server = serve("--poll", "3600", MLFLOW_TRACKING_URI=address)
+        assert server.model()["version"] == "1"
         client = mlflow.MlflowClient(address)
         client.create_webhook("scorer", f"{server.address}/follow", ["model_version_alias.created"])
         client.set_registered_model_alias("dermanet", CHAMPION, version)
-        until(lambda: server.client.get(f"{server.address}/model").json()["version"] == version, 60)
+        until(lambda: server.model()["version"] == version, 60)
+        assert server.model()["trouble"] is None
 
 
 def test_mlflow_stopped_and_started_again(
     installation: Installation, serve: Serve, body: dict[str, Any], tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    version = older(installation, tmp_path / "two")
-    with _mlflow_server(installation, tmp_path, port) as address:
+    port, version = mlflowserver.free_port(), older(installation, tmp_path / "two")
+    with mlflowserver.running(tmp_path, *_store(installation), port=port) as address:
         server = serve(MLFLOW_TRACKING_URI=address)
-        assert server.client.get(f"{server.address}/model").json()["trouble"] is None
-    until(lambda: server.client.get(f"{server.address}/model").json()["trouble"] is not None, 40)
-    told = server.client.get(f"{server.address}/model").json()
-    assert told["trouble"].startswith("the registry cannot be asked: ")
+        assert server.model()["trouble"] is None
+    until(lambda: server.model()["trouble"] is not None, 40)
+    assert server.model()["trouble"].startswith("the registry cannot be asked: ")
     answer = server.ask(body)
     assert (answer.status_code, answer.headers["x-model-version"]) == (200, "1")
     registry(installation).move(CHAMPION, version)
-    with _mlflow_server(installation, tmp_path, port):
-        until(lambda: server.client.get(f"{server.address}/model").json()["version"] == version, 40)
-        assert server.client.get(f"{server.address}/model").json()["trouble"] is None
+    with mlflowserver.running(tmp_path, *_store(installation), port=port):
+        until(lambda: server.model()["version"] == version, 40)
+        assert server.model()["trouble"] is None
     mlflow.set_tracking_uri(installation.tracking_uri)

@@ -87,6 +87,15 @@ def test_processes_that_contradict_one_another_are_refused(told: dict[str, str],
         settings.read(told)
 
 
+def test_a_token_that_could_be_guessed_is_refused() -> None:
+    for name in ("DERMANET_TOKENS", "DERMANET_METRICS_TOKEN"):
+        with pytest.raises(BadInput, match=f"{name}: 1 of 1 have fewer than 16"):
+            settings.read({name: "short"})
+    told = settings.read({"DERMANET_TOKENS": "a" * 16 + " " + "b" * 16, "DERMANET_METRICS_TOKEN": "c" * 16})
+    assert (told.tokens, told.metrics_token) == (("a" * 16, "b" * 16), "c" * 16)
+    assert settings.read({}).metrics_token == ""
+
+
 def test_the_log_of_predictions_goes_back_some_days_or_is_off() -> None:
     assert [settings.read({"DERMANET_PREDICTION_DAYS": text}).prediction_days for text in ("", "7", "0")] == [90, 7, 0]
     with pytest.raises(BadInput, match="DERMANET_PREDICTION_DAYS='forever'; allowed are 0 to"):

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from dermanet import experiment
 from dermanet.errors import BadInput, DermaNetError
-from dermanet.learning import backbones, calibration, feature_rows, heads, orientations, train, yardstick
+from dermanet.learning import backbones, calibration, heads, orientations, train, yardstick
 from dermanet.learning import model as network
 from dermanet.learning.backbones import Part
 from dermanet.learning.dataset import Targets
@@ -26,7 +26,7 @@ from dermanet.learning.features import FeatureCache
 from dermanet.learning.inheritance import START
 from dermanet.learning.model import AgeScale
 from dermanet.learning.train import Sides
-from dermanet.pixels import upkeep
+from dermanet.pixels import feature_rows, upkeep
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import recipe
 from dermanet.pixels.shards import ABOUT

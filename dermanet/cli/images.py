@@ -19,6 +19,9 @@ group_commands = typer.Typer(
 commands.add_typer(group_commands, name="groups")
 
 RefusalId = Annotated[str, typer.Argument(help="The record's id, as `quarantine list` prints it.")]
+Part = Annotated[
+    str, typer.Option("--part", help="One part of the images, as 2/8: for several machines that share a home.")
+]
 LesionId = Annotated[str, typer.Argument(help="The lesion's id, as the label file writes it.")]
 
 
@@ -199,13 +202,36 @@ def validate(
         raise refused
 
 
-@commands.command(epilog="Example: dermanet prepare 3f0c9a7e1b2d4c55 --experiment plain128")
-def prepare(snapshot_id: SnapshotId, experiment: ExperimentName = "", as_json: Json = False) -> None:
+@commands.command(
+    epilog="Examples: dermanet prepare 3f0c9a7e1b2d4c55 --experiment plain128   |   "
+    "dermanet prepare 3f0c9a7e1b2d4c55 -e plain128 --part 2/4"
+)
+def prepare(
+    snapshot_id: SnapshotId, experiment: ExperimentName = "", part: Part = "1/1", as_json: Json = False
+) -> None:
     """Prepare a snapshot's pixels; only what is new is computed."""
+    chosen = stages.named_part(part)
     with bar_of("prepare") as bar:
         task = bar.add_task("images", total=None)
-        done = stages.prepare(
-            snapshot_id, experiment, lambda count, total: bar.update(task, completed=count, total=total)
+        done = stages.prepare_part(
+            snapshot_id, experiment, chosen, lambda count, total: bar.update(task, completed=count, total=total)
+        )
+    print_record(done, as_json)
+
+
+@commands.command(
+    epilog="Examples: dermanet extract 3f0c9a7e1b2d4c55 --experiment probe   |   "
+    "dermanet extract 3f0c9a7e1b2d4c55 -e probe --part 2/4"
+)
+def extract(
+    snapshot_id: SnapshotId, experiment: ExperimentName = "", part: Part = "1/1", as_json: Json = False
+) -> None:
+    """Compute the features that a probe or a fine-tuning begins with; only what is new is computed."""
+    chosen = stages.named_part(part)
+    with bar_of("extract") as bar:
+        task = bar.add_task("features", total=None)
+        done = stages.extract(
+            snapshot_id, experiment, chosen, lambda count, total: bar.update(task, completed=count, total=total)
         )
     print_record(done, as_json)
 

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from dermanet import __version__
-from dermanet.cli.console import Json, out, print_json
+from dermanet import __version__, stages
+from dermanet.cli.console import Json, bar_of, out, print_json, print_record, say
+from dermanet.errors import BadInput
 
 commands = typer.Typer()
 
@@ -38,10 +39,80 @@ def doctor(as_json: Json = False) -> None:
         print_json(findings)
     else:
         for finding in findings["findings"]:
-            out.print(
-                f"{'ok     ' if finding['ok'] else 'MISSING'} {finding['what']}: {finding['detail']}", markup=False
-            )
+            mark = "WARNING" if finding["warning"] else "ok     " if finding["ok"] else "MISSING"
+            out.print(f"{mark} {finding['what']}: {finding['detail']}", markup=False)
     raise typer.Exit(0 if findings["ok"] else 1)
+
+
+@commands.command(epilog="Examples: dermanet upkeep   |   dermanet upkeep --apply   |   dermanet upkeep --json")
+def upkeep(
+    apply: Annotated[bool, typer.Option("--apply", help="Remove it; without, it is only listed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List what nobody needs any more, with sizes and reasons, or remove it: never what a version, an alias or a dossier names."""
+    record = stages.upkeep(apply)
+    if as_json:
+        return print_json(record)
+    for one in record.get("leaving", ()):
+        many = f" ({one['count']:,})" if one["count"] > 1 else ""
+        out.print(f"{one['kind']}  {one['name']}{many}  {one['bytes'] / 1e6:,.1f} MB: {one['why']}", markup=False)
+    for line in record.get("left_out", ()):
+        say(f"not looked at: {line}")
+    for kind, total in record["totals"].items():
+        say(f"{kind}: {total['count']:,}, {total['bytes'] / 1e6:,.1f} MB")
+    size = f"{record['bytes'] / 1e6:,.1f} MB"
+    return say(f"{size} removed, {record['kept']} kept" if apply else f"{size} would go; --apply removes them")
+
+
+@commands.command(
+    epilog="Examples: dermanet backup /backups   |   dermanet backup /backups --keep 7   |   dermanet backup /backups --verify"
+)
+def backup(
+    folder: Annotated[str, typer.Argument(help="The folder of backups; each is a folder in it.")],
+    keep: Annotated[int, typer.Option("--keep", help="Remove all but so many afterwards; 0: none.", min=0)] = 0,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Make none: read the last one, or the one that is named.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Copy all that cannot be made again, while everything runs; or check a backup (ends with 1 where it is damaged)."""
+    if verify and keep:
+        raise BadInput("--keep goes with a backup that is made, not with --verify")
+    if not verify:
+        return print_record(stages.backup(folder, keep), as_json)
+    with bar_of("verify") as bar:
+        task = bar.add_task("files", total=None)
+        record = stages.verify_backup(folder, lambda done, total: bar.update(task, completed=done, total=total))
+    if as_json:
+        print_json(record)
+    else:
+        for line in record["faults"]:
+            out.print(line, markup=False)
+        say(f"{record['backup']}: {sum(record['files'].values()):,} files, {len(record['faults'])} missing or damaged")
+    raise typer.Exit(1 if record["faults"] else 0)
+
+
+@commands.command(
+    epilog="Examples: dermanet restore /backups   |   dermanet restore /backups/2026-11-22T050000Z --replace"
+)
+def restore(
+    folder: Annotated[str, typer.Argument(help="A backup, or a folder of backups, of which the last is taken.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Though there is something already.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a backup back into the installation that the settings name, and prove it. Stop what works there first."""
+    with bar_of("check") as bar:
+        task = bar.add_task("files", total=None)
+        record = stages.restore(folder, replace, lambda done, total: bar.update(task, completed=done, total=total))
+    if as_json:
+        return print_json(record)
+    say(
+        f"{record['backup']} is put back: {record['images']:,} images, {record['missing']} missing, {record['versions']} versions, "
+        f"{record['snapshots']} snapshots; {record['forgotten']} lesions are forgotten again"
+    )
+    for line in record["then"]:
+        say(f"when MLflow is up, for the pictures in its reports: {line}")
+    return None
 
 
 @commands.command()

@@ -75,6 +75,29 @@ def why(
 
 
 @commands.command(
+    epilog="Examples: dermanet monitor --open   |   dermanet monitor --since 2026-11-01 --until 2026-11-15 --days 5 --dry-run"
+)
+def monitor(
+    since: Annotated[
+        str, typer.Option("--since", metavar="DATE", help="Judge windows from this day on; default: all that are due.")
+    ] = "",
+    until: Annotated[str, typer.Option("--until", metavar="DATE", help="… up to and with this day.")] = "",
+    days: Annotated[
+        int,
+        typer.Option("--days", help="Days of a window; 0: as the limits say. Others never ask for a retrain.", min=0),
+    ] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Keep, report and ask nothing.")] = False,
+    show: Annotated[bool, typer.Option("--open", help="Open the page of the latest window in the browser.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare what was answered with what the version answered on its validation side, and with labels that came later."""
+    found = stages.monitor(since, until, days, dry_run)
+    if show and found["run_id"]:
+        typer.launch(stages.monitoring_report(found["run_id"]))
+    print_json(found) if as_json else _print_watch(found)
+
+
+@commands.command(
     epilog="Examples: dermanet predict photo.jpg other.png --model models:/dermanet/3   |   dermanet predict clinic/2026 "
     "--out results.csv   |   dermanet predict clinic --out results.jsonl --again"
 )
@@ -167,6 +190,24 @@ def _decision_line(decision: dict[str, Any]) -> str:
     by = f", by {decision['who']}" if decision["who"] else ""
     where = f", in {decision['dag_run']}" if decision["dag_run"] else ""
     return f"{decision['at']}  {decision['kind']}: {decision['outcome']}  {subject}{by}{where}"
+
+
+def _print_watch(found: dict[str, Any]) -> None:
+    for one in found["windows"]:
+        by = f"version {one['version']}, {one['images']:,} images" if one["version"] else "nobody asked"
+        out.print(f"{one['window']}: {one['verdict']} ({by})", markup=False)
+        for word, lines in (("drift", one["drift"]), ("warning", one["warnings"])):
+            for line in lines:
+                out.print(f"    {word}: {line}", markup=False)
+    if live := found["live"]:
+        out.print(f"live: {live['labelled']:,} of {live['answered']:,} answered images are labelled", markup=False)
+        for one in live["figures"]:
+            held = "" if one["holdout"] is None else f", holdout {one['holdout']:.3f}"
+            out.print(f"    {one['figure']} {one['value']:.3f} of {one['images']:,}{held}", markup=False)
+    if found["asks"]:
+        say(f"asks for a retrain: {found['asks']['because']}; the DAG monitor starts it, or dermanet retrain")
+    if found["mode"] == "off":
+        say("monitoring is off (DERMANET_MONITORING)")
 
 
 def _answer_line(row: dict[str, Any]) -> str:

@@ -85,14 +85,14 @@ class Watch:
         self.console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] ", line, sep="", markup=True, soft_wrap=True)
 
     def bring_up(self) -> None:
-        """Starts the processes and waits until all of them answer and both DAGs are parsed."""
+        """Starts the processes and waits until all of them answer and all DAGs are parsed."""
         self.say(f"home {self.services.here.home}; logs in {self.services.logs}")
         self.say("setting up Airflow's database …")
         self.services.set_up()
         self.say("starting Airflow, MLflow and the scorer …")
         self.services.start()
         self.airflow = Airflow(self.ports.address("airflow"), USER, password(self.services.environment))
-        for dag in ("ingest", "retrain", "promote"):
+        for dag in ("ingest", "retrain", "promote", "monitor", "upkeep"):
             self.services.wait_for(f"the DAG {dag}", lambda dag=dag: self.airflow.has(dag))  # type: ignore[misc]
             self.airflow.unpause(dag)
         self.say("all up")

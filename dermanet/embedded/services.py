@@ -15,11 +15,15 @@ from pathlib import Path
 import psutil
 import requests
 
+from dermanet import settings
 from dermanet.errors import BadInput, DermaNetError
 from dermanet.settings import Settings
 
 LOOPBACK = "127.0.0.1"
 USER = "admin"
+PARALLEL = "2"
+"""Tasks at once."""
+
 GRACE = 15.0
 """Seconds that a process gets to end by itself before it is killed."""
 
@@ -57,12 +61,19 @@ class Services:
         self._list = here.home / "processes.json"
 
     def set_up(self) -> None:
-        """Makes the folders and Airflow's database; ends what a killed run left behind. May be called again."""
+        """Makes the folders, Airflow's database and pools; ends what a killed run left behind. May be called again."""
         self.logs.mkdir(parents=True, exist_ok=True)
         self.end_leftovers()
         _write_password(Path(self.environment["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"]))
+        self._set_up_airflow("db", "migrate")
+        for pool, slots in {self.here.prepare_pool: PARALLEL, self.here.training_pool: "1"}.items():
+            # A task whose pool does not exist waits for ever.
+            if pool != settings.POOL:
+                self._set_up_airflow("pools", "set", pool, slots, "DermaNet's")
+
+    def _set_up_airflow(self, *words: str) -> None:
         with (self.logs / "airflow-db.log").open("ab") as log:
-            done = subprocess.run(_airflow("db", "migrate"), env=self.environment, stdout=log, stderr=log, check=False)
+            done = subprocess.run(_airflow(*words), env=self.environment, stdout=log, stderr=log, check=False)
         if done.returncode:
             raise DermaNetError(f"Airflow's database could not be set up; see {log.name}")
 
@@ -138,6 +149,10 @@ def environment(here: Settings, ports: Ports) -> dict[str, str]:
         "DERMANET_SOURCE": here.source,
         "DERMANET_EXPERIMENT": here.experiment,
         "MLFLOW_TRACKING_URI": ports.address("mlflow"),
+        # For upkeep and backups, which look into what the servers keep; a task's own variable for Airflow's leads nowhere.
+        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{here.home / 'mlflow.db'}",
+        "DERMANET_AIRFLOW_DATABASE": f"sqlite:///{airflow / 'airflow.db'}",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(airflow / "logs"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Evaluation jobs of language models: nine processes and two gigabytes that nothing here asks for.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -148,7 +163,7 @@ def environment(here: Settings, ports: Ports) -> dict[str, str]:
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder()),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__PARALLELISM": "2",
+        "AIRFLOW__CORE__PARALLELISM": PARALLEL,
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{ports.address('airflow')}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",

@@ -4,6 +4,7 @@ An orphan is a file that neither an image of the catalogue nor a record in quara
 against what the catalogue says of its lesion, or what a killed ingest left.
 """
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -57,12 +58,12 @@ def check(
     return faults(digests, catalogue, objects, lambda done: progress(done, len(digests)))
 
 
-def unneeded(catalogue: Catalogue, objects: Place) -> dict[str, int]:
-    """Orphans and half-written files with their sizes, those of the last hour aside.
+def unneeded(catalogue: Catalogue, objects: Place, before: float = math.inf) -> dict[str, int]:
+    """Orphans and half-written files with their sizes, those of the last hour aside, and those since `before` (seconds since 1970).
 
     Raises BadInput where the catalogue names none of the files: it is another installation's, or new.
     """
-    old = time.time() - YOUNG
+    old = min(time.time() - YOUNG, before)
     found = survey(catalogue, objects)
     orphans = found.orphans
     if orphans and not found.images and not found.quarantined:
@@ -75,9 +76,9 @@ def unneeded(catalogue: Catalogue, objects: Place) -> dict[str, int]:
     return {**{name: size for name, size in orphans.items() if written[name] < old}, **objects.unfinished(old)}
 
 
-def remove(names: Mapping[str, int], catalogue: Catalogue, objects: Place) -> dict[str, int]:
+def remove(names: Mapping[str, int], catalogue: Catalogue, objects: Place, before: float = math.inf) -> dict[str, int]:
     """Removes the files that are still unneeded, and returns those: each is looked at again, as an ingest may have come for it."""
-    still = {name: size for name, size in unneeded(catalogue, objects).items() if name in names}
+    still = {name: size for name, size in unneeded(catalogue, objects, before).items() if name in names}
     with ThreadPoolExecutor(READERS) as pool:
         for _ in pool.map(objects.remove, still):
             pass

@@ -8,17 +8,22 @@ import csv
 import hashlib
 import io
 import json
+import os
+import re
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
 from dermanet.errors import BadInput
 from dermanet.records import SIDES, Labels, Record, Snapshot
 from dermanet.split import SALT, holdout_digest, side_of
-from dermanet.storage import Place
+from dermanet.storage import Folder, Place, inside
 from dermanet.taxonomy import Taxonomy, parse
 
+MANIFEST = "manifest.json"
 COLUMNS = ("side", "digest", "image_id", *(field.name for field in fields(Labels)))
 
 
@@ -41,10 +46,10 @@ def freeze(
         )
     table = _csv(chosen, sides)
     name = hashlib.sha256(table.encode() + taxonomy.digest.encode()).hexdigest()[:16]
-    if not place.exists(f"{name}/manifest.json"):
+    if not place.exists(f"{name}/{MANIFEST}"):
         place.write(f"{name}/records.csv", table.encode())
         place.write(
-            f"{name}/manifest.json",
+            f"{name}/{MANIFEST}",
             json.dumps({**_manifest(name, chosen, taxonomy, sides), "groups": groups}, indent=2).encode(),
         )
     return read(name, place)
@@ -53,10 +58,13 @@ def freeze(
 def read(name: str, place: Place) -> Snapshot:
     """A snapshot by its id. Raises BadInput where there is none."""
     try:
-        manifest = json.loads(place.read(f"{name}/manifest.json"))
+        manifest = json.loads(place.read(f"{name}/{MANIFEST}"))
         table = place.read(f"{name}/records.csv").decode()
     except FileNotFoundError:
-        raise BadInput(f"no snapshot {name!r} here; `dermanet snapshot` makes one and prints its id") from None
+        raise BadInput(
+            f"no snapshot {name!r} in {place}; `dermanet snapshot` makes one and prints its id. Several workers need "
+            "one DERMANET_HOME that all of them share"
+        ) from None
     sides: dict[str, list[Record]] = {"train": [], "validation": [], "holdout": []}
     for row in csv.DictReader(io.StringIO(table)):
         sides[row["side"]].append(_record(row))
@@ -65,10 +73,30 @@ def read(name: str, place: Place) -> Snapshot:
     return Snapshot(name, taxonomy, manifest["holdout"], frozen["train"], frozen["validation"], frozen["holdout"])
 
 
+def mark_used(name: str, place: Folder) -> None:
+    """Notes that somebody works with a snapshot: upkeep leaves alone what was used of late. One that is not there is no fault."""
+    with suppress(OSError):
+        os.utime(place.root / inside(name) / MANIFEST)
+
+
+def last_used(place: Folder) -> dict[str, float]:
+    """When each snapshot was last used, in seconds since 1970, by its id; of a half one, which a kill left, when it was written."""
+    if not place.root.is_dir():
+        return {}
+    folders = [path for path in place.root.iterdir() if re.fullmatch("[0-9a-f]{16}", path.name)]
+    return {path.name: (path / MANIFEST if (path / MANIFEST).exists() else path).stat().st_mtime for path in folders}
+
+
+def drop(name: str, place: Folder) -> None:
+    """Removes a snapshot, its manifest first, without which there is none."""
+    place.remove(f"{inside(name)}/{MANIFEST}")
+    shutil.rmtree(place.root / name, ignore_errors=True)
+
+
 def every(place: Place) -> list[Snapshot]:
     """Every whole snapshot there is."""
     try:
-        names = [name.removesuffix("/manifest.json") for name in place.listing() if name.endswith("/manifest.json")]
+        names = [name.removesuffix(f"/{MANIFEST}") for name in place.listing() if name.endswith(f"/{MANIFEST}")]
     except BadInput:
         return []
     return [read(name, place) for name in names]

@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from dermanet.database.schema import FORGOTTEN, IMAGES, LABELS, ORIGINALS, PARTED, PREDICTIONS, REFUSALS, SIDES
 from dermanet.intake.company import forget_company
-from dermanet.intake.rows import legible, upsert
+from dermanet.intake.rows import legible, refusal_of, upsert
 from dermanet.records import Labels, Refusal, Row
 
 NEAR_DUPLICATE = "near-duplicate under another lesion"
@@ -76,6 +77,27 @@ def forget(
             discard(row.id, row.file)
     connection.execute(sa.delete(REFUSALS).where(of_lesions))
     return sorted(images)
+
+
+def lesions_below(connection: sa.Connection, marks: Collection[str]) -> list[str]:
+    """The lesions that are known though their ids, their patients' or one of their images are among some tombstones' digests."""
+    rows = connection.execute(sa.select(LABELS.c.lesion_id, LABELS.c.patient_id, LABELS.c.digest).distinct())
+    said = {(row.lesion_id, row.patient_id, row.digest) for row in rows}
+    refused = [refusal_of(row).row for row in connection.execute(sa.select(REFUSALS))]
+    said |= {(row.lesion_id, row.patient_id or "", "") for row in refused if row and row.lesion_id}
+    # Of a lesion that had another id when the image was forgotten, the rest goes too: rather too much than somebody who asked.
+    return sorted({
+        lesion
+        for lesion, patient, digest in said
+        if digest in marks or lesion_digest(lesion) in marks or (patient and patient_digest(patient) in marks)
+    })  # fmt: skip
+
+
+def bury(connection: sa.Connection, rows: Collection[Sequence[Any]]) -> None:
+    """Keeps tombstones: digest, the lesion's or patient's digest, whether it is an image's; one that stands stays as it is."""
+    known = set(connection.scalars(sa.select(FORGOTTEN.c.digest)))
+    new = [dict(zip(FORGOTTEN.c.keys(), row, strict=True)) for row in rows if row[0] not in known]
+    upsert(connection, FORGOTTEN, new)
 
 
 def _forget_sides(connection: sa.Connection, lesions: Collection[str], images: Sequence[str], patient_id: str) -> None:

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from dermanet.experiment import Experiment
 from dermanet.learning import backbones, efficientnet_lite, orientations
 from dermanet.learning.backbones import Part
-from dermanet.learning.feature_rows import GRAPHS, KIND, REVISION
 from dermanet.learning.model import converted
+from dermanet.pixels.feature_rows import GRAPHS, KIND, REVISION
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import Recipe
 from dermanet.pixels.shards import Preparation, Row, Shards, checksum
@@ -94,6 +94,17 @@ class FeatureCache:
             damaged += done.damaged
         return Preparation(computed, reused, tuple(damaged))
 
+    def missing(self, digests: Sequence[str]) -> list[str]:
+        """Those of `digests` of which features of some part or orientation are not kept yet, each once, in order."""
+        lacking = {digest for kind in self.kinds() for digest in self._shards(kind).missing(digests)}
+        return [digest for digest in dict.fromkeys(digests) if digest in lacking]
+
+    def export(self) -> None:
+        """Exports the backbones that are not kept yet, which takes ten seconds each; on a backend that does not export, nothing."""
+        if keras.backend.backend() == "tensorflow":
+            for part in backbones.parts(self.experiment.backbone):
+                self._exported(Kind(self.recipe, part, self.experiment.taps))
+
     def read(self, digests: Sequence[str], only: Part | None = None) -> NDArray[np.float32]:
         """Features (n, d) of images that `fill` was called for, the mean over orientations: all parts side by side, or `only` one."""
         chosen = (only,) if only else backbones.parts(self.experiment.backbone)
@@ -138,6 +149,9 @@ class FeatureCache:
             # Keras exports ONNX from TensorFlow; on the other backends, and their devices, it is quick enough itself.
             model = backbones.network(kind.part, kind.recipe.size, taps=kind.taps)
             return lambda images: np.asarray(model.predict_on_batch(images.astype(np.float32)), np.float32)
+        return _running(self._exported(kind).read_bytes())
+
+    def _exported(self, kind: Kind) -> Path:
         path = self._graph(kind)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +161,7 @@ class FeatureCache:
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
-        return _running(path.read_bytes())
+        return path
 
 
 @dataclass(frozen=True, slots=True)

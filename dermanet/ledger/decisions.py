@@ -17,8 +17,10 @@ from dermanet.database.engine import open_database
 from dermanet.database.schema import DECISIONS, SIDES
 from dermanet.database.turns import turn
 
-Kind = Literal["retrain", "data", "verdict", "smoke test", "approval", "promotion", "rollback", "found", "renewal"]
-"""What is decided. `found`: somebody moved an alias outside DermaNet."""
+Kind = Literal[
+    "retrain", "data", "verdict", "smoke test", "approval", "promotion", "rollback", "found", "renewal", "monitoring"
+]
+"""What is decided. `found`: somebody moved an alias outside DermaNet. `monitoring`: drift asked for a retrain."""
 
 UNDER_WAY, UNDONE = "under way", "undone"
 PROMOTED, ROLLED_BACK, FOUND = "promoted", "rolled back", "moved"
@@ -119,6 +121,10 @@ class Ledger:
         found = self._found(DECISIONS.c.kind == kind, limit=1)
         return found[0] if found else None
 
+    def after(self, number: int) -> list[Decision]:
+        """All that was decided after a decision, in order."""
+        return self._found(DECISIONS.c.number > number)
+
     def last_move(self) -> Decision | None:
         """The latest move of aliases, under way or ended, but none that was undone."""
         found = self._found(DECISIONS.c.outcome.in_(MOVES), limit=1)
@@ -149,6 +155,11 @@ class Ledger:
             sa.and_(DECISIONS.c.outcome == ROLLED_BACK, DECISIONS.c.before["champion"].as_string().in_(versions))
         )
         return self._found(sa.or_(*ways, DECISIONS.c.number.in_([one.number for one in first]))) if first else []
+
+    def runs(self) -> set[str]:
+        """Every MLflow run that a decision names."""
+        query = sa.select(DECISIONS.c.run_id).where(DECISIONS.c.run_id != "").distinct()
+        return set(patience.read(self.engine, lambda connection: connection.scalars(query).all()))
 
     def uses(self, holdout: str, run_id: str) -> int:
         """How many other runs have had a verdict on this very holdout."""

@@ -123,6 +123,16 @@ class Studies:
         """All studies, oldest first."""
         return [Study(self, plan) for plan in self._plans().values()]
 
+    def drop(self, study: "Study", before: float) -> bool:
+        """Removes a study with its trials, if it is still idle; whether it was."""
+        with self.door():
+            idle = study.idle(before)
+            if idle:
+                optuna.delete_study(study_name=study.id, storage=self.storage)
+                for file in self.folder.glob(f"{study.id}-*"):
+                    file.unlink(missing_ok=True)
+        return idle
+
     @contextmanager
     def door(self) -> Iterator[None]:
         """Held by whoever writes; the others wait."""
@@ -158,6 +168,13 @@ class Study:
             assert hold, "a number that was just given belongs to nobody"
             return self._taken(trial, hold, trials)
 
+    def idle(self, before: float) -> bool:
+        """Whether nobody holds a trial of it, and none was begun or ended since a moment, in seconds since 1970."""
+        trials = self.kept.get_trials(deepcopy=False)
+        moments = [moment.timestamp() for t in trials for moment in (t.datetime_start, t.datetime_complete) if moment]
+        held = any(self._held(trial.number) for trial in trials if trial.state == TrialState.RUNNING)
+        return not held and bool(moments) and max(moments) < before
+
     def trials(self) -> list[dict[str, Any]]:
         """Every trial by its number: state, value (None without one), epochs, seconds, notes, and the experiment as text."""
         return [self._told(trial) for trial in self.kept.get_trials(deepcopy=False)]
@@ -184,6 +201,12 @@ class Study:
             _suggest(trial, dimension)
         twins = [o for o in others if o.state == TrialState.COMPLETE and o.params == trial.params]
         return Taken(self, trial, hold, twins[0] if twins else None)
+
+    def _held(self, number: int) -> bool:
+        hold = self._hold(number)
+        if hold:
+            hold.close()
+        return hold is None
 
     def _hold(self, number: int) -> IO[str] | None:
         file = (self._studies.folder / f"{self.id}-{number}").open("w")

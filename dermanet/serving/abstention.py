@@ -19,6 +19,11 @@ from dermanet.records import OLDEST
 FILE = "abstention.json"
 GOOD = "good"
 
+KINDS = {
+    "blank": "blank", "blurred": "blurred", "unlike": "unlike", "it could not be compared": "unlike", "not sure": "not sure",
+}  # fmt: skip
+"""How a reason begins, and its kind: what referrals are counted by."""
+
 
 @dataclass(frozen=True, slots=True)
 class Abstention:
@@ -36,7 +41,16 @@ class Abstention:
 
     def novelty(self, pixels: NDArray[np.uint8]) -> float | None:
         """How unlike the training's images a prepared one is, uint8 (size, size, 3): 1 at the limit. None where that is not known."""
-        return None if self.familiarity is None else float(self.familiarity.novelty(pixels[None])[0])
+        return self.look(pixels)[0]
+
+    def look(self, pixels: NDArray[np.uint8]) -> tuple[float | None, list[float] | None]:
+        """The same, and the eight figures that monitoring keeps of it (`familiar.sketch`); None where they are not known."""
+        if self.familiarity is None:
+            return None, None
+        figures = familiar.describe(pixels[None])
+        places = self.familiarity.places(figures)
+        novelty = float(self.familiarity.distance(figures)[0] / self.familiarity.limit)
+        return novelty, [round(float(value), 3) for value in familiar.sketch(places)[0]]
 
     def interval(self, age: float) -> tuple[float, float] | None:
         """The years between which nine of ten true ages lie when `age` is answered; None where too few ages were known."""
@@ -89,6 +103,12 @@ class Abstention:
         digits = next((n for n in (2, 3, 4) if f"{top:.{n}f}" != f"{self.least_certainty:.{n}f}"), 6)
         named = ", ".join(f"{code} {probability:.{digits}f}" for code, probability in ranked[:2])
         return f"not sure: {named}; answers below {self.least_certainty:.{digits}f} are referred"
+
+
+def kinds(refer: str) -> list[str]:
+    """The kinds of a row's reasons: `blank` or `blurred`, `unlike`, `not sure`; each once."""
+    reasons = refer.split("; ")
+    return sorted({kind for start, kind in KINDS.items() if any(reason.startswith(start) for reason in reasons)})
 
 
 def load(path: Path) -> Abstention:

@@ -40,8 +40,8 @@ BODY = {
 
 
 def build(
-    following: Following, limits: Limits | None = None, tokens: tuple[str, ...] = (), hosts: bool = True
-) -> FastAPI:
+    following: Following, limits: Limits | None = None, tokens: tuple[str, ...] = (), hosts: bool = True, metrics_token: str = ""
+) -> FastAPI:  # fmt: skip
     """MLflow's scoring application over `following`, guarded. `hosts`: whether it may only be asked for by names of this machine."""
     from mlflow.pyfunc import scoring_server
 
@@ -55,8 +55,10 @@ def build(
     routes.add(app, following, metrics, limits.bytes)
     app.openapi = _described(app)
     following.observers.append(lambda served, readings: metrics.read(readings))
-    following.swapped.append(lambda served: metrics.serve(served.version))
-    app.add_middleware(Guard, following=following, limits=limits, metrics=metrics, tokens=tokens, hosts=hosts)
+    following.swapped.append(lambda served: metrics.serve(served.version, served.about.get("registered")))
+    following.looked.append(lambda: metrics.look(following.staleness))
+    door = {"tokens": tokens, "hosts": hosts, "metrics_token": metrics_token}
+    app.add_middleware(Guard, following=following, limits=limits, metrics=metrics, **door)
     return app
 
 

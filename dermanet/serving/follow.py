@@ -20,9 +20,10 @@ from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import PyFuncModel
 from mlflow.types import ColSpec, Schema
 
+from dermanet.registry.shelf import Shelf
 from dermanet.registry.versions import Versions
+from dermanet.serving.noticeboard import Noticeboard
 from dermanet.serving.reader import Reader, Reading
-from dermanet.serving.shelf import Shelf
 
 log = logging.getLogger("dermanet.serving")
 
@@ -89,13 +90,16 @@ AT_THE_DOOR: ContextVar[Visit | None] = ContextVar("visit", default=None)
 class Following:
     """Stands where MLflow's scoring server expects a loaded model, and answers with whatever version holds the alias."""
 
-    def __init__(self, versions: Versions, alias: str, poll: float, shelf: Path, pinned: str = "") -> None:
-        """`poll`: seconds between two looks at the registry. `pinned`: a version that is served whoever holds the alias."""
+    def __init__(self, versions: Versions, alias: str, poll: float, folder: Path, pinned: str = "") -> None:
+        """`poll`: seconds between two looks at the registry. `folder`: for versions, and what processes of one scorer share.
+
+        `pinned`: a version that is served whoever holds the alias.
+        """
         self.versions = versions
         self.alias = alias
         self.poll = poll
         self.pinned = pinned
-        self.shelf = Shelf(shelf)
+        self.shelf, self.noticeboard = Shelf(folder), Noticeboard(folder)
         self.served: Served | None = None
         self.trouble: str | None = None
         """Why the last look failed; None after one that did not."""
@@ -104,6 +108,8 @@ class Following:
         self.observers: list[Observer] = []
         self.swapped: list[Callable[[Served], None]] = []
         """Are told of every version that comes to be served."""
+        self.looked: list[Callable[[], None]] = []
+        """Are told of every look, whatever came of it."""
         self._refused, self._pause, self._again = "", FIRST_PAUSE, 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="follow", daemon=True)
@@ -139,6 +145,11 @@ class Following:
 
     def look(self) -> None:
         """Looks once, and swaps if the alias has moved to a version that loads."""
+        self._look()
+        for told in self.looked:
+            told()
+
+    def _look(self) -> None:
         try:
             found = self.versions.get(self.pinned) if self.pinned else self.versions.at(self.alias)
             self.asked = time.monotonic()
@@ -169,29 +180,15 @@ class Following:
         if name == self._refused and time.monotonic() < self._again:
             return
         try:
-            self._swap(self._fetched(found, name))
+            folder = self.shelf.get(name, lambda half: self.versions.fetch(str(found.version), half))
+            self._swap(_loaded(folder, str(found.version), _about(found)))
         except Exception as error:
             self._refuse(name, f"version {found.version} does not load: {_line(error)}")
             return
         self._refused = ""
         self._say(None)
         if not self.pinned:
-            self.shelf.remember(name, _about(found))
-        self.shelf.tidy()
-
-    def _fetched(self, found: ModelVersion, name: str) -> Served:
-        def load() -> Served:
-            folder = self.shelf.get(name, lambda half: self.versions.fetch(str(found.version), half))
-            return _loaded(folder, str(found.version), _about(found))
-
-        if not self.shelf.has(name):
-            return load()
-        try:
-            return load()
-        except Exception as error:
-            log.warning("version %s on this disk is damaged, and is fetched anew: %s", found.version, _line(error))
-            self.shelf.drop(name)
-            return load()
+            self.noticeboard.remember(name, _about(found))
 
     def _swap(self, served: Served) -> None:
         self.served = served
@@ -200,21 +197,22 @@ class Following:
         log.info("serving %s version %s (%s)", self.versions.name, served.version, served.digest)
 
     def _refuse(self, name: str, why: str) -> None:
-        # Fetched anew next time: what is on disk may be what is broken.
+        # Fetched anew next time: it may have come as broken as it is.
         self.shelf.drop(name)
         self._pause = min(2 * self._pause, LONGEST_PAUSE) if name == self._refused else FIRST_PAUSE
         self._refused, self._again = name, time.monotonic() + self._pause
         self._say(f"{why}; {f'version {self.served.version} stays' if self.served else 'there is none to serve'}")
 
     def _start_without_the_registry(self) -> None:
-        known = None if self.served or self.pinned else self.shelf.remembered()
-        if known is None:
+        known = None if self.served or self.pinned else self.noticeboard.remembered()
+        folder = self.shelf.find(known[0]) if known else None
+        if known is None or folder is None:
             return
-        name, about = known
+        about = known[1]
         try:
-            self._swap(_loaded(self.shelf.root / name, about["version"], about))
+            self._swap(_loaded(folder, about["version"], about))
         except Exception as error:
-            log.warning("version %s, served last, cannot be served without the registry: %s", about, _line(error))
+            log.warning("what was served last cannot be served without the registry: %s", _line(error))
 
     def _say(self, trouble: str | None) -> None:
         if trouble and trouble != self.trouble:
@@ -224,11 +222,11 @@ class Following:
         self.trouble = trouble
 
     def _watch(self) -> None:
-        rung, looked = self.shelf.rung(), time.monotonic()
+        rung, looked = self.noticeboard.rung(), time.monotonic()
         while not self._stop.wait(min(STEP, self.poll)):
-            pause = min(self.poll, AT_MOST_EVERY) if self.shelf.rung() != rung else self.poll
+            pause = min(self.poll, AT_MOST_EVERY) if self.noticeboard.rung() != rung else self.poll
             if time.monotonic() >= looked + pause:
-                rung = self.shelf.rung()
+                rung = self.noticeboard.rung()
                 self.look()
                 looked = time.monotonic()
 

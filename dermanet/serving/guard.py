@@ -106,11 +106,16 @@ class Guard:
     """An ASGI application before another one."""
 
     def __init__(
-        self, app: App, following: Following, limits: Limits, metrics: Metrics, tokens: tuple[str, ...] = (), hosts: bool = True
+        self, app: App, following: Following, limits: Limits, metrics: Metrics, tokens: tuple[str, ...] = (), hosts: bool = True,
+        metrics_token: str = "",
     ) -> None:  # fmt: skip
-        """`tokens`: any of them lets in; none: everybody. `hosts`: whether only names of this machine may be asked for."""
+        """`tokens`: any of them lets in; none: everybody. `hosts`: whether only names of this machine may be asked for.
+
+        `metrics_token`: lets in at /metrics alone.
+        """
         self.app, self.following, self.limits, self.metrics = app, following, limits, metrics
         self.tokens = tuple(token.encode() for token in tokens)
+        self.metrics_tokens = (*self.tokens, *([metrics_token.encode()] if metrics_token else []))
         self.hosts = hosts
         self._held = 0
         self._waiting = 0
@@ -167,7 +172,8 @@ class Guard:
             return
         scheme, _, given = _header(scope, b"authorization").partition(b" ")
         # All are compared, so that the time tells nothing of which was nearly right.
-        fits = [hmac.compare_digest(given.strip(), token) for token in self.tokens]
+        tokens = self.metrics_tokens if scope["path"] == "/metrics" else self.tokens
+        fits = [hmac.compare_digest(given.strip(), token) for token in tokens]
         if scheme.lower() != b"bearer" or not any(fits):
             raise Refused(
                 401, "UNAUTHENTICATED", "a token is needed: send the header `Authorization: Bearer TOKEN`",

@@ -22,7 +22,7 @@ import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from dermanet.errors import BadInput, UnreadableImage
 from dermanet.imagefile import MOST_BYTES
-from dermanet.imagequality import measure
+from dermanet.imagequality import Quality, measure
 from dermanet.pixels import preprocess
 from dermanet.records import SEXES, Answers
 from dermanet.serving import abstention, golden
@@ -59,11 +59,16 @@ DIFFERENTIALS, TOGETHER = 3, 0.95
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What came of one image. `digest`: SHA-256 of its bytes, empty where none could be made out; `seconds`: what it took."""
+    """What came of one image. `digest`: SHA-256 of its bytes, empty where none could be made out; `seconds`: what it took.
+
+    `look`: what monitoring keeps of the photograph: `brightness`, `contrast`, `detail`, and `sketch` of the prepared pixels where the
+    model knows what is familiar; empty of what could not be answered.
+    """
 
     row: dict[str, Any]
     digest: str
     seconds: float
+    look: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +95,8 @@ class Reader:
     def read(self, data: bytes) -> Reading:
         """Reads the bytes of one JPEG or PNG; whatever is wrong with them, a row says so."""
         start = time.perf_counter()
-        row = self._row(data)
-        return Reading(row, hashlib.sha256(data).hexdigest(), time.perf_counter() - start)
+        row, look = self._row(data)
+        return Reading(row, hashlib.sha256(data).hexdigest(), time.perf_counter() - start, look)
 
     def read_cell(self, cell: Any) -> Reading:
         """The same for base64 text, as MLflow's clients send it."""
@@ -114,32 +119,26 @@ class Reader:
         """An image as the network sees it: uint8 (size, size, 3). Raises UnreadableImage."""
         return preprocess.prepare(data, self.network.recipe)
 
-    def _row(self, data: bytes) -> dict[str, Any]:
+    def _row(self, data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
         try:
             return self._answered(data)
         except BadInput as error:
-            return refused(str(error))
+            return refused(str(error)), {}
         except Exception as error:
             # One image must not take the others of its request along. What it says may hold what was sent: its kind alone is kept.
             log.error("an image could not be read: %s", type(error).__name__)
-            return refused(f"not readable: {type(error).__name__} inside the scorer; its log says when")
+            return refused(f"not readable: {type(error).__name__} inside the scorer; its log says when"), {}
 
-    def _answered(self, data: bytes) -> dict[str, Any]:
+    def _answered(self, data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
         recipe = self.network.recipe
         image, factor = preprocess.decoded(data, recipe)
         quality, pixels = measure(image), preprocess.apply(image, factor, recipe)
         answers = self.network.answer(pixels[None])
         if not all(np.isfinite(part).all() for part in (answers.age, answers.sex, answers.diagnosis)):
-            return refused("no answer: the network's figures are no numbers")
-        row = _whole_row(answers, self.network.diagnoses)
-        novelty = self.limits.novelty(pixels)
-        low, high = self.limits.interval(row["age"]) or (None, None)
-        reasons = self.limits.reasons(quality, novelty, row["diagnosis_probabilities"])
-        return row | {
-            "age_low": None if low is None else round(low, 1), "age_high": None if high is None else round(high, 1),
-            "quality": self.limits.note(quality), "refer": "; ".join(reasons) or None,
-            "novelty": None if novelty is None else round(float(np.nan_to_num(novelty, nan=FARTHEST, posinf=FARTHEST)), 3),
-        }  # fmt: skip
+            return refused("no answer: the network's figures are no numbers"), {}
+        novelty, sketch = self.limits.look(pixels)
+        row = answered(answers, self.network.diagnoses, self.limits, quality, novelty)
+        return row, {**asdict(quality), "sketch": sketch}
 
 
 def decode_cell(cell: Any) -> bytes:
@@ -155,6 +154,20 @@ def decode_cell(cell: Any) -> bytes:
         raise UnreadableImage(
             "not base64", "the text is no base64; send a JPEG or PNG file's bytes in base64"
         ) from None
+
+
+def answered(
+    answers: Answers, diagnoses: tuple[str, ...], limits: Abstention, quality: Quality, novelty: float | None
+) -> dict[str, Any]:
+    """The row of one image that could be answered, by its network's answers and what was seen of the photograph."""
+    row = _whole_row(answers, diagnoses)
+    low, high = limits.interval(row["age"]) or (None, None)
+    reasons = limits.reasons(quality, novelty, row["diagnosis_probabilities"])
+    return row | {
+        "age_low": None if low is None else round(low, 1), "age_high": None if high is None else round(high, 1),
+        "quality": limits.note(quality), "refer": "; ".join(reasons) or None,
+        "novelty": None if novelty is None else round(float(np.nan_to_num(novelty, nan=FARTHEST, posinf=FARTHEST)), 3),
+    }  # fmt: skip
 
 
 def refused(reason: str) -> dict[str, Any]:

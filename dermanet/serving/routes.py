@@ -123,13 +123,13 @@ def _add_state(app: FastAPI, following: Following, metrics: Metrics, largest: in
     @app.post("/follow", status_code=202)
     async def follow() -> dict[str, str]:
         """Look at the registry at once."""
-        following.shelf.ring()
+        following.noticeboard.ring()
         return {"told": "every process looks at the registry now"}
 
     @app.get("/metrics")
     async def metric_text() -> Response:
         """What Prometheus collects."""
-        metrics.staleness.set(following.staleness or 0.0)
+        metrics.look(following.staleness)
         text, kind = metrics.text()
         return Response(text, media_type=kind)
 

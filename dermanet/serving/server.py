@@ -195,8 +195,8 @@ def application(service: Service) -> FastAPI:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     here = settings.read()
     limits = Limits(here.request_megabytes, here.request_images, here.request_queue, here.request_seconds, cores())
-    following = Following(_versions(here), CHAMPION, service.poll, _shelf(here), service.version)
-    app = build(following, limits, here.tokens, hosts=not here.tokens)
+    following = Following(_versions(here), CHAMPION, service.poll, _folder(here), service.version)
+    app = build(following, limits, here.tokens, hosts=not here.tokens, metrics_token=here.metrics_token)
     # What a version answers that is being tried out is nobody's prediction.
     kept = PredictionLog(here.catalogue, 0 if service.version else here.prediction_days)
     following.observers.append(partial(_keep, kept, app.state.metrics))
@@ -214,7 +214,7 @@ def application(service: Service) -> FastAPI:
 
 def _keep(kept: PredictionLog, metrics: Metrics, served: Served, readings: Sequence[Reading]) -> None:
     for one in readings:
-        kept.put(Prediction.of(served.version, one.digest, one.row, one.seconds))
+        kept.put(Prediction.of(served.version, one.digest, one.row, one.seconds, look=one.look))
     metrics.unlogged.set(kept.dropped)
 
 
@@ -243,5 +243,5 @@ def _versions(here: settings.Settings) -> Versions:
     return Versions(Tracking(here.tracking_uri, here.artifacts).client, here.model)
 
 
-def _shelf(here: settings.Settings) -> Path:
+def _folder(here: settings.Settings) -> Path:
     return here.home / "served" / here.model

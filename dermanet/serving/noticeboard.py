@@ -1,0 +1,44 @@
+"""What the processes of a scorer tell one another, and the one that is started next: files in the folder that they share.
+
+<root>/served.json    which version was served last, and what the registry said of it
+<root>/bell           touched to have every process look at the registry at once
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Noticeboard:
+    """One scorer's, however many processes it has."""
+
+    root: Path
+
+    def remember(self, name: str, about: dict[str, Any]) -> None:
+        """Keeps which version is served, for a start without the registry."""
+        half = self.root / f"served.json.{os.getpid()}"
+        half.write_text(json.dumps({"name": name, "about": about}))
+        half.rename(self.root / "served.json")
+
+    def remembered(self) -> tuple[str, dict[str, Any]] | None:
+        """What was served last."""
+        try:
+            record = json.loads((self.root / "served.json").read_text())
+            return str(record["name"]), dict(record["about"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def ring(self) -> None:
+        """Has every process look at the registry at once."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / "bell").touch()
+
+    def rung(self) -> float:
+        """When that was asked for last; 0 if never."""
+        try:
+            return (self.root / "bell").stat().st_mtime
+        except OSError:
+            return 0.0
