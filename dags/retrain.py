@@ -73,9 +73,10 @@ from airflow.sdk import (
     task,
 )
 from airflow.sdk.definitions.callback import SyncCallback
-from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from airflow.sdk.definitions.deadline import DeadlineAlert
 
 from dermanet import settings, stages
+from dermanet.deadlines import SinceQueued
 
 HERE = settings.read()
 
@@ -96,7 +97,7 @@ PATIENCE = ExceptionRetryPolicy([RetryRule(WRONG, RetryAction.FAIL, reason="it w
     tags=["dermanet", "learning"],
     on_failure_callback=stages.failed,
     deadline=DeadlineAlert(
-        DeadlineReference.DAGRUN_QUEUED_AT,
+        SinceQueued(),
         timedelta(hours=HERE.deadline_hours),
         SyncCallback("dermanet.stages.notices.late"),
     ),

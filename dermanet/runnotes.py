@@ -1,4 +1,4 @@
-"""Airflow's plugin: at its end a run's note says what was decided in it, and why."""
+"""Airflow's plugin: at its end a run's note says what was decided in it, and why; and what deadlines count from."""
 
 import logging
 from typing import Any
@@ -8,6 +8,7 @@ from airflow.plugins_manager import AirflowPlugin
 from sqlalchemy.orm import object_session
 
 from dermanet import stages
+from dermanet.deadlines import SinceQueued
 from dermanet.errors import BadInput
 
 LONGEST = 1000
@@ -35,6 +36,7 @@ class RunNotes(AirflowPlugin):
 
     name = "dermanet"
     listeners = [Notes()]
+    deadline_references = [SinceQueued]
 
 
 def _note(dag_run: Any) -> None:

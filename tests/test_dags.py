@@ -59,6 +59,46 @@ for step, (name, conf, gates) in enumerate(json.loads(sys.argv[2])):
 print("RESULT" + json.dumps(list(states.values())))
 """
 
+CLEAR = """
+import json, sys
+from datetime import UTC, datetime
+from airflow.dag_processing.collection import update_dag_parsing_results_in_db
+from airflow.dag_processing.dagbag import DagBag
+from airflow.models import DagRun
+from airflow.models.dagbag import DBDagBag
+from airflow.models.deadline import Deadline
+from airflow.models.taskinstance import clear_task_instances
+from airflow.serialization.serialized_objects import LazyDeserializedDAG
+from airflow.utils.session import create_session
+from airflow.utils.state import DagRunState, TaskInstanceState
+from airflow.utils.types import DagRunTriggeredByType, DagRunType
+bag = DagBag(sys.argv[1])
+found = {}
+with create_session() as session:
+    from airflow.models.dagbundle import DagBundleModel
+    session.add(DagBundleModel(name="dags"))
+    session.flush()
+    update_dag_parsing_results_in_db(
+        "dags", None, [LazyDeserializedDAG.from_dag(dag) for dag in bag.dags.values()], {}, 1.0, set(), session
+    )
+    session.commit()
+    for name in bag.dags:
+        run = DBDagBag().get_latest_version_of_dag(name, session=session).create_dagrun(
+            run_id="one", run_after=datetime.now(UTC), run_type=DagRunType.MANUAL, triggered_by=DagRunTriggeredByType.TEST,
+            state=DagRunState.QUEUED, session=session,
+        )
+        queued = run.queued_at
+        run.state = DagRunState.FAILED
+        for one in run.task_instances:
+            one.state = TaskInstanceState.FAILED
+        session.commit()
+        clear_task_instances(run.task_instances, session)
+        session.commit()
+        due = session.query(Deadline).filter(Deadline.dagrun_id == run.id).all()
+        found[name] = {"state": run.state, "due": [(one.deadline_time - queued).total_seconds() / 3600 for one in due]}
+print("RESULT" + json.dumps(found))
+"""
+
 
 def _python(code: str, *words: str, env: dict[str, str]) -> Any:
     done = subprocess.run(
@@ -139,6 +179,15 @@ def test_parsing_twice_gives_the_same_dag(parsed: Any, tmp_path: Path) -> None:
     assert {name: dag["serialized"] for name, dag in again["dags"].items()} == {
         name: dag["serialized"] for name, dag in parsed["dags"].items()
     }
+
+
+def test_a_failed_run_can_be_cleared_and_keeps_its_deadline(tmp_path: Path) -> None:
+    env = {**_airflow(Installation(tmp_path), str(tmp_path / "airflow.db")), "DERMANET_DEADLINE_HOURS": "6"}
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=env, check=True, capture_output=True)
+    found = _python(CLEAR, env=env)
+    assert {run["state"] for run in found.values()} == {"queued"}
+    due = {name: [round(hours, 2) for hours in run["due"]] for name, run in found.items()}
+    assert due == {"ingest": [], "monitor": [], "promote": [], "retrain": [6.0], "upkeep": []}
 
 
 def test_the_whole_way_through_airflow(tmp_path: Path) -> None:
