@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from dermanet.registry import copies
 from dermanet.registry.copies import model
 from dermanet.registry.lookup import OTHERWISE, Located, ask, locate, session
 from dermanet.registry.shelf import KEPT, SUMS
-from dermanet.registry.tracking import model_files
+from dermanet.registry.tracking import Tracking, model_at_hand, model_files
 
 PLAIN = dict.fromkeys((*OTHERWISE, "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"), "")
 ADDRESSES = (
@@ -170,6 +171,26 @@ def test_files_from_a_server_travel_once_and_are_checked(
     assert contents(model("models:/dermanet/1", served, tmp_path, PLAIN).files) == whole
     place = found.files.parent
     assert [path.name for path in place.parent.iterdir()] == [place.name]
+
+
+def test_what_travelled_for_a_look_leaves_no_copy_behind(
+    served: str, trained: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task's process of Airflow ends without tidying up: what lies in the temporary folder then stays there for ever."""
+    mlflow.set_tracking_uri(trained.tracking_uri)
+    whole = contents(model_files("models:/dermanet/1"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tracking = Tracking(served, tmp_path)
+    with model_at_hand("models:/dermanet/1") as files:
+        assert contents(files) == whole and files.is_relative_to(tmp_path)
+    with model_at_hand("models:/dermanet/1", "model.onnx") as graph:
+        assert graph.read_bytes() == whole["model.onnx"]
+    run = tracking.client.create_run(tracking.experiment).info.run_id
+    tracking.log_text(run, "<p>Anna</p>", "dossier/page.html")
+    assert tracking.read_text(run, "dossier/page.html") == "<p>Anna</p>"
+    with pytest.raises(BadInput, match=r"has no other\.html"):
+        tracking.read_text(run, "other.html")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_the_server_does_not_hand_out_is_fetched_by_mlflow(
