@@ -1,6 +1,6 @@
 """The moment that a deadline counts from: when its run was queued.
 
-Airflow 3.3's own reference of that name cannot be cleared with its run: it reads the interval as the number that it was before 3.3, and
+Airflow 3.3's own reference for that cannot be cleared with its run: it reads the interval as the number that it was before 3.3, and
 answers 500 to whoever clears a run that has not ended well (apache/airflow issue 70368). One that is no built-in is left alone.
 """
 

@@ -429,7 +429,7 @@ def test_mlflow_may_go_away_in_the_middle(
         with monkeypatch.context() as patch, pytest.raises(MlflowException):
             patch.setattr(Versions, "move", goes_away)
             stages.promote("2")
-    for asked in (tracking.run, partial(tracking.fetch, name=VERDICT), partial(tracking.read_json, name=VERDICT)):
+    for asked in (tracking.run, partial(tracking.read_text, name=VERDICT), partial(tracking.read_json, name=VERDICT)):
         # BadInput would say that the run is not there, and Airflow would not try again.
         with pytest.raises(MlflowException):
             asked(run)
