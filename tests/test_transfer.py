@@ -183,19 +183,21 @@ def test_a_server_that_is_away_is_given_up_with_one_line_that_names_it(
     monkeypatch.setattr(transfer, "PATIENCE", 1.0)
     there = place(bucket)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-    begun = time.monotonic()
+    took = list[float]()
     calls: list[Callable[[], object]] = [
         lambda: there.read("x"),
         lambda: there.listing(),
         lambda: there.write("x", b""),
     ]
     for call in calls:
+        begun = time.monotonic()
         with caplog.at_level(logging.WARNING), pytest.raises(DermaNetError) as caught:
             call()
         assert "http://127.0.0.1:9 has not answered for 1 seconds" in str(caught.value)
         assert "\n" not in str(caught.value) and "nothing is lost" in str(caught.value)
+        took.append(time.monotonic() - begun)
         assert not isinstance(caught.value, BadInput), "what is away may come back: it is a fault, and tried again"
-    assert 1 < time.monotonic() - begun < 4, (
+    assert took[0] > 1 and sum(took[1:]) < took[0], (
         "whoever asks a server that was given up does not wait for it all over again"
     )
     assert caplog.messages[0].startswith(bucket) and "trying again for 1 seconds" in caplog.messages[0]
