@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflowserver import free_port
 
 from dermanet.embedded.airflow import DONE, Airflow
 
@@ -151,12 +152,6 @@ def require_celery() -> None:
         pytest.skip("needs apache-airflow-providers-celery, which only `make test-workers` installs")
     if shutil.which("redis-server") is None:
         pytest.skip("needs redis-server, which is not on this machine (Debian: apt-get install redis-server)")
-
-
-def free_port() -> int:
-    """One that nobody listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def _airflow_variables(folder: Path, dags: Path, address: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import numpy as np
 import onnxruntime
 import psutil
 import pytest
+from mlflowserver import free_port
 
 from dermanet import experiment, settings, stages
 from dermanet.learning import model as network
@@ -120,12 +120,6 @@ def same(found: dict[str, list[float]], expected: dict[str, list[float]]) -> Non
         assert found[name][0] == pytest.approx(values[0], rel=1e-5, abs=1e-5), name
         # Sums in another order round otherwise, and a training amplifies that, step by step.
         assert found[name] == pytest.approx(values, rel=1e-3, abs=1e-3), name
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @needs_jax

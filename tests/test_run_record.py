@@ -152,6 +152,6 @@ def test_links_lead_where_people_find_mlflow(tmp_path: Path) -> None:
 def test_who_only_reads_versions_asks_a_server_for_nothing_at_the_start(tmp_path: Path) -> None:
     # Nobody listens there: an experiment looked for, or made, would fail.
     try:
-        Tracking("http://127.0.0.1:9", tmp_path)
+        assert "experiment" not in vars(Tracking("http://127.0.0.1:9", tmp_path))
     finally:
         mlflow.set_tracking_uri(settings.read().tracking_uri)

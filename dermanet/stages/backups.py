@@ -13,6 +13,7 @@ What is made again when it is needed is left out: prepared pixels, features, cop
 """
 
 import fcntl
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -276,8 +277,6 @@ def _checked(here: Settings, found: "Backup") -> dict[str, Any]:
 
 def _lost(wanted: Mapping[str, str], found: "Backup", artifacts: Place) -> Iterable[str]:
     """The versions whose graph is not in the store, or not the backup's."""
-    import hashlib
-
     kept = found.below(ARTIFACTS)
     for name, file in wanted.items():
         try:

@@ -16,6 +16,8 @@ from dermanet.stages.rooms import ledger_of, snapshot_place, studies_of, trackin
 from dermanet.storage import place
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from dermanet.registry.leavings import Hidden, SeenModel, SeenRun
     from dermanet.registry.shelf import Shelf
     from dermanet.searching.study import Study
@@ -62,7 +64,7 @@ class _Cache(_Standing):
     """Shards of prepared pixels and of features, and exported backbones."""
 
     name = "cache"
-    why = "of images that no snapshot which stays has, or made by another revision"
+    why = "of images that no snapshot which stays has or that were forgotten, or made by another revision"
 
     def unneeded(self) -> Mapping[str, int]:
         images = images_of(self.here, self.needs.snapshots)
@@ -111,7 +113,28 @@ class _Searches(Kind):
         return studies.drop(studies.find(name), self.ages.unused)
 
 
-class _Models(_Standing):
+class _InMlflow(_Standing):
+    """What MLflow lists, each with the address of its files."""
+
+    def turn(self) -> AbstractContextManager[None]:
+        return ledger_of(self.here).moving()
+
+    def unneeded(self) -> Mapping[str, int]:
+        from dermanet.registry import leavings
+
+        return {name: leavings.size(one.location) for name, one in self.found().items()}
+
+    def found(self) -> "Mapping[str, SeenModel | SeenRun]":
+        """Those that may go, by id."""
+        raise NotImplementedError
+
+    @cached_property
+    def client(self) -> "MlflowClient":
+        """MLflow's."""
+        return tracking_of(self.here).client
+
+
+class _Models(_InMlflow):
     """Logged models that never became versions."""
 
     name = "models"
@@ -120,31 +143,22 @@ class _Models(_Standing):
     def why(self) -> str:
         return f"never became a version; {self.unused()}"
 
-    def turn(self) -> AbstractContextManager[None]:
-        return ledger_of(self.here).moving()
-
     def found(self) -> "dict[str, SeenModel]":
-        """Those that may go, by id."""
         from dermanet.registry import leavings
 
-        seen = leavings.models(tracking_of(self.here).client, _experiments(self.here))
+        seen = leavings.models(self.client, _experiments(self.here))
         return {one.model_id: one for one in seen if one.model_id not in self.needs.models}
-
-    def unneeded(self) -> Mapping[str, int]:
-        from dermanet.registry import leavings
-
-        return {name: leavings.size(one.location) for name, one in self.found().items()}
 
     def drop(self, name: str) -> bool:
         from dermanet.registry import leavings
 
         seen = self.found().get(name)
         if seen:
-            leavings.drop_model(tracking_of(self.here).client, seen)
+            leavings.drop_model(self.client, seen)
         return seen is not None
 
 
-class _Runs(_Standing):
+class _Runs(_InMlflow):
     """Runs of trainings and searches."""
 
     name = "runs"
@@ -153,27 +167,18 @@ class _Runs(_Standing):
     def why(self) -> str:
         return f"no version, dossier or decision names it; {self.unused()}"
 
-    def turn(self) -> AbstractContextManager[None]:
-        return ledger_of(self.here).moving()
-
     def found(self) -> "dict[str, SeenRun]":
-        """Those that may go, by id."""
         from dermanet.registry import leavings
 
-        seen = leavings.runs(tracking_of(self.here).client, _experiments(self.here))
+        seen = leavings.runs(self.client, _experiments(self.here))
         return {one.run_id: one for one in seen if one.run_id not in self.needs.runs}
-
-    def unneeded(self) -> Mapping[str, int]:
-        from dermanet.registry import leavings
-
-        return {name: leavings.size(one.location) for name, one in self.found().items()}
 
     def drop(self, name: str) -> bool:
         from dermanet.registry import leavings
 
         seen = self.found().get(name)
         if seen:
-            leavings.drop_run(tracking_of(self.here).client, seen)
+            leavings.drop_run(self.client, seen)
         return seen is not None
 
 

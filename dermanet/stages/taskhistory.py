@@ -30,15 +30,17 @@ def oldest(here: Settings, now: float) -> float:
 
 def logs(folder: Path, before: float) -> dict[str, int]:
     """The folders of logs in which nothing was written since a moment, by their names below `folder`; each with its bytes."""
-    found = {path for pattern in LOGS for path in folder.glob(pattern) if path.is_dir() and not path.is_symlink()}
-    return {path.relative_to(folder).as_posix(): _bytes(path) for path in sorted(found) if _newest(path) < before}
+    found = sorted(_folders(folder))
+    return {path.relative_to(folder).as_posix(): _bytes(path) for path in found if _newest(path) < before}
 
 
 def drop_logs(folder: Path, name: str, before: float) -> bool:
-    """Removes a folder of logs if it is still that old; whether it was."""
-    old = name in logs(folder, before)
+    """Removes a folder of logs if it is still there and that old; whether it was."""
+    path = folder / name
+    # Only this one is looked into: a month has a thousand, and each has a file for every try of a task.
+    old = path in _folders(folder) and _newest(path) < before
     if old:
-        shutil.rmtree(folder / name)
+        shutil.rmtree(path)
     return old
 
 
@@ -65,6 +67,10 @@ def _db_clean(database: str, before: float, *words: str) -> str:
         last = next(iter((done.stderr or done.stdout).strip().splitlines()[-1:]), f"status {done.returncode}")
         raise DermaNetError(f"`airflow db clean` failed: {last}; see DERMANET_AIRFLOW_DATABASE")
     return done.stdout
+
+
+def _folders(folder: Path) -> set[Path]:
+    return {path for pattern in LOGS for path in folder.glob(pattern) if path.is_dir() and not path.is_symlink()}
 
 
 def _bytes(folder: Path) -> int:

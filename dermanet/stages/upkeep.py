@@ -5,7 +5,7 @@ is looked at again, in the turn of whoever could come for it. Nothing that is yo
 with it.
 
     snapshots     that no version, verdict or study stands on, unused for DERMANET_KEEP_DAYS
-    cache         pixels and features of images that no snapshot which stays has
+    cache         pixels and features of images that no snapshot which stays has, or that were forgotten
     trainings     that were killed, and not gone on with for DERMANET_KEEP_DAYS
     studies       of searches, idle for as long
     models        logged in MLflow that never became a version, of runs unused for as long
