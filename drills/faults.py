@@ -160,9 +160,33 @@ def first(here: Stack) -> None:
 
 
 def done(here: Stack, number: int, drill: Drill) -> Outcome:
-    """One drill: a run, the fault in it, and what is so afterwards."""
+    """One drill: a run, the fault in it, and what is so afterwards. What is waited for in vain is a trouble; the next follows."""
     say(f"[bold]{drill.what}[/bold] (during {drill.during})")
     before, start = state(here), time.monotonic()
+    seen = _Seen()
+    try:
+        _driven(here, number, drill, seen)
+        troubles = tuple(troubled(here, before, seen.ended))
+    except DermaNetError as error:
+        troubles = (str(error),)
+    say(
+        f"  {seen.ended}, {seen.clicks} clicks, {seen.tries or 'no task tried twice'}; "
+        + ("[red]" + "; ".join(troubles) + "[/red]" if troubles else "all whole")
+    )
+    return Outcome(drill, seen.tries, seen.clicks, time.monotonic() - start, troubles)
+
+
+@dataclass
+class _Seen:
+    """What was seen of a drill so far."""
+
+    ended: str = "not ended"
+    clicks: int = 0
+    tries: str = ""
+
+
+def _driven(here: Stack, number: int, drill: Drill, seen: _Seen) -> None:
+    """From the run's start, over the fault and the click where one is needed, to its end."""
     run = here.airflow.trigger(drill.dag, _asked_for(drill, number))
     until(
         f"{drill.during} to run",
@@ -173,24 +197,18 @@ def done(here: Stack, number: int, drill: Drill) -> Outcome:
         # Into the epochs, past the imports.
         time.sleep(10)
     drill.fault(here)
-    ended, clicks = here.ended(drill.dag, run, LONGEST), 0
+    seen.ended = here.ended(drill.dag, run, LONGEST)
     if drill.mend:
         drill.mend(here)
-    if ended != "success":
-        clicks = 1
+    if seen.ended != "success":
+        seen.clicks = 1
         say("  one click")
         here.airflow.clear_failed(drill.dag, run)
         time.sleep(5)
-        ended = here.ended(drill.dag, run, LONGEST)
-    happened = tries(here, drill.dag, run)
+        seen.ended = here.ended(drill.dag, run, LONGEST)
+    seen.tries = tries(here, drill.dag, run)
     if drill.dag == "ingest":
         follow_up(here)
-    troubles = tuple(troubled(here, before, ended))
-    say(
-        f"  {ended}, {clicks} clicks, {happened or 'no task tried twice'}; "
-        + ("[red]" + "; ".join(troubles) + "[/red]" if troubles else "all whole")
-    )
-    return Outcome(drill, happened, clicks, time.monotonic() - start, troubles)
 
 
 def follow_up(here: Stack) -> None:
