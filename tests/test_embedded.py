@@ -132,6 +132,17 @@ def test_what_a_killed_run_left_behind_is_ended_and_nobody_else(home: Path, port
         stranger.wait()
 
 
+def test_a_log_does_not_grow_for_ever(home: Path, ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "LOG_BYTES", 10)
+    made = services.Services(read(), ports)
+    made.logs.mkdir(parents=True)
+    for said in (b"short\n", b"and now it is long\n", b"begun anew\n"):
+        with made._log("mlflow") as log:
+            log.write(said)
+    assert (made.logs / "mlflow.log").read_text() == "begun anew\n"
+    assert (made.logs / "mlflow.log.1").read_text() == "short\nand now it is long\n"
+
+
 def test_a_pool_is_made_where_one_is_named(home: Path, ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DERMANET_TRAINING_POOL", "training")
     made = services.Services(read(), ports)

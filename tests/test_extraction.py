@@ -79,6 +79,19 @@ sys.exit(bool({{"keras", "tensorflow", "onnxruntime"}} & set(sys.modules)))
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_who_computes_features_needs_no_keras_once_the_backbones_are_exported(snapshot: str) -> None:
+    stages.feature_parts(snapshot, PROBE)
+    code = f"""
+import sys
+from dermanet import stages
+(part,) = stages.feature_parts({snapshot!r}, {PROBE!r})
+done = stages.extract_part({snapshot!r}, {PROBE!r}, part)
+print(done["computed"], *({{"keras", "tensorflow", "mlflow", "pandas"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1:] == [str(2 * learned_from(snapshot))], done.stdout
+
+
 SLOW = """
 import sys, time
 from dermanet import stages

@@ -20,12 +20,13 @@ from dermanet import experiment
 from dermanet.errors import BadInput, DermaNetError
 from dermanet.learning import backbones, calibration, heads, orientations, train, yardstick
 from dermanet.learning import model as network
-from dermanet.learning.backbones import Part
 from dermanet.learning.dataset import Targets
 from dermanet.learning.features import FeatureCache
 from dermanet.learning.inheritance import START
 from dermanet.learning.model import AgeScale
+from dermanet.learning.parts import Part, parts
 from dermanet.learning.train import Sides
+from dermanet.learning.views import all_of, mean_of
 from dermanet.pixels import feature_rows, upkeep
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import recipe
@@ -81,7 +82,7 @@ def sides(pixels: PreparedPixels) -> Sides:
     ],
 )
 def test_a_backbone_is_read_from_its_name_and_says_it_again(text: str, expected: list[Part]) -> None:
-    found = backbones.parts(text)
+    found = parts(text)
     assert list(found) == expected and "+".join(map(str, found)) == text
 
 
@@ -90,7 +91,7 @@ def test_a_backbone_is_read_from_its_name_and_says_it_again(text: str, expected:
 )  # fmt: skip
 def test_a_wrong_backbone_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(BadInput, match="allowed") as caught:
-        backbones.parts(text)
+        parts(text)
     assert "\n" not in str(caught.value)
 
 
@@ -140,11 +141,9 @@ def test_orientations_are_eight_and_the_same_in_both_forms() -> None:
     images = np.random.default_rng(1).integers(0, 256, (3, 6, 6, 3)).astype(np.float32)
     found = [orientations.one_of(images, view) for view in range(8)]
     assert len({view[0].tobytes() for view in found}) == 8
-    assert np.array_equal(np.array(orientations.all_of(images, 8)), np.concatenate(found))
+    assert np.array_equal(np.array(all_of(images, 8)), np.concatenate(found))
     flat = np.concatenate([view.reshape(3, -1) for view in found])
-    assert np.allclose(
-        np.array(orientations.mean_of(keras.ops.array(flat), 8)), flat.reshape(8, 3, -1).mean(axis=0), atol=1e-4
-    )
+    assert np.allclose(np.array(mean_of(keras.ops.array(flat), 8)), flat.reshape(8, 3, -1).mean(axis=0), atol=1e-4)
 
 
 def test_features_are_computed_once_for_each_image_backbone_and_orientation(
@@ -178,13 +177,13 @@ def test_kept_features_are_what_keras_makes_of_the_images(pixels: PreparedPixels
             np.mean(
                 [backbones.network(part, 32, taps=True)(orientations.one_of(images, view)) for view in range(4)], axis=0
             )
-            for part in backbones.parts(TWO.backbone)
+            for part in parts(TWO.backbone)
         ],
         axis=1,
     )
     assert found.shape == expected.shape == (6, 2 * (1280 + 744))
     assert np.allclose(found, expected, rtol=2e-3, atol=2e-3)
-    assert np.array_equal(cache.read(wanted, backbones.parts(TWO.backbone)[1]), found[:, 2024:])
+    assert np.array_equal(cache.read(wanted, parts(TWO.backbone)[1]), found[:, 2024:])
 
 
 def test_an_exported_backbone_goes_with_the_last_features_that_it_made(tmp_path: Path) -> None:
@@ -420,7 +419,7 @@ def test_a_fine_tuned_network_answers_with_the_mean_logits_of_its_parts(
     assert trained.best_epochs == [1, 2] and len(trained.history) == 2 and trained.parity < 1e-4
     images = sides.pixels.batch([record.digest for record in sides.validation])
     logits = []
-    for part, weights in zip(backbones.parts(chosen.backbone), kept, strict=True):
+    for part, weights in zip(parts(chosen.backbone), kept, strict=True):
         model = network.build(chosen, 32, len(CODES), sides.scale, only=part, weights=False)
         for name, tensors in weights.items():
             model.get_layer(name).set_weights(tensors)
@@ -438,8 +437,8 @@ def test_a_fine_tuning_goes_on_from_what_another_made_of_each_part(sides: Sides,
         layer = before.get_layer(name)
         layer.set_weights([rng.random(weights.shape) + 0.1 for weights in layer.get_weights()])
     before.save(tmp_path / START)
-    parts, cache = backbones.parts(FINETUNE.backbone), FeatureCache(root, SMALL, FINETUNE)
-    begun = [train._warm(FINETUNE, sides, cache, part, tmp_path) for part in parts]
+    chosen, cache = parts(FINETUNE.backbone), FeatureCache(root, SMALL, FINETUNE)
+    begun = [train._warm(FINETUNE, sides, cache, part, tmp_path) for part in chosen]
     images = sides.pixels.batch([record.digest for record in sides.validation])
     mean = np.exp(np.mean([np.log(network.answers(model, images).diagnosis) for model in begun], axis=0))
     expected = network.answers(before, images)

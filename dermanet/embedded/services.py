@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 import requests
@@ -23,6 +24,9 @@ LOOPBACK = "127.0.0.1"
 USER = "admin"
 PARALLEL = "2"
 """Tasks at once."""
+
+LOG_BYTES = 20 * 2**20
+"""A log that is longer than this when its process starts is put by as `<name>.log.1`, in place of the one before it."""
 
 GRACE = 15.0
 """Seconds that a process gets to end by itself before it is killed."""
@@ -72,7 +76,7 @@ class Services:
                 self._set_up_airflow("pools", "set", pool, slots, "DermaNet's")
 
     def _set_up_airflow(self, *words: str) -> None:
-        with (self.logs / "airflow-db.log").open("ab") as log:
+        with self._log("airflow-db") as log:
             done = subprocess.run(_airflow(*words), env=self.environment, stdout=log, stderr=log, check=False)
         if done.returncode:
             raise DermaNetError(f"Airflow's database could not be set up; see {log.name}")
@@ -129,13 +133,19 @@ class Services:
             self._list.unlink()
 
     def _launch(self, name: str, command: list[str]) -> None:
-        with (self.logs / f"{name}.log").open("ab") as log:
+        with self._log(name) as log:
             # A session of its own: Ctrl-C at the terminal reaches this program alone, which ends the others in order.
             self._running[name] = subprocess.Popen(
                 command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         entries = [{"pid": p.pid, "started": psutil.Process(p.pid).create_time()} for p in self._running.values()]
         self._list.write_text(json.dumps(entries))
+
+    def _log(self, name: str) -> BinaryIO:
+        path = self.logs / f"{name}.log"
+        if path.exists() and path.stat().st_size > LOG_BYTES:
+            path.replace(self.logs / f"{name}.log.1")
+        return path.open("ab")
 
 
 def environment(here: Settings, ports: Ports) -> dict[str, str]:

@@ -7,7 +7,6 @@ graph stays as it was.
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
@@ -15,6 +14,7 @@ from scipy.special import log_softmax, softmax
 
 from dermanet.learning import model as network
 from dermanet.learning.dataset import Targets
+from dermanet.learning.quiet import keras
 from dermanet.records import Answers
 
 LEAST = 20

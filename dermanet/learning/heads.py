@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
@@ -26,6 +25,7 @@ from dermanet.learning import calibration
 from dermanet.learning import model as network
 from dermanet.learning.dataset import Targets, class_weights
 from dermanet.learning.model import AgeScale
+from dermanet.learning.quiet import keras
 from dermanet.records import Answers
 
 STRENGTHS = (3e-4, 1e-3, 3e-3, 1e-2)

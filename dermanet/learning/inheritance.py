@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from dermanet.learning import model as network
-from dermanet.learning.backbones import Part
+from dermanet.learning.parts import Part
+from dermanet.learning.quiet import keras
 
 START = "start.keras"
 """The network that a training begins with, in its folder, where it does not begin with ImageNet's weights."""

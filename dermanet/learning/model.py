@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import onnx
-from keras import layers
 
 from dermanet.errors import DermaNetError
 from dermanet.experiment import Experiment
-from dermanet.learning import assembly, backbones, orientations
-from dermanet.learning.backbones import Part
+from dermanet.learning import assembly, backbones
+from dermanet.learning.parts import Part, parts
+from dermanet.learning.quiet import keras, layers
+from dermanet.learning.views import all_of, mean_of
 from dermanet.records import Answers
 
 HEADS = ("age", "sex", "diagnosis")
@@ -51,17 +51,17 @@ def build(
     a pretrained backbone's are read, which is needless where others are put in their place.
     """
     keras.utils.set_random_seed(experiment.seed)
-    chosen = (only,) if only else backbones.parts(experiment.backbone)
+    chosen = (only,) if only else parts(experiment.backbone)
     image = keras.Input((side, side, 3), name="image")
     pixels, side = _reduced(image, side, experiment.downscale)
-    seen = orientations.all_of(pixels, views)
+    seen = all_of(pixels, views)
     networks = [
         backbones.network(part, side, pretrained=experiment.start != "random" and weights, taps=experiment.taps)
         for part in chosen
     ]
     found = [network(seen) for network in networks]
     features = layers.Concatenate(name=FEATURES)(found) if len(found) > 1 else layers.Identity(name=FEATURES)(found[0])
-    features = orientations.mean_of(features, views)
+    features = mean_of(features, views)
     if experiment.method != "scratch":
         # Not trained: filled with the mean and the variance of the training side's features.
         features = layers.BatchNormalization(center=False, scale=False, epsilon=0.0, trainable=False, name=STANDARDISE)(
@@ -177,7 +177,7 @@ def _pieces(model: keras.Model, frozen: Sequence[Path], views: int) -> assembly.
     before = None
     if views > 1:
         fresh = keras.Input(image.shape[1:], name="pixels")
-        before = converted(keras.Model(fresh, orientations.all_of(fresh, views)))
+        before = converted(keras.Model(fresh, all_of(fresh, views)))
     after = converted(keras.Model(features, [model.output[head] for head in HEADS]))
     return assembly.Pieces(side, before, [onnx.load(path) for path in frozen], after)
 

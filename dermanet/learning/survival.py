@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +17,7 @@ from dermanet.errors import DermaNetError, Diverged, no_space_left
 from dermanet.experiment import Experiment
 from dermanet.learning import distribution
 from dermanet.learning import model as network
+from dermanet.learning.quiet import keras
 from dermanet.learning.watching import Epoch, OnEpoch
 
 

@@ -7,19 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from dermanet.errors import BadInput
 from dermanet.experiment import Experiment
-from dermanet.learning import backbones, calibration, distribution, heads
+from dermanet.learning import calibration, distribution, heads
 from dermanet.learning import model as network
-from dermanet.learning.backbones import Part
 from dermanet.learning.dataset import Batches, Targets, age_scale, class_weights, targets
 from dermanet.learning.features import FeatureCache, Rows
 from dermanet.learning.inheritance import ancestor, inherit, inherit_part
 from dermanet.learning.model import AgeScale
+from dermanet.learning.parts import Part, parts
+from dermanet.learning.quiet import keras
 from dermanet.learning.survival import Survival, alone, with_room
 from dermanet.learning.watching import UNWATCHED, Epoch, Watch, counted
 from dermanet.learning.yardstick import figures
@@ -143,10 +143,10 @@ def _learned(
         survival = Survival(workdir, experiment, watch.on_epoch)
         yield _trained(experiment, sides, survival, watch, partial(_fresh, experiment, sides, workdir)), survival
     elif experiment.method == "finetune":
-        parts, cache = backbones.parts(experiment.backbone), _cache(experiment, sides, features)
+        chosen, cache = parts(experiment.backbone), _cache(experiment, sides, features)
         before: list[Epoch] = []
-        for place, part in enumerate(parts):
-            own = watch.of_part(before, place, len(parts))
+        for place, part in enumerate(chosen):
+            own = watch.of_part(before, place, len(chosen))
             survival = Survival(workdir / f"part-{place}", experiment, own.on_epoch)
             watch.say(f"fine-tuning {part}")
             start = partial(_warm, experiment, sides, cache, part, workdir)
@@ -186,14 +186,14 @@ def _finish_parts(experiment: Experiment, sides: Sides, learned: Iterator[tuple[
     Its heads are the mean of theirs, so that it answers with the mean of their logits, as an ensemble does.
     """
     history: list[Epoch] = []
-    best, parts = [], []
+    best, fitted = [], []
     for model, survival in learned:
         model.load_weights(survival.best_weights())
-        parts.append({layer.name: layer.get_weights() for layer in model.layers if layer.weights})
+        fitted.append({layer.name: layer.get_weights() for layer in model.layers if layer.weights})
         best.append(len(history) + survival.progress.best_epoch)
         history += survival.progress.history
     whole = _empty(experiment, sides, weights=False)
-    _join(whole, parts)
+    _join(whole, fitted)
     judged = _calibrated(whole, experiment, _validation_answers(whole, sides), sides.targets())
     return Fitted(whole, history, best, judged)
 
@@ -230,7 +230,7 @@ def _warm(experiment: Experiment, sides: Sides, cache: FeatureCache, part: Part,
     model = network.build(experiment, sides.pixels.recipe.size, len(sides.codes), sides.scale, only=part)
     before = ancestor(workdir)
     if before:
-        inherit_part(model, before, part, backbones.parts(experiment.backbone))
+        inherit_part(model, before, part, parts(experiment.backbone))
     else:
         seen, wanted = _features(sides, cache, part), sides.targets()
         heads.fit(experiment, seen[0], wanted[0], seen[1], wanted[1], sides.scale)[1].put_into(model)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import keras
+from dermanet.learning.quiet import keras
 
 Epoch = dict[str, float]
 """The figures of one epoch: `loss`, `val_loss`, `age_mae`, `val_age_mae`, `sex_accuracy`, …"""
