@@ -191,7 +191,7 @@ def _driven(here: Stack, number: int, drill: Drill, seen: _Seen) -> None:
     until(
         f"{drill.during} to run",
         lambda: here.task_state(drill.dag, run, drill.during) in ("running", "success", "failed"),
-        PATIENCE,
+        LONGEST,
     )
     if drill.during == "fit_network":
         # Into the epochs, past the imports.
