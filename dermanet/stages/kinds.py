@@ -122,8 +122,9 @@ class _InMlflow(_Standing):
     def unneeded(self) -> Mapping[str, int]:
         from dermanet.registry import leavings
 
-        return {name: leavings.size(one.location) for name, one in self.found().items()}
+        return {name: leavings.size(one.location) for name, one in self.found.items()}
 
+    @property
     def found(self) -> "Mapping[str, SeenModel | SeenRun]":
         """Those that may go, by id."""
         raise NotImplementedError
@@ -143,6 +144,7 @@ class _Models(_InMlflow):
     def why(self) -> str:
         return f"never became a version; {self.unused()}"
 
+    @cached_property
     def found(self) -> "dict[str, SeenModel]":
         from dermanet.registry import leavings
 
@@ -152,7 +154,7 @@ class _Models(_InMlflow):
     def drop(self, name: str) -> bool:
         from dermanet.registry import leavings
 
-        seen = self.found().get(name)
+        seen = self.found.get(name)
         if seen:
             leavings.drop_model(self.client, seen)
         return seen is not None
@@ -167,6 +169,7 @@ class _Runs(_InMlflow):
     def why(self) -> str:
         return f"no version, dossier or decision names it; {self.unused()}"
 
+    @cached_property
     def found(self) -> "dict[str, SeenRun]":
         from dermanet.registry import leavings
 
@@ -176,7 +179,7 @@ class _Runs(_InMlflow):
     def drop(self, name: str) -> bool:
         from dermanet.registry import leavings
 
-        seen = self.found().get(name)
+        seen = self.found.get(name)
         if seen:
             leavings.drop_run(self.client, seen)
         return seen is not None
@@ -191,21 +194,22 @@ class _Deleted(_Standing):
     def why(self) -> str:
         return f"deleted in MLflow {self.here.keep_days} days ago or earlier"
 
+    @cached_property
     def found(self) -> dict[str, str]:
         """Where the files of each lie, by its id."""
         if not self.here.backend_store:
             return {}
         stays = self.needs.runs | self.needs.models
-        found = self._hidden.found(self.ages.unused)
-        return {name: location for name, location in found.items() if name not in stays}
+        hidden = self._hidden.found(self.ages.unused)
+        return {name: location for name, location in hidden.items() if name not in stays}
 
     def unneeded(self) -> Mapping[str, int]:
         from dermanet.registry import leavings
 
-        return {name: leavings.size(location) for name, location in self.found().items()}
+        return {name: leavings.size(location) for name, location in self.found.items()}
 
     def drop(self, name: str) -> bool:
-        location = self.found().get(name)
+        location = self.found.get(name)
         if location:
             self._hidden.drop(name, location)
         return location is not None

@@ -1,11 +1,16 @@
 """Something that nobody needs any more, and the kind of things that it is: how those are found, and how they go."""
 
+from collections import deque
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from time import monotonic
 from typing import ClassVar
 
 from dermanet.settings import Settings
+
+TURN = 2.0
+"""Seconds after which whoever waits for a turn is let in between two removals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +53,18 @@ class Kind:
 
     def remove(self, names: Collection[str]) -> Outcome:
         """Removes those that still may go. What cannot be removed holds up none of the others."""
-        gone, wrong = [], {}
-        for name in names:
+        gone, wrong, waiting = [], {}, deque(names)
+        while waiting:
+            name = waiting.popleft()
             try:
                 with self.turn():
-                    # By eyes of its own: what was seen of the one before may be so no more.
-                    removed = type(self)(self.here, self.ages).drop(name)
+                    # By eyes of its own: what was seen in the turn before may be so no more.
+                    seen, end = type(self)(self.here, self.ages), monotonic() + TURN
+                    while name:
+                        gone += [name] if seen.drop(name) else []
+                        name = waiting.popleft() if waiting and monotonic() < end else ""
             except Exception as error:
                 wrong[name] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-            else:
-                gone += [name] if removed else []
         return gone, wrong
 
     @property
@@ -74,7 +81,7 @@ class Kind:
         raise NotImplementedError
 
     def turn(self) -> AbstractContextManager[None]:
-        """The turn in which nobody can come for it."""
+        """The turn in which nobody can come for any of them."""
         return nullcontext()
 
     def unused(self) -> str:
