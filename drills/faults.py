@@ -23,6 +23,9 @@ from drills.stack import PATIENCE, Stack, console, say, stack, until
 
 NAME = "dermanet-drills"
 SOURCE = "synthetic:lesions=700,seed=7"
+EXPERIMENT = "demo:epochs=10,patience=10"
+"""Long enough to be killed in the middle of."""
+
 LONGEST = 900.0
 """Seconds that one run may take, faults included."""
 
@@ -313,7 +316,7 @@ def _prepared(folder: Path) -> tuple[dict[str, str], Path]:
     (folder / "gates.yaml").write_text(yaml.safe_dump({**gates, "checks": checks, "promotion": "automatic"}))
     home = {"driver": "local", "driver_opts": {"type": "tmpfs", "device": "tmpfs", "o": HOME}}
     (folder / "small-home.yml").write_text(yaml.safe_dump({"volumes": {"home": home}}))
-    return {"GATES_FILE": str(folder / "gates.yaml"), "DERMANET_EXPERIMENT": "demo"}, folder / "small-home.yml"
+    return {"GATES_FILE": str(folder / "gates.yaml"), "DERMANET_EXPERIMENT": EXPERIMENT}, folder / "small-home.yml"
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

@@ -15,7 +15,7 @@ from dermanet.errors import DermaNetError
 from dermanet.experiment import Experiment
 from dermanet.learning import assembly, backbones
 from dermanet.learning.parts import Part, parts
-from dermanet.learning.quiet import keras, layers
+from dermanet.learning.quiet import keras, layers, ops
 from dermanet.learning.views import all_of, mean_of
 from dermanet.records import Answers
 
@@ -129,6 +129,18 @@ def compile_for_training(model: keras.Model, experiment: Experiment, scale: AgeS
         },
         weighted_metrics={"age": ["mae"], "sex": ["accuracy"], "diagnosis": ["accuracy"]},
     )
+    _build_what_is_compiled(model)
+
+
+def _build_what_is_compiled(model: keras.Model) -> None:
+    """Makes the variables of optimizer, losses and metrics now: TensorFlow traces a first step that makes any twice."""
+    model.optimizer.build(model.trainable_variables)
+    outputs = zip(model.output_names, model.outputs, strict=True)
+    nothing = {name: ops.zeros((1, tensor.shape[-1])) for name, tensor in outputs}
+    weights = {name: ops.ones(1) for name in nothing}
+    model.compute_loss(None, nothing, nothing, weights)
+    model.compute_metrics(None, nothing, nothing, weights)
+    model.reset_metrics()
 
 
 def _rate(experiment: Experiment, steps: int) -> Any:
