@@ -341,6 +341,16 @@ image and no version is lost, or there twice; every image in the object store is
 {table(outcomes)}
 
 The last run took {sum(one.seconds for one in outcomes) / 60:.0f} minutes.
+
+## By hand
+
+On a stack of yours, a service crashes as in the drills by
+
+    docker exec CONTAINER sh -c 'kill -9 -1'
+
+(PostgreSQL's with `-u postgres`), and Docker starts it again. After `docker kill` or `docker stop` it does not, as it takes that for
+what you want: `docker compose up --detach` brings back whatever is missing. Meanwhile tasks wait and are tried again; what has
+failed by then is cleared with one click in Airflow, and goes on where it was.
 """
 
 
