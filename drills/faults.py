@@ -170,7 +170,7 @@ def done(here: Stack, number: int, drill: Drill) -> Outcome:
     try:
         _driven(here, number, drill, seen)
         troubles = tuple(troubled(here, before, seen.ended))
-    except DermaNetError as error:
+    except (DermaNetError, requests.RequestException) as error:
         troubles = (str(error),)
     say(
         f"  {seen.ended}, {seen.clicks} clicks, {seen.tries or 'no task tried twice'}; "
@@ -200,9 +200,11 @@ def _driven(here: Stack, number: int, drill: Drill, seen: _Seen) -> None:
         # Into the epochs, past the imports.
         time.sleep(10)
     drill.fault(here)
-    seen.ended = here.ended(drill.dag, run, LONGEST)
-    if drill.mend:
-        drill.mend(here)
+    try:
+        seen.ended = here.ended(drill.dag, run, LONGEST)
+    finally:
+        if drill.mend:
+            drill.mend(here)
     if seen.ended != "success":
         seen.clicks = 1
         say("  one click")

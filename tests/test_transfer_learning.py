@@ -20,7 +20,7 @@ from dermanet import experiment
 from dermanet.errors import BadInput, DermaNetError
 from dermanet.learning import backbones, calibration, heads, orientations, train, yardstick
 from dermanet.learning import model as network
-from dermanet.learning.dataset import Targets
+from dermanet.learning.dataset import Batches, Targets
 from dermanet.learning.features import FeatureCache
 from dermanet.learning.inheritance import START
 from dermanet.learning.model import AgeScale
@@ -477,3 +477,13 @@ def test_an_image_is_brought_to_a_side_as_pillow_does(seen: int, side: int) -> N
     weights = backbones.interpolation(seen, side)
     expected = np.asarray(Image.fromarray(line).resize((side, side), Image.Resampling.BILINEAR), float)
     assert np.abs(weights.T @ line @ weights - expected).max() < 1.1
+
+
+def test_the_step_of_a_training_is_traced_once(sides: Sides) -> None:
+    """TensorFlow traces a step twice that makes variables of its own: seconds of each training, and of each part of a fine-tuning."""
+    model = network.build(experiment.PLAIN, 32, len(CODES), sides.scale)
+    network.compile_for_training(model, experiment.PLAIN, sides.scale, steps=2)
+    traced, step = [], model.train_step
+    model.train_step = lambda data: traced.append(1) or step(data)
+    model.fit(Batches(sides.train, sides.codes, sides.pixels, 16), verbose=0)
+    assert len(traced) == 1

@@ -116,6 +116,9 @@ class _Searches(Kind):
 class _InMlflow(_Standing):
     """What MLflow lists, each with the address of its files."""
 
+    # To list anew for each would be quadratic; whoever registers or promotes waits no longer than this for one removal more.
+    held = 2.0
+
     def turn(self) -> AbstractContextManager[None]:
         return ledger_of(self.here).moving()
 

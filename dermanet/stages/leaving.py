@@ -9,9 +9,6 @@ from typing import ClassVar
 
 from dermanet.settings import Settings
 
-TURN = 2.0
-"""Seconds after which whoever waits for a turn is let in between two removals."""
-
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
@@ -43,6 +40,8 @@ class Kind:
     """One kind of things, of one installation at one moment."""
 
     name: ClassVar[str]
+    held: ClassVar[float] = 0.0
+    """Seconds that a turn goes on for what waits to be removed; 0 where it keeps nobody out, and each is looked at by itself."""
 
     def __init__(self, here: Settings, ages: Ages) -> None:
         self.here, self.ages = here, ages
@@ -59,10 +58,11 @@ class Kind:
             try:
                 with self.turn():
                     # By eyes of its own: what was seen in the turn before may be so no more.
-                    seen, end = type(self)(self.here, self.ages), monotonic() + TURN
-                    while name:
+                    seen, end = type(self)(self.here, self.ages), monotonic() + self.held
+                    gone += [name] if seen.drop(name) else []
+                    while waiting and monotonic() < end:
+                        name = waiting.popleft()
                         gone += [name] if seen.drop(name) else []
-                        name = waiting.popleft() if waiting and monotonic() < end else ""
             except Exception as error:
                 wrong[name] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         return gone, wrong
