@@ -16,7 +16,7 @@ A batch that was mended or completed is taken again, and its receipt replaced.
   bucket that cannot be listed). Mend it and clear the task; it is not retried by itself, as it would say the same again.
 - *name_wrong_batches* failed: its line names the batches of an inbox that are wrong as a whole, or that somebody was writing. All
   others were taken and announced. Mend those; the next run takes them, or clear *take_in*.
-- any other failure: the store or the database was not reachable for longer than 90 seconds; it is retried three times, then clear it.
+- any other failure: the store or the database was not reachable; it is retried for eight to twelve minutes, then clear it.
 
 **Safe to clear:** yes, any task, at any time. What is known already is counted as known.
 """
@@ -24,15 +24,13 @@ A batch that was mended or completed is taken again, and its receipt replaced.
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset, CronTriggerTimetable, ExceptionRetryPolicy, Param, RetryAction, RetryRule, dag, task
+from airflow.sdk import Asset, CronTriggerTimetable, Param, dag, task
 
 from dermanet import stages
+from dermanet.retries import AGAIN
 
 CATALOGUE = Asset("dermanet_catalogue")
 MONDAYS = CronTriggerTimetable("0 2 * * 1", timezone="UTC", run_immediately=timedelta(0))
-PATIENCE = ExceptionRetryPolicy(
-    [RetryRule("dermanet.errors.BadInput", RetryAction.FAIL, reason="wrong input stays wrong")]
-)
 
 
 @dag(
@@ -42,12 +40,7 @@ PATIENCE = ExceptionRetryPolicy(
     max_active_runs=1,
     doc_md=__doc__,
     tags=["dermanet", "intake"],
-    default_args={
-        "owner": "ml-engineering",
-        "retries": 3,
-        "retry_delay": timedelta(seconds=30),
-        "retry_policy": PATIENCE,
-    },
+    default_args={"owner": "ml-engineering", **AGAIN},
     params={
         "source": Param(
             "",

@@ -29,14 +29,12 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import CronTriggerTimetable, ExceptionRetryPolicy, RetryAction, RetryRule, dag, task
+from airflow.sdk import CronTriggerTimetable, dag, task
 
 from dermanet import stages
+from dermanet.retries import AGAIN
 
 DAILY = CronTriggerTimetable("30 1 * * *", timezone="UTC", run_immediately=timedelta(0))
-PATIENCE = ExceptionRetryPolicy(
-    [RetryRule("dermanet.errors.BadInput", RetryAction.FAIL, reason="wrong limits stay wrong")]
-)
 
 
 @dag(
@@ -47,12 +45,7 @@ PATIENCE = ExceptionRetryPolicy(
     doc_md=__doc__,
     tags=["dermanet", "monitoring"],
     on_failure_callback=stages.failed,
-    default_args={
-        "owner": "ml-engineering",
-        "retries": 3,
-        "retry_delay": timedelta(minutes=5),
-        "retry_policy": PATIENCE,
-    },
+    default_args={"owner": "ml-engineering", **AGAIN},
 )
 def monitor() -> None:
     """Wires the tasks."""

@@ -13,17 +13,14 @@ by whom and why, is kept (`dermanet why VERSION`); `dermanet promote VERSION` an
 **Safe to clear:** yes. A second time changes nothing, as long as nobody has promoted another version since.
 """
 
-from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset, ExceptionRetryPolicy, Param, RetryAction, RetryRule, dag, task
+from airflow.sdk import Asset, Param, dag, task
 
 from dermanet import stages
+from dermanet.retries import AGAIN
 
 CHAMPION = Asset("dermanet_champion")
-PATIENCE = ExceptionRetryPolicy(
-    [RetryRule("dermanet.errors.BadInput", RetryAction.FAIL, reason="wrong input stays wrong")]
-)
 
 
 @dag(
@@ -34,12 +31,7 @@ PATIENCE = ExceptionRetryPolicy(
     doc_md=__doc__,
     tags=["dermanet", "registry"],
     on_failure_callback=stages.failed,
-    default_args={
-        "owner": "ml-engineering",
-        "retries": 3,
-        "retry_delay": timedelta(seconds=10),
-        "retry_policy": PATIENCE,
-    },
+    default_args={"owner": "ml-engineering", **AGAIN},
     params={
         "action": Param(
             "promote",

@@ -65,10 +65,7 @@ from airflow.sdk import (
     Asset,
     AssetOrTimeSchedule,
     CronTriggerTimetable,
-    ExceptionRetryPolicy,
     Param,
-    RetryAction,
-    RetryRule,
     dag,
     task,
 )
@@ -77,15 +74,12 @@ from airflow.sdk.definitions.deadline import DeadlineAlert
 
 from dermanet import settings, stages
 from dermanet.deadlines import SinceQueued
+from dermanet.retries import AGAIN
 
 HERE = settings.read()
 
 CATALOGUE, CHAMPION = Asset("dermanet_catalogue"), Asset("dermanet_champion")
 MONDAYS = CronTriggerTimetable("0 4 * * 1", timezone="UTC", run_immediately=timedelta(0))
-WRONG: list[type[BaseException] | str] = [
-    "dermanet.errors.BadInput", "dermanet.errors.GateRefused", "dermanet.errors.DataRefused", "dermanet.errors.StoreFault",
-]  # fmt: skip
-PATIENCE = ExceptionRetryPolicy([RetryRule(WRONG, RetryAction.FAIL, reason="it would say the same again")])
 
 
 @dag(
@@ -101,12 +95,7 @@ PATIENCE = ExceptionRetryPolicy([RetryRule(WRONG, RetryAction.FAIL, reason="it w
         timedelta(hours=HERE.deadline_hours),
         SyncCallback("dermanet.stages.notices.late"),
     ),
-    default_args={
-        "owner": "ml-engineering",
-        "retries": 3,
-        "retry_delay": timedelta(seconds=30),
-        "retry_policy": PATIENCE,
-    },
+    default_args={"owner": "ml-engineering", **AGAIN},
     params={
         "experiment": Param(
             "",

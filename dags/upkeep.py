@@ -29,14 +29,12 @@ for a person, however long.
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import CronTriggerTimetable, ExceptionRetryPolicy, Param, RetryAction, RetryRule, dag, task
+from airflow.sdk import CronTriggerTimetable, Param, dag, task
 
 from dermanet import stages
+from dermanet.retries import AGAIN
 
 SUNDAYS = CronTriggerTimetable("0 5 * * 0", timezone="UTC", run_immediately=timedelta(0))
-PATIENCE = ExceptionRetryPolicy(
-    [RetryRule("dermanet.errors.BadInput", RetryAction.FAIL, reason="wrong input stays wrong")]
-)
 
 
 @dag(
@@ -47,12 +45,7 @@ PATIENCE = ExceptionRetryPolicy(
     doc_md=__doc__,
     tags=["dermanet", "operations"],
     on_failure_callback=stages.failed,
-    default_args={
-        "owner": "ml-engineering",
-        "retries": 3,
-        "retry_delay": timedelta(minutes=5),
-        "retry_policy": PATIENCE,
-    },
+    default_args={"owner": "ml-engineering", **AGAIN},
     params={
         "dry_run": Param(
             False, type="boolean", title="Dry run", description="Only list what would go; nothing is removed."

@@ -200,11 +200,16 @@ def _driven(here: Stack, number: int, drill: Drill, seen: _Seen) -> None:
         # Into the epochs, past the imports.
         time.sleep(10)
     drill.fault(here)
-    try:
-        seen.ended = here.ended(drill.dag, run, LONGEST)
-    finally:
-        if drill.mend:
+    if drill.mend:
+        try:
+            until(
+                f"{drill.during} to fail",
+                lambda: here.task_state(drill.dag, run, drill.during) == "up_for_retry",
+                LONGEST,
+            )
+        finally:
             drill.mend(here)
+    seen.ended = here.ended(drill.dag, run, LONGEST)
     if seen.ended != "success":
         seen.clicks = 1
         say("  one click")
@@ -351,8 +356,8 @@ On a stack of yours, a service crashes as in the drills by
     docker exec CONTAINER sh -c 'kill -9 -1'
 
 (PostgreSQL's with `-u postgres`), and Docker starts it again. After `docker kill` or `docker stop` it does not, as it takes that for
-what you want: `docker compose up --detach` brings back whatever is missing. Meanwhile tasks wait and are tried again; what has
-failed by then is cleared with one click in Airflow, and goes on where it was.
+what you want: `docker compose up --detach` brings back whatever is missing. Meanwhile tasks wait and are tried again for eight to
+twelve minutes; what has failed by then is cleared with one click in Airflow, and goes on where it was.
 """
 
 
