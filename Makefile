@@ -59,7 +59,7 @@ secrets: ## write .env for docker-compose.yml: what is in it already stays
 stack-test: $(VENV)/installed ## bring docker-compose.yml up for itself and try it whole; SOURCE=FOLDER for images of yours
 	$(BIN)/python -m drills.whole $(if $(SOURCE),"$(SOURCE)")
 
-drills: $(VENV)/installed ## break the stack of docker-compose.yml in every known way, and see it mend: an hour; ONLY=WORD for some
+drills: $(VENV)/installed ## break the stack of docker-compose.yml in every known way, and see it mend: up to two hours; ONLY=WORD for some
 	$(BIN)/python -m drills.faults $(if $(ONLY),--only "$(ONLY)")
 
 lint: $(VENV)/installed ## ruff and mypy

@@ -83,6 +83,18 @@ def cut(service: str, seconds: float) -> Callable[[Stack], None]:
     return fault
 
 
+def away(service: str, seconds: float) -> Callable[[Stack], None]:
+    """A service is killed, and nobody starts it again for a time."""
+
+    def fault(here: Stack) -> None:
+        found = here.containers(service)
+        here.engine("kill", *found)
+        time.sleep(seconds)
+        here.engine("start", *found)
+
+    return fault
+
+
 def fill(here: Stack) -> None:
     """No byte is left on the volume that keeps snapshots, pixels and trainings."""
     filler = "dd if=/dev/zero of=/var/lib/dermanet/filler bs=1M 2>/dev/null; sync; exit 0"
@@ -126,6 +138,9 @@ DRILLS = (
     Drill("the triggerer is killed", crash("airflow-triggerer")),
     Drill("the DAG processor is killed", crash("airflow-dag-processor")),
     Drill("the scorer is killed", crash("scorer")),
+    Drill("Airflow's API server is away for three minutes", away("airflow-api-server", 180)),
+    Drill("MLflow is away for three minutes", away("mlflow", 180)),
+    Drill("PostgreSQL is away for three minutes", away("postgres", 180)),
 )
 
 
@@ -341,8 +356,8 @@ def page(outcomes: Sequence[Outcome]) -> str:
     return f"""# Drills
 
 `make drills` brings up [the stack](stack.md) for itself, with a champion on synthetic images, and breaks one thing after
-another while a run is under way. *Killed*: every process of the service at once (SIGKILL); Docker starts it again. *After one
-click*: the run had failed, and its failed tasks were cleared. *All whole*: there is one champion and the scorer serves it; no
+another while a run is under way. *Killed*: every process of the service at once (SIGKILL); Docker starts it again. *Away*: nobody
+starts it. *After one click*: the run had failed, and its failed tasks were cleared. *All whole*: there is one champion and the scorer serves it; no
 image and no version is lost, or there twice; every image in the object store is what the catalogue says; every service is well.
 
 {table(outcomes)}
