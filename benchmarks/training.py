@@ -9,6 +9,7 @@ The probe runs as a process of its own, from prepared pixels to the exported gra
 import argparse
 import hashlib
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -68,7 +69,10 @@ def filled(root: Path, text: str, wanted: list[Record]) -> PreparedPixels:
 
 
 def step_time(text: str, folder: Path) -> dict[str, Any]:
-    """One epoch's time with batches from shards, augmented, over the same batches from memory: the median of pairs."""
+    """One epoch's time with batches from shards, augmented, over the same batches from memory: the median of pairs.
+
+    `system_share`: of the processor time of an epoch, what the system took of it, which is clearing pages for the most part.
+    """
     import keras
 
     from dermanet.learning.dataset import Batches
@@ -89,19 +93,21 @@ def step_time(text: str, folder: Path) -> dict[str, Any]:
 
     model = untrained(chosen, Sides(CODES, some, some, pixels))
     held = Held()
-    ratios = []
+    ratios, system = [], []
     for pair in range(PAIRS + 1):
         seconds = {}
         for name, batches in (("shards", drawn), ("memory", held))[:: 1 if pair % 2 else -1]:
-            start = time.perf_counter()
+            start, used = time.perf_counter(), os.times()
             model.fit(batches, epochs=1, shuffle=False, verbose=0)
-            seconds[name] = time.perf_counter() - start
+            seconds[name], now = time.perf_counter() - start, os.times()
+            system.append((now.system - used.system) / (now.system + now.user - used.system - used.user))
         ratios.append(seconds["shards"] / seconds["memory"])
     # The first pair pays for tracing.
     kept = sorted(ratios[1:])
     return {
         "benchmark": "step", "experiment": text, "batch": chosen.batch_size, "ratio": round(statistics.median(kept), 3),
         "ratios": [round(ratio, 3) for ratio in kept], "images_per_second": round(len(some) / seconds["shards"], 1),
+        "system_share": round(statistics.median(system[2:]), 3),
     }  # fmt: skip
 
 
