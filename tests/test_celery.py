@@ -75,7 +75,7 @@ def test_workers_share_the_parts_and_another_one_trains(stack: Stack) -> None:
     run = stack.retrained(PROBE)
     assert stack.airflow.ended(stack.api, "retrain", run) == "success"
     parts = stack.tasks(run, "extract_features")
-    assert len(parts) == 2 and {part["try_number"] for part in parts} == {1}
+    assert len(parts) == 4 and {part["try_number"] for part in parts} == {1}
     assert {part["hostname"] for part in [*parts, *stack.tasks(run, "prepare_pixels")]} <= {"one", "two"}
     (training,) = stack.tasks(run, "fit_network")
     assert (training["hostname"], training["queue"], training["pool"]) == ("trainer", "gpu", "training")
