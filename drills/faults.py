@@ -357,8 +357,9 @@ def page(outcomes: Sequence[Outcome]) -> str:
 
 `make drills` brings up [the stack](stack.md) for itself, with a champion on synthetic images, and breaks one thing after
 another while a run is under way. *Killed*: every process of the service at once (SIGKILL); Docker starts it again. *Away*: nobody
-starts it. *After one click*: the run had failed, and its failed tasks were cleared. *All whole*: there is one champion and the scorer serves it; no
-image and no version is lost, or there twice; every image in the object store is what the catalogue says; every service is well.
+starts it. *After one click*: the run had failed, and its failed tasks were cleared. *All whole*: there is one champion and the
+scorer serves it; no image and no version is lost, or there twice; every image in the object store is what the catalogue says;
+every service is well.
 
 {table(outcomes)}
 
