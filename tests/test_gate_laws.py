@@ -48,6 +48,7 @@ some_limits = st.sets(st.sampled_from(list(UP)), max_size=4).flatmap(
         name: st.builds(
             Limit, greater_is_better=st.just(UP[name]), threshold=st.none() | numbers, judged_by=judged_by,
             baseline=st.none() | changes, champion=st.none() | changes, minimum_support=st.just({}) | supports,
+            too_few=st.sampled_from(["insufficient", "not judged"]),
         )
         for name in sorted(names)
     })

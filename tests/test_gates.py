@@ -2,13 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import samples
 
 from dermanet import settings, taxonomy
 from dermanet.errors import BadInput
-from dermanet.judging import gates
+from dermanet.judging import gates, metrics
+from dermanet.judging.evaluation import Answered, evaluated
 from dermanet.judging.gates import Change, Gates, Limit, SliceLimits
 from dermanet.judging.mistakes import malignant_codes
+from dermanet.judging.slices import AXES, Look, Slice, slices
+from dermanet.judging.verdict import Verdict, judge
+from dermanet.records import SEXES, Answers, Record
 
 CODES = taxonomy.load().codes
 MALIGNANT = malignant_codes(taxonomy.load())
@@ -22,6 +28,7 @@ checks:
     threshold: 0.4
     judged_by: worse end
     minimum_support: {diagnosis_mel: 30}
+    too_few: not judged
     baseline: {min_absolute_change: 0.3}
     champion: {min_absolute_change: -0.05, judged_by: worse end}
 slices:
@@ -48,6 +55,7 @@ def test_every_word_of_a_file_arrives(tmp_path: Path) -> None:
             "age_mae": Limit(greater_is_better=False, threshold=13.0),
             "diagnosis_recall_mel": Limit(
                 greater_is_better=True, threshold=0.4, judged_by="worse end", minimum_support={"diagnosis_mel": 30},
+                too_few="not judged",
                 baseline=Change(min_absolute_change=0.3),
                 champion=Change(min_absolute_change=-0.05, judged_by="worse end"),
             ),
@@ -67,6 +75,68 @@ def test_the_reviewed_gates_hold_every_head_to_a_limit_a_baseline_and_the_champi
     for metric in ("age_mae", "sex_accuracy", "diagnosis_accuracy", "diagnosis_f1_weighted", "diagnosis_f1_macro"):
         limit = found.checks[metric]
         assert limit.threshold is not None and limit.baseline and limit.champion
+    assert {code for code in MALIGNANT if found.checks[f"diagnosis_recall_{code}"].champion} == set(MALIGNANT)
+
+
+PARTS = {
+    "age": "60 to 74", "sex": "female", "site": "back", "clinic": "clinic 1", "confirmation": "follow_up",
+    "quality": "least sharp third", "skin tone": "light",
+}  # fmt: skip
+
+
+def holdout(count: int = 300) -> tuple[list[Record], dict[str, Look], Answers]:
+    """Images of which each axis has two or more slices, the same mix in each, and answers that are right of four in five."""
+    rng = np.random.default_rng(3)
+    truth, sexes = rng.integers(0, len(CODES), count), rng.integers(0, 2, count)
+    records = [
+        samples.record(
+            n, diagnosis=CODES[truth[n]], sex=SEXES[sexes[n]], age=float(rng.choice([35, 65])),
+            localization=str(rng.choice(["back", "face"])), clinic=f"clinic {rng.integers(2)}",
+            confirmation=str(rng.choice(["histo", "follow_up"])),
+        )
+        for n in range(count)
+    ]  # fmt: skip
+    looks: dict[str, Look] = {
+        one.digest: {"detail": float(rng.random()), "ita": float(rng.choice([50, 60]))} for one in records
+    }
+    said = np.where(rng.random(count) < 0.8, truth, (truth + 1) % len(CODES))
+    ages = np.array([one.labels.age for one in records], np.float32) + rng.normal(0, 5, count).astype(np.float32)
+    return records, looks, Answers(ages, np.eye(3, dtype=np.float32)[sexes], np.eye(7, dtype=np.float32)[said])
+
+
+def against(candidate: Answers, champion: Answers | None, parts: list[Slice]) -> Verdict:
+    """The reviewed gates' verdict on that holdout."""
+    records, _, _ = holdout()
+    answered = Answered(candidate, metrics.trivial_answers(records, len(records), CODES), champion)
+    return judge(gates.load(settings.GATES, CODES), evaluated(records, answered, taxonomy.load(), parts, draws=200))
+
+
+@pytest.mark.parametrize("axis", [*AXES, ""])
+def test_by_the_reviewed_gates_no_slice_of_any_axis_pays_for_the_others(axis: str) -> None:
+    """A candidate that is the champion, but of half the images of one slice says another diagnosis, sex and age."""
+    records, looks, champion = holdout()
+    parts = [one for one in slices(records, looks) if (one.axis, one.value) == (axis, PARTS.get(axis))]
+    spoilt = np.zeros(len(records), bool)
+    for part in parts:
+        spoilt |= part.rows & (np.random.default_rng(4).random(len(records)) < 0.5)
+    candidate = Answers(
+        np.where(spoilt, champion.age + 20, champion.age).astype(np.float32),
+        np.where(spoilt[:, None], np.roll(champion.sex, 1, axis=1), champion.sex),
+        np.where(spoilt[:, None], np.roll(champion.diagnosis, 2, axis=1), champion.diagnosis),
+    )
+    verdict = against(candidate, champion, parts)
+    failed = {check.metric for check in verdict.checks if check.outcome == "fail" and check.slice}
+    assert failed == ({"diagnosis_accuracy", "sex_accuracy", "age_mae"} if axis else set())
+    assert verdict.word == ("fail" if axis else "pass")
+
+
+def test_by_the_reviewed_gates_a_first_version_is_not_blind_in_a_slice_either() -> None:
+    records, looks, good = holdout()
+    (men,) = (one for one in slices(records, looks) if one.value == "male")
+    blind = Answers(good.age, good.sex, np.where(men.rows[:, None], np.roll(good.diagnosis, 2, axis=1), good.diagnosis))
+    assert against(good, None, [men]).word == "pass"
+    failed = [check for check in against(blind, None, [men]).checks if check.outcome == "fail" and check.slice]
+    assert [(check.metric, check.kind) for check in failed] == [("diagnosis_accuracy", "threshold")]
 
 
 @pytest.mark.parametrize("path", sorted(settings.GATES.parent.glob("gates*.yaml")), ids=lambda path: path.name)

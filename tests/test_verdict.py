@@ -135,6 +135,9 @@ def test_a_check_with_too_few_cases_of_its_own_is_insufficient_but_a_failed_one_
     limits = melanoma(threshold=0.5, minimum_support={"diagnosis_mel": 20})
     verdict = judge(limits, whole({"diagnosis_recall_mel": 0.9}, support=few))
     assert verdict.word == "insufficient" and "4 diagnosis_mel; nothing is decided below 20" in verdict.checks[0].reason
+    without = melanoma(threshold=0.95, minimum_support={"diagnosis_mel": 20}, too_few="not judged")
+    verdict = judge(without, whole({"diagnosis_recall_mel": 0.9}, support=few))
+    assert verdict.word == "pass" and verdict.checks[0].outcome == "not judged" and not verdict.told()
     both = Gates(checks={**limits.checks, "age_mae": Limit(greater_is_better=False, threshold=5.0)})
     assert judge(both, whole({"diagnosis_recall_mel": 0.9, "age_mae": 9.0}, support=few)).word == "fail"
 

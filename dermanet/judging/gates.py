@@ -17,6 +17,8 @@ Mode = Literal["enforce", "dry run", "off"]
 Promotion = Literal["automatic", "approval"]
 JudgedBy = Literal["figure", "worse end", "better end"]
 """The figure itself; or an end of its 95 % interval: the worse must surely reach a limit, the better must not surely miss it."""
+TooFew = Literal["insufficient", "not judged"]
+"""What a check is where there are fewer cases than it needs: no decision without it, or none by it."""
 Support = dict[str, Annotated[int, Field(ge=0)]]
 
 METRIC = re.compile(
@@ -58,6 +60,8 @@ class Limit(Entry):
     champion: Change | None = None
     minimum_support: Support = {}
     """Below this the check decides nothing."""
+    too_few: TooFew = "insufficient"
+    """What the check is then: the whole verdict waits for more cases, or goes on without it."""
 
 
 class SliceLimits(Entry):

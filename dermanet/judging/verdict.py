@@ -132,7 +132,7 @@ def _checks(metric: str, limit: Limit, scores: Scores, where: str) -> Iterator[C
     if scores.champion is not None:
         others["champion"] = (limit.champion, scores.champion, scores.over_champion or {})
     if short:
-        yield Check(metric, "support", None, None, "insufficient", short, n, where)
+        yield Check(metric, "support", None, None, limit.too_few, short, n, where)
         return
     if limit.threshold is not None:
         yield _threshold(metric, limit, limit.threshold, scores, where)
