@@ -10,8 +10,9 @@ import mlflow
 import numpy as np
 import pytest
 from installation import GATES, Installation
+from typer.testing import CliRunner
 
-from dermanet import settings, stages
+from dermanet import cli, settings, stages
 from dermanet.errors import GateRefused
 from dermanet.intake import snapshots
 from dermanet.records import Answers, Snapshot
@@ -94,12 +95,16 @@ def test_a_candidate_that_is_right_of_all_but_men_is_stopped_for_them(just: Inst
     away = np.random.default_rng(0).integers(1, 7, len(men))
     for place, step in zip(men, away, strict=True):
         answers.diagnosis[place] = np.roll(answers.diagnosis[place], step)
-    stopped = _stopped_by(_judged(byheart.candidate("wrong of men", holdout, answers, just.root)))
+    run = byheart.candidate("wrong of men", holdout, answers, just.root)
+    stopped = _stopped_by(_judged(run))
     assert list(stopped) == ["diagnosis_accuracy sex: male"]
     assert re.fullmatch(
         r"better by -1 at the better end; at least -0.03 \(0 beside the champion's 1, 95 % of the difference -1 to -1\)",
         stopped["diagnosis_accuracy sex: male"],
     )
+    told = CliRunner().invoke(cli.app, ["judge", run])
+    assert told.exit_code == 3 and "NO  diagnosis_accuracy of sex: male (champion): better by -1" in told.stderr
+    assert "sex: female" not in told.stderr and "in slices: 1 " in told.stderr
 
 
 def test_a_candidate_whose_names_are_in_another_order_is_stopped_and_told_which(just: Installation) -> None:

@@ -61,6 +61,16 @@ def test_a_resumed_training_counts_only_its_own_epochs(clock: Callable[[float], 
     assert lines[0] == "resumes after epoch 3" and lines[1].endswith("; 7.0 s an epoch, 0:00:42 left at most")
 
 
+def test_the_next_network_begins_without_a_word_and_its_start_is_no_epoch(clock: Callable[[float], None]) -> None:
+    lines: list[str] = []
+    report = EpochReport(lambda history: None, 10, 10, lines.append)
+    for seconds, losses in ((0, []), (5, [3.0]), (10, [3.0, 2.9]), (60, [3.0, 2.9]), (65, [3.0, 2.9, 2.8])):
+        clock(seconds)
+        report(epochs(*losses))
+    assert [line.partition(":")[0] for line in lines] == ["epoch 1 of 10", "epoch 2 of 10", "epoch 3 of 10"]
+    assert lines[-1].endswith("; 5.0 s an epoch, 0:00:35 left at most")
+
+
 def test_hours_are_spoken_as_hours() -> None:
     assert [spoken(seconds) for seconds in (0.4, 61, 36_061)] == ["0:00:00", "0:01:01", "10:01:01"]
 

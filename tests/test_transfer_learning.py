@@ -27,6 +27,7 @@ from dermanet.learning.model import AgeScale
 from dermanet.learning.parts import Part, parts
 from dermanet.learning.train import Sides
 from dermanet.learning.views import all_of, mean_of
+from dermanet.learning.watching import Watch
 from dermanet.pixels import feature_rows, upkeep
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import recipe
@@ -358,8 +359,10 @@ def test_a_probe_answers_as_its_heads_do_on_kept_features(sides: Sides, root: Pa
 
 
 def test_two_probes_are_the_same(sides: Sides, root: Path, tmp_path: Path) -> None:
-    first, second = (train.fit(PROBE, sides, tmp_path / name, root) for name in "ab")
-    assert first.history == second.history
+    told: list[int] = []
+    watch = Watch(on_epoch=lambda history: told.append(len(history)))
+    first, second = (train.fit(PROBE, sides, tmp_path / name, root, watch) for name in "ab")
+    assert first.history == second.history and told == [0, 1, 0, 1]  # Before the fit and after it: nothing is resumed.
     images = sides.pixels.batch([record.digest for record in sides.validation])
     pairs = zip(answers_of(first.onnx_file, images), answers_of(second.onnx_file, images), strict=True)
     assert all(np.array_equal(one, other) for one, other in pairs)

@@ -192,8 +192,10 @@ def sliced(**shares: float) -> Evaluation:
 
 def test_one_bad_slice_stops_a_candidate_that_is_good_on_the_whole() -> None:
     limits = Gates(checks=ACCURACY, slices=(SliceLimits(axis="sex", checks=ACCURACY),))
+    assert judge(limits, sliced(female=0.7, male=0.6)).in_slices() == "2 pass"
     assert judge(limits, sliced(female=0.7, male=0.6)).word == "pass"
     verdict = judge(limits, sliced(female=0.7, male=0.4))
+    assert verdict.in_slices() == "1 pass, 1 fail" and not judge(GATES, whole(GOOD)).in_slices()
     assert verdict.word == "fail"
     assert [(check.slice, check.value, check.n) for check in verdict.checks if check.outcome == "fail"] == [
         ("sex: male", 0.4, 40)

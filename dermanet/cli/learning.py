@@ -46,7 +46,7 @@ def retrain(
         print_json(record)
     else:
         _print_figures(record, record["metrics"])
-        _print_checks(record["verdict"], record["checks"], record["gates"])
+        _print_checks(record, record["gates"])
         now = {"promote": "now champion", "ask": f"which waits for you: dermanet promote {record['version']}"}
         way = now.get(
             record["promotion"]["way"], f"which nobody serves until you promote it: {record['promotion']['because']}"
@@ -92,7 +92,7 @@ def judge(run_id: RunId, as_json: Json = False) -> None:
     if as_json:
         print_json(record)
     else:
-        _print_checks(record["verdict"], record["checks"], record["mode"])
+        _print_checks(record, record["mode"])
     raise typer.Exit(0 if record["registers"] else 3)
 
 
@@ -170,14 +170,20 @@ def _print_figures(record: dict[str, Any], candidate: dict[str, float]) -> None:
     err.print(table)
 
 
-def _print_checks(word: str, checks: list[dict[str, Any]], mode: str) -> None:
+def _print_checks(record: dict[str, Any], mode: str) -> None:
+    word = record["verdict"]
     err.print(f"verdict: {word}{'' if mode == 'enforce' else f' (the gates are set to: {mode})'}", markup=False)
     marks = {"pass": "ok ", "warning": "!! ", "fail": "NO ", "insufficient": "?? ", "not judged": "-- "}
-    for check in checks:
+    for check in record["checks"]:
+        # Of the many in slices those that speak against it, or warn; `--json` and the page have them all.
+        if check["slice"] and check["outcome"] in ("pass", "not judged"):
+            continue
         where = f" of {check['slice']}" if check["slice"] else ""
         err.print(
             f"  {marks[check['outcome']]} {check['metric']}{where} ({check['kind']}): {check['reason']}", markup=False
         )
+    if record["in_slices"]:
+        err.print(f"  in slices: {record['in_slices']}", markup=False)
 
 
 def _print_study(found: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import requests
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dermanet import settings, stages
@@ -106,7 +107,7 @@ class Watch:
             run = self.airflow.trigger("ingest", {"source": source})
             self._follow("ingest", run)
             counts = self.airflow.result("ingest", run, "take_in")
-            self.say(f"  {_counts(counts)}")
+            self.say(f"  {stages.counted(counts)}")
             if counts["accepted"] or counts["corrected"]:
                 return self._retrained(unfinished or self._started_by_asset(before))
         if unfinished or self._champion() is None:
@@ -219,17 +220,17 @@ def _ask(verb: str, url: str, body: dict[str, Any] | None = None) -> Any:
     return answer.json()
 
 
-def _counts(counts: dict[str, Any]) -> str:
-    refused = "".join(f"; quarantined {count}: {reason}" for reason, count in counts["quarantined"].items())
-    return f"accepted {counts['accepted']}, known {counts['known']}, corrected {counts['corrected']}{refused}"
-
-
 def _verdict_table(verdict: dict[str, Any]) -> Table:
     table = Table("check", "against", "", "value and limit", title=f"verdict: {verdict['verdict']}")
     colours = {"pass": "green", "warning": "yellow", "not judged": "dim", "fail": "red", "insufficient": "yellow"}
     for check in verdict["checks"]:
-        word = f"[{colours[check['outcome']]}]{check['outcome']}[/]"
-        table.add_row(check["metric"], check["kind"], word, check["reason"])
+        # Of the many in slices those that speak against it, or warn; the page has them all.
+        if not check["slice"] or check["outcome"] not in ("pass", "not judged"):
+            word = f"[{colours[check['outcome']]}]{check['outcome']}[/]"
+            name = check["metric"] + (f"\n{check['slice']}" if check["slice"] else "")
+            table.add_row(escape(name), check["kind"], word, escape(check["reason"]))
+    if verdict["in_slices"]:
+        table.add_row("in slices", "", "", verdict["in_slices"])
     return table
 
 

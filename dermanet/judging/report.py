@@ -36,7 +36,7 @@ def verdict_page(verdict: Verdict, evaluation: dict[str, Any]) -> str:
     lines += ["| check | against | outcome | why |", "|---|---|---|---|"]
     lines += [
         f"| {check.metric}{f' ({check.slice})' if check.slice else ''} | {check.kind} | {WORDS[check.outcome]} | {check.reason} |"
-        for check in verdict.checks
+        for check in sorted(verdict.checks, key=lambda check: check.outcome in ("pass", "not judged"))
     ]
     champion = evaluation["champion"] or {}
     lines += ["", "| figure | candidate | 95 % | trivial baseline | champion |", "|---|---|---|---|---|"]

@@ -1,6 +1,7 @@
 """The verdict: an evaluation and limits in, a word with every check behind it out. A pure function; no version without its pass."""
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -50,11 +51,17 @@ class Verdict:
         spoken = [check for check in self.checks if check.outcome in ("fail", "insufficient", "warning")]
         return [f"{check.metric}{f' of {check.slice}' if check.slice else ''}: {check.reason}" for check in spoken]
 
+    def in_slices(self) -> str:
+        """A sentence about the checks in slices, of which there may be many; empty where there are none."""
+        outcomes = Counter(check.outcome for check in self.checks if check.slice)
+        return ", ".join(f"{count} {word}" for word, count in sorted(outcomes.items(), key=lambda pair: -pair[1]))
+
     def as_dict(self) -> dict[str, Any]:
         """The verdict as plain JSON, as it is kept beside the run."""
         checks = [asdict(check) for check in self.checks]
         return {
-            "verdict": self.word, "mode": self.mode, "registers": self.lets_register, "told": self.told(), "checks": checks,
+            "verdict": self.word, "mode": self.mode, "registers": self.lets_register, "told": self.told(),
+            "in_slices": self.in_slices(), "checks": checks,
         }  # fmt: skip
 
 

@@ -156,6 +156,7 @@ def _learned(
 
 
 def _probe(experiment: Experiment, sides: Sides, cache: FeatureCache, watch: Watch) -> Fitted:
+    watch.on_epoch([])
     seen, wanted, scale = _features(sides, cache), sides.targets(), sides.scale
     both, alone = heads.fit(experiment, seen[0], wanted[0], seen[1], wanted[1], scale)
     given = [alone.answers(features, scale) for features in seen]

@@ -56,7 +56,6 @@ OURS = {
     # Whoever polls need not retry as well.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # Threads that each keep a heap of their own would keep several times what they use.
     "MALLOC_ARENA_MAX": "2",
 }

@@ -12,6 +12,7 @@ from dermanet.stages.cache import cache, check_cache, prune_cache
 from dermanet.stages.champions import champion, export, keep_champion, register
 from dermanet.stages.data import (
     check_sources,
+    counted,
     ingest,
     ingest_configured,
     preparation_parts,
@@ -46,7 +47,7 @@ from dermanet.stages.whole import retrain
 
 __all__ = [
     "APPROVE", "REJECT", "answered", "backup", "cache", "catalogued", "champion", "check_cache", "check_objects",
-    "check_sources", "compile_dossier", "decide", "drop_quarantined", "evaluate", "evaluation_page", "example",
+    "check_sources", "compile_dossier", "counted", "decide", "drop_quarantined", "evaluate", "evaluation_page", "example",
     "export", "extract", "extract_part", "failed", "feature_parts", "forget", "gates_summary", "group_sheet",
     "groups", "holdout", "holds_real_images", "ingest", "ingest_configured", "judge", "keep_champion", "late",
     "limits_summary", "list_unneeded", "monitor", "monitoring_report", "monitoring_summary", "named_part", "notify",

@@ -46,6 +46,12 @@ def ingest(
     }  # fmt: skip
 
 
+def counted(counts: Mapping[str, Any]) -> str:
+    """What became of a source's records, as a line for people."""
+    refused = "".join(f"; quarantined {count}: {reason}" for reason, count in counts["quarantined"].items())
+    return f"accepted {counts['accepted']}, known {counts['known']}, corrected {counts['corrected']}{refused}"
+
+
 def _take_source(source: str, here: Settings, progress: "Callable[[Outcome], None]") -> "tuple[str, Outcome]":
     from dermanet.intake.catalogue import Catalogue
     from dermanet.intake.ingest import ingest as take
@@ -75,7 +81,7 @@ def ingest_configured(text: str) -> dict[str, Any]:
     }
     for source in chosen:
         counts = ingest(source, _IngestReport())
-        print(counts, flush=True)
+        print(f"{counts['source']}: {counted(counts)}", flush=True)
         for word in ("accepted", "known", "corrected"):
             total[word] += counts[word]
         for reason, count in counts["quarantined"].items():

@@ -19,18 +19,22 @@ class EpochReport:
         self._keep, self._epochs, self._patience, self._progress = keep, epochs, patience, progress
         self._took: list[float] = []
         self._since: float | None = None
+        self._told = 0
 
     def __call__(self, history: History) -> None:
-        """The first call, before the first epoch, brings what an earlier training of the same work had come to."""
+        """The first call, before the first epoch, brings what an earlier training of the same work had come to.
+
+        One that brings nothing new begins the next network of a training of several: what went before it was no epoch.
+        """
         self._keep(history)
         now = time.monotonic()
-        if self._since is not None:
+        if self._since is not None and len(history) > self._told:
             self._took.append(now - self._since)
             line = f"{epoch_line(history, self._epochs)}; {self._time_left(history)}"
             self._progress(line)
-        elif history:
+        elif history and self._since is None:
             self._progress(f"resumes after epoch {len(history)}")
-        self._since = now
+        self._since, self._told = now, len(history)
 
     def _time_left(self, history: History) -> str:
         one = median(self._took[1:][-RECENT:] or self._took)

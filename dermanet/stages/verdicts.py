@@ -162,7 +162,8 @@ def _keep(
         else "there is no champion"
     )
     mode = () if judged.mode == "enforce" else (f"the gates are set to: {judged.mode}",)
-    told = tuple(judged.told()) or (f"all {len(judged.checks)} checks are passed, {beside}",)
+    made = sum(check.outcome != "not judged" for check in judged.checks)
+    told = tuple(judged.told()) or (f"all {made} checks are passed, {beside}",)
     ledger.record(
         Decision(
             "verdict", judged.word, (*mode, *told), record["run_id"], "", record["snapshot"], record["holdout"],

@@ -6,7 +6,7 @@ from typing import Any
 from dermanet import settings
 from dermanet.errors import BadInput
 from dermanet.stages.champions import register
-from dermanet.stages.data import ingest, prepare, snapshot
+from dermanet.stages.data import counted, ingest, prepare, snapshot
 from dermanet.stages.decisions import way_of
 from dermanet.stages.inbox import require_whole
 from dermanet.stages.promotion import promote_judged
@@ -23,7 +23,7 @@ def gather(sources: Sequence[str], progress: Progress, accept_data: str = "") ->
     for source in sources:
         progress(f"ingest {source}")
         done = ingest(source)
-        progress(f"  {done}")
+        progress(f"  {counted(done)}")
         require_whole(done)
     frozen = snapshot()
     sides = ", ".join(f"{frozen[side]} {side}" for side in ("train", "validation", "holdout"))
@@ -74,5 +74,5 @@ def retrain(
     return {
         "run_id": run_id, "snapshot": data["snapshot"], "verdict": verdict["verdict"], "version": version,
         "metrics": evaluation["candidate"], "intervals": evaluation["intervals"], "baseline": evaluation["baseline"],
-        "checks": verdict["checks"], "gates": verdict["mode"], "data": data, "promotion": way,
+        "checks": verdict["checks"], "in_slices": verdict["in_slices"], "gates": verdict["mode"], "data": data, "promotion": way,
     }  # fmt: skip
