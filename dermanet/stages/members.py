@@ -61,7 +61,7 @@ def train(
     member is left. Raises BadInput where JAX is missing or a member says that the input is wrong; DermaNetError where one fails:
     called again, all go on from the last whole epoch.
     """
-    require_jax(here.processes)
+    require_jax(here, chosen)
     workdir.mkdir(parents=True, exist_ok=True)
     epochs = _Epochs(workdir / EPOCHS, on_epoch)
     with ExitStack() as stack:
@@ -74,11 +74,11 @@ def train(
         epochs.tell()
 
 
-def require_jax(processes: int) -> None:
-    """Raises BadInput where JAX is not installed."""
-    if importlib.util.find_spec("jax") is None:
+def require_jax(here: Settings, chosen: Experiment) -> None:
+    """Raises BadInput where the training is one of several processes, and JAX is not installed; asked before anything takes time."""
+    if here.processes and chosen.method != "probe" and importlib.util.find_spec("jax") is None:
         raise BadInput(
-            f"DERMANET_PROCESSES={processes} trains on JAX, which is not installed here; install requirements-jax.lock "
+            f"DERMANET_PROCESSES={here.processes} trains on JAX, which is not installed here; install requirements-jax.lock "
             "(docs/distributed.md), or unset DERMANET_PROCESSES"
         )
 

@@ -64,6 +64,7 @@ def train(
     here = settings.read()
     frozen, chosen = frozen_snapshot(here, snapshot_id), chosen_experiment(here, experiment_text)
     require_not_anomalous(here, frozen.id)
+    members.require_jax(here, chosen)
     with _with_room(here):
         return _train(here, frozen, chosen, attempt, progress, on_batch, origin)
 
