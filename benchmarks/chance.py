@@ -40,6 +40,7 @@ FIGURES = ("diagnosis_accuracy", "diagnosis_f1_macro", "sex_accuracy", "age_mae"
 """Those that are told, to see how good the made-up networks are."""
 
 KNOWN = taxonomy.load(taxonomy.DEFAULT)
+LIMITS = gates.load(settings.GATES, KNOWN.codes)
 
 
 def holdout(metadata: Path, rng: np.random.Generator) -> tuple[list[Record], dict[str, Look]]:
@@ -104,7 +105,7 @@ def verdict(records: list[Record], candidate: Answers, champion: Answers, parts:
     """The reviewed gates' verdict."""
     trivial = metrics.trivial_answers(records, len(records), KNOWN.codes)
     found = evaluated(records, Answered(candidate, trivial, champion), KNOWN, parts, seed=seed)
-    return judge(gates.load(settings.GATES, KNOWN.codes), found, (), KNOWN.codes)
+    return judge(LIMITS, found, (), KNOWN.codes)
 
 
 def failed(found: Verdict) -> list[str]:
@@ -151,9 +152,10 @@ def judged(records: list[Record], looks: dict[str, Look], pairs: int) -> dict[st
 
 
 def _large(records: list[Record], part: Slice) -> bool:
-    """Whether the reviewed gates judge a slice of so many images and lesions."""
-    held = [one.labels.lesion_id for one, inside in zip(records, part.rows, strict=True) if inside]
-    return len(held) >= 40 and len(set(held)) >= 30
+    """Whether the reviewed gates judge a slice with as many cases as it has."""
+    (least,) = (one.minimum_support for one in LIMITS.slices if one.axis == part.axis)
+    cases = metrics.support([one for one, inside in zip(records, part.rows, strict=True) if inside])
+    return all(cases[name] >= count for name, count in least.items())
 
 
 def main() -> None:

@@ -174,10 +174,7 @@ def _print_checks(record: dict[str, Any], mode: str) -> None:
     word = record["verdict"]
     err.print(f"verdict: {word}{'' if mode == 'enforce' else f' (the gates are set to: {mode})'}", markup=False)
     marks = {"pass": "ok ", "warning": "!! ", "fail": "NO ", "insufficient": "?? ", "not judged": "-- "}
-    for check in record["checks"]:
-        # Of the many in slices those that speak against it, or warn; `--json` and the page have them all.
-        if check["slice"] and check["outcome"] in ("pass", "not judged"):
-            continue
+    for check in stages.read_first(record):
         where = f" of {check['slice']}" if check["slice"] else ""
         err.print(
             f"  {marks[check['outcome']]} {check['metric']}{where} ({check['kind']}): {check['reason']}", markup=False

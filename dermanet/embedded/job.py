@@ -223,12 +223,10 @@ def _ask(verb: str, url: str, body: dict[str, Any] | None = None) -> Any:
 def _verdict_table(verdict: dict[str, Any]) -> Table:
     table = Table("check", "against", "", "value and limit", title=f"verdict: {verdict['verdict']}")
     colours = {"pass": "green", "warning": "yellow", "not judged": "dim", "fail": "red", "insufficient": "yellow"}
-    for check in verdict["checks"]:
-        # Of the many in slices those that speak against it, or warn; the page has them all.
-        if not check["slice"] or check["outcome"] not in ("pass", "not judged"):
-            word = f"[{colours[check['outcome']]}]{check['outcome']}[/]"
-            name = check["metric"] + (f"\n{check['slice']}" if check["slice"] else "")
-            table.add_row(escape(name), check["kind"], word, escape(check["reason"]))
+    for check in stages.read_first(verdict):
+        word = f"[{colours[check['outcome']]}]{check['outcome']}[/]"
+        name = check["metric"] + (f"\n{check['slice']}" if check["slice"] else "")
+        table.add_row(escape(name), check["kind"], word, escape(check["reason"]))
     if verdict["in_slices"]:
         table.add_row("in slices", "", "", verdict["in_slices"])
     return table

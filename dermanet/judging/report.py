@@ -11,7 +11,7 @@ from sklearn import metrics
 from dermanet.judging import calibration, plots
 from dermanet.judging.intervals import Intervals
 from dermanet.judging.metrics import confusion, probability_figures
-from dermanet.judging.verdict import Verdict
+from dermanet.judging.verdict import QUIET, Verdict
 from dermanet.records import SEXES, Answers, Record
 
 WORDS = {
@@ -36,7 +36,7 @@ def verdict_page(verdict: Verdict, evaluation: dict[str, Any]) -> str:
     lines += ["| check | against | outcome | why |", "|---|---|---|---|"]
     lines += [
         f"| {check.metric}{f' ({check.slice})' if check.slice else ''} | {check.kind} | {WORDS[check.outcome]} | {check.reason} |"
-        for check in sorted(verdict.checks, key=lambda check: check.outcome in ("pass", "not judged"))
+        for check in sorted(verdict.checks, key=lambda check: check.outcome in QUIET)
     ]
     champion = evaluation["champion"] or {}
     lines += ["", "| figure | candidate | 95 % | trivial baseline | champion |", "|---|---|---|---|---|"]

@@ -13,6 +13,9 @@ Word = Literal["pass", "fail", "insufficient", "not judged"]
 Outcome = Literal["pass", "warning", "fail", "insufficient", "not judged"]
 Kind = Literal["integrity", "support", "threshold", "baseline", "champion"]
 
+QUIET = ("pass", "not judged")
+"""Outcomes that neither speak against a pass nor warn."""
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -48,7 +51,7 @@ class Verdict:
 
     def told(self) -> list[str]:
         """What speaks against a pass or warns, a line a check."""
-        spoken = [check for check in self.checks if check.outcome in ("fail", "insufficient", "warning")]
+        spoken = [check for check in self.checks if check.outcome not in QUIET]
         return [f"{check.metric}{f' of {check.slice}' if check.slice else ''}: {check.reason}" for check in spoken]
 
     def in_slices(self) -> str:

@@ -41,7 +41,7 @@ from dermanet.stages.state import catalogued, example, gates_summary, holds_real
 from dermanet.stages.training import train
 from dermanet.stages.upkeep import list_unneeded, remove_listed, upkeep
 from dermanet.stages.validation import limits_summary, report_file, validate
-from dermanet.stages.verdicts import evaluate, judge
+from dermanet.stages.verdicts import evaluate, judge, read_first
 from dermanet.stages.watchreport import monitoring_report
 from dermanet.stages.whole import retrain
 
@@ -52,7 +52,7 @@ __all__ = [
     "groups", "holdout", "holds_real_images", "ingest", "ingest_configured", "judge", "keep_champion", "late",
     "limits_summary", "list_unneeded", "monitor", "monitoring_report", "monitoring_summary", "named_part", "notify",
     "objects", "part_images", "predict", "predict_each", "predict_into", "preparation_parts", "prepare",
-    "prepare_part", "promote", "promote_judged", "prune_cache", "prune_objects", "quarantined", "register",
+    "prepare_part", "promote", "promote_judged", "prune_cache", "prune_objects", "quarantined", "read_first", "register",
     "release_quarantined", "remove_listed", "renew_holdout", "replay", "report_file", "require_whole", "restore",
     "retrain", "roll_back", "search", "searches", "settle_group", "show_quarantined", "smoke_test", "snapshot",
     "train", "training_now", "trials", "upkeep", "validate", "verify_backup", "way_of", "why", "window_lines",

@@ -58,10 +58,9 @@ def train(
     """Trains every epoch in `here.processes` processes on JAX: all of them here, or this machine's one of several machines'.
 
     `on_epoch` gets the whole history at the start and after every epoch, on the first process's machine. However this ends, no
-    member is left. Raises BadInput where JAX is missing or a member says that the input is wrong; DermaNetError where one fails:
-    called again, all go on from the last whole epoch.
+    member is left. Whoever calls has asked `require_jax`. Raises BadInput where a member says that the input is wrong; DermaNetError
+    where one fails: called again, all go on from the last whole epoch.
     """
-    require_jax(here, chosen)
     workdir.mkdir(parents=True, exist_ok=True)
     epochs = _Epochs(workdir / EPOCHS, on_epoch)
     with ExitStack() as stack:

@@ -131,6 +131,16 @@ def judge(run_id: str) -> dict[str, Any]:
     return told
 
 
+def read_first(verdict: "Mapping[str, Any]") -> list[dict[str, Any]]:
+    """The checks that a person reads first: those of the whole holdout, and of the many in slices what speaks against it, or warns.
+
+    The others are counted in the verdict's `in_slices`.
+    """
+    return [
+        check for check in verdict["checks"] if not check["slice"] or check["outcome"] not in ("pass", "not judged")
+    ]
+
+
 def _not_compared(record: "Mapping[str, Any]") -> "list[Check]":
     """A line where there is a champion that nothing could be compared with: nobody shall take a pass for more than it is."""
     from dermanet.judging.verdict import Check
