@@ -16,6 +16,7 @@ from pathlib import Path
 from dermanet.errors import BadInput, DermaNetError
 from dermanet.experiment import Experiment
 from dermanet.settings import Settings
+from dermanet.stages.lineage import CHAMPION
 from dermanet.stages.member import EPOCHS, Task
 
 History = list[dict[str, float]]
@@ -58,8 +59,8 @@ def train(
     """Trains every epoch in `here.processes` processes on JAX: all of them here, or this machine's one of several machines'.
 
     `on_epoch` gets the whole history at the start and after every epoch, on the first process's machine. However this ends, no
-    member is left. Whoever calls has asked `require_jax`. Raises BadInput where a member says that the input is wrong; DermaNetError
-    where one fails: called again, all go on from the last whole epoch.
+    member is left. Whoever calls has asked `require_possible`. Raises BadInput where a member says that the input is wrong;
+    DermaNetError where one fails: called again, all go on from the last whole epoch.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     epochs = _Epochs(workdir / EPOCHS, on_epoch)
@@ -73,8 +74,12 @@ def train(
         epochs.tell()
 
 
-def require_jax(here: Settings, chosen: Experiment) -> None:
-    """Raises BadInput where the training is one of several processes, and JAX is not installed; asked before anything takes time."""
+def require_possible(here: Settings, chosen: Experiment) -> None:
+    """Raises BadInput where several processes cannot train this as they are set; asked before anything takes time."""
+    if here.coordinator and chosen.start == CHAMPION:
+        raise BadInput(
+            "start=champion is for the processes of one machine; with DERMANET_COORDINATOR begin with imagenet, or unset it"
+        )
     if here.processes and chosen.method != "probe" and importlib.util.find_spec("jax") is None:
         raise BadInput(
             f"DERMANET_PROCESSES={here.processes} trains on JAX, which is not installed here; install requirements-jax.lock "

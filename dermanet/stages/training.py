@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermanet import __version__, experiment, settings
-from dermanet.errors import BadInput, DermaNetError, no_space_left
+from dermanet.errors import DermaNetError, no_space_left
 from dermanet.revision import revision
 from dermanet.settings import Settings
 from dermanet.stages import lineage, members
@@ -64,7 +64,7 @@ def train(
     here = settings.read()
     frozen, chosen = frozen_snapshot(here, snapshot_id), chosen_experiment(here, experiment_text)
     require_not_anomalous(here, frozen.id)
-    members.require_jax(here, chosen)
+    members.require_possible(here, chosen)
     with _with_room(here):
         return _train(here, frozen, chosen, attempt, progress, on_batch, origin)
 
@@ -74,10 +74,6 @@ def _train(
     on_batch: OnBatch | None, origin: str,
 ) -> dict[str, Any]:  # fmt: skip
     tracking, work = tracking_of(here), work_of(frozen.id, chosen, attempt)
-    if here.coordinator and chosen.start == lineage.CHAMPION:
-        raise BadInput(
-            "start=champion is for the processes of one machine; with DERMANET_COORDINATOR begin with imagenet, or unset it"
-        )
     if here.process:
         return _take_part(here, frozen, chosen, work)
     tags = {"dermanet.snapshot": frozen.id, "dermanet.holdout": frozen.holdout_digest, "dermanet.version": __version__}

@@ -9,7 +9,7 @@ from dermanet.stages.champions import register
 from dermanet.stages.data import counted, ingest, prepare, snapshot
 from dermanet.stages.decisions import way_of
 from dermanet.stages.inbox import require_whole
-from dermanet.stages.members import require_jax
+from dermanet.stages.members import require_possible
 from dermanet.stages.promotion import promote_judged
 from dermanet.stages.rooms import OnBatch, Progress, chosen_experiment, ledger_of, say_nothing, whoever_asks
 from dermanet.stages.smoke import smoke_test
@@ -53,7 +53,7 @@ def retrain(
     here = settings.read()
     if here.process:
         raise BadInput(f"DERMANET_PROCESS={here.process}; only `dermanet train` runs on other machines than the first")
-    require_jax(here, chosen_experiment(here, experiment_text))
+    require_possible(here, chosen_experiment(here, experiment_text))
     gates_summary(here)
     limits_summary(here)
     ledger_of(here).add(Decision("retrain", "yes", ("asked for by hand",), who=whoever_asks(), dag_run=here.dag_run))
