@@ -99,31 +99,32 @@ $(UV): bootstrap.lock
 	$(VENV)-uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r bootstrap.lock
 	@touch $@
 
+# Compiled at once, on every core: else each first command does it alone, and every command where Python may not write beside its sources.
 # TensorFlow has wheels for CPython 3.11 to 3.13; where the machine has only a newer one, uv fetches a 3.13 beside it.
 $(VENV)/installed: requirements.lock pyproject.toml | $(UV)
 	test -x $(BIN)/python || $(UV) venv --quiet --python '>=3.11,<3.14' $(VENV)
-	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	$(UV) pip sync --quiet --compile-bytecode --require-hashes --python $(BIN)/python requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
 # requirements-jax.lock is whole but for TensorFlow, at the versions of requirements.lock: alone it serves a machine that trains on JAX only.
 $(VENV)-jax/installed: requirements.lock requirements-jax.lock pyproject.toml | $(UV)
 	test -x $(VENV)-jax/bin/python || $(UV) venv --quiet --python '>=3.11,<3.14' $(VENV)-jax
-	$(UV) pip sync --quiet --require-hashes --python $(VENV)-jax/bin/python requirements.lock requirements-jax.lock
+	$(UV) pip sync --quiet --compile-bytecode --require-hashes --python $(VENV)-jax/bin/python requirements.lock requirements-jax.lock
 	$(UV) pip install --quiet --python $(VENV)-jax/bin/python --no-deps --no-build-isolation -e .
 	@touch $@
 
 # PySpark is a download of 400 MB that only scoring in bulk wants: it has an environment of its own, and is in no other.
 $(VENV)-spark/installed: requirements.lock requirements-spark.lock pyproject.toml | $(UV)
 	test -x $(VENV)-spark/bin/python || $(UV) venv --quiet --python '>=3.11,<3.14' $(VENV)-spark
-	$(UV) pip sync --quiet --require-hashes --python $(VENV)-spark/bin/python requirements.lock requirements-spark.lock
+	$(UV) pip sync --quiet --compile-bytecode --require-hashes --python $(VENV)-spark/bin/python requirements.lock requirements-spark.lock
 	$(UV) pip install --quiet --python $(VENV)-spark/bin/python --no-deps --no-build-isolation -e .
 	@touch $@
 
 # What the stack of docker-compose.yml runs, and the provider for Kubernetes: what a worker past this machine needs.
 $(VENV)-workers/installed: requirements.lock requirements-stack.lock requirements-kubernetes.lock pyproject.toml | $(UV)
 	test -x $(VENV)-workers/bin/python || $(UV) venv --quiet --python '>=3.11,<3.14' $(VENV)-workers
-	$(UV) pip sync --quiet --require-hashes --python $(VENV)-workers/bin/python requirements.lock requirements-stack.lock requirements-kubernetes.lock
+	$(UV) pip sync --quiet --compile-bytecode --require-hashes --python $(VENV)-workers/bin/python requirements.lock requirements-stack.lock requirements-kubernetes.lock
 	$(UV) pip install --quiet --python $(VENV)-workers/bin/python --no-deps --no-build-isolation -e .
 	@touch $@
 
