@@ -1,6 +1,7 @@
 """`dermanet serve` as processes: several workers, the end of one, clients who do not end what they begin."""
 
 import base64
+import http.client
 import re
 import signal
 import socket
@@ -193,6 +194,32 @@ def test_sigterm_under_load_lets_requests_under_way_be_answered(
         answers = [status for each in loads for status in each.result()]
     assert set(answers) == {200}
     assert len(answers) > 4
+
+
+def test_a_request_that_was_on_its_way_at_sigterm_is_answered_and_who_says_nothing_keeps_nobody(serve: Serve) -> None:
+    server = serve()
+    new, silent = server.connect(), server.connect()
+    again = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    again.request("GET", "/model")
+    assert again.getresponse().read()
+    server.process.send_signal(signal.SIGTERM)
+    until(lambda: not _listening(server), 10)
+    new.sendall(b"GET /model HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    again.request("GET", "/model")
+    said = b"".join(iter(lambda: new.recv(4096), b""))
+    assert said.startswith(b"HTTP/1.1 200") and b"connection: close" in said.lower()
+    assert again.getresponse().status == 200
+    assert silent.recv(100) == b""
+    assert server.process.wait(10) == 0
+
+
+def _listening(server: Server) -> bool:
+    """Whether new connections are taken."""
+    try:
+        server.connect().close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def test_clients_who_do_not_end_what_they_begin_are_closed_and_the_others_served(

@@ -52,6 +52,9 @@ BIRTH = 120
 GRACE = 20
 """Seconds for requests under way when the server is told to end."""
 
+LAST_CALL = 1.0
+"""Seconds, then, for the next request of a connection that has none under way: it may have left its client already."""
+
 OURS = {
     # Whoever polls need not retry as well.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -117,7 +120,7 @@ class Strict(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Starts the clock of the first request's head."""
         super().connection_made(transport)
-        self._head = 0
+        self._head, self._last = 0, False
         self._late = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -146,6 +149,20 @@ class Strict(HttpToolsProtocol):
         """Stops the clock: from here on the guard has its own."""
         self._late.cancel()
         super().on_headers_complete()
+        if self._last:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Lets what is under way end, and takes one more request where nothing is: closed at once, one on its way would be lost."""
+        self._last = True
+        if self._idle():
+            self._late.cancel()
+            self._late = self.loop.call_later(LAST_CALL, self._give_up)
+        else:
+            super().shutdown()
+
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def _count(self, size: int) -> None:
         self._head += size
