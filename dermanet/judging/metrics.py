@@ -67,20 +67,21 @@ def sex_figures(records: Sequence[Record], answers: Answers) -> Figures:
 
 
 def diagnosis_figures(records: Sequence[Record], answers: Answers, codes: Sequence[str]) -> Figures:
-    """Accuracy, balanced accuracy, weighted and macro F1, and F1 and recall of each diagnosis that the holdout has."""
+    """Accuracy, balanced accuracy, weighted and macro F1, and F1, recall, precision and AUC of each diagnosis that the holdout has."""
     truth = np.array([codes.index(record.labels.diagnosis) for record in records])
     answered = answers.diagnosis.argmax(axis=1)
+    # One call and its means, as scikit-learn takes them itself: asked for each by name it counts everything anew.
+    seen = np.union1d(truth, answered)
+    each = metrics.precision_recall_fscore_support(truth, answered, labels=seen, average=None, zero_division=0)
+    precision, recall, f1, held = (np.asarray(values, float) for values in each)
     found = {
         "diagnosis_accuracy": float(metrics.accuracy_score(truth, answered)),
-        "diagnosis_balanced_accuracy": _mean_recall(truth, answered),
-        "diagnosis_f1_weighted": float(metrics.f1_score(truth, answered, average="weighted", zero_division=0)),
-        "diagnosis_f1_macro": float(metrics.f1_score(truth, answered, average="macro", zero_division=0)),
+        "diagnosis_balanced_accuracy": float(recall[held > 0].mean()),
+        "diagnosis_f1_weighted": float(np.average(f1, weights=held)),
+        "diagnosis_f1_macro": float(f1.mean()),
     }
-    present = sorted(set(truth))
-    f1 = metrics.f1_score(truth, answered, labels=present, average=None, zero_division=0)
-    recall = metrics.recall_score(truth, answered, labels=present, average=None, zero_division=0)
-    precision = metrics.precision_score(truth, answered, labels=present, average=None, zero_division=0)
-    for place, *own in zip(present, f1, recall, precision, strict=True):
+    present = seen[held > 0]
+    for place, *own in zip(present, f1[held > 0], recall[held > 0], precision[held > 0], strict=True):
         for name, value in zip(("f1", "recall", "precision"), own, strict=True):
             found[f"diagnosis_{name}_{codes[place]}"] = float(value)
         if len(present) > 1:
@@ -156,11 +157,6 @@ def confusion(records: Sequence[Record], answers: Answers, codes: Sequence[str])
     truth = [codes.index(record.labels.diagnosis) for record in records]
     np.add.at(counts, (truth, answers.diagnosis.argmax(axis=1)), 1)
     return counts
-
-
-def _mean_recall(truth: NDArray[np.int64], answered: NDArray[np.int64]) -> float:
-    # As scikit-learn's balanced_accuracy_score, without its warning where an answered diagnosis is absent from the truth.
-    return float(metrics.recall_score(truth, answered, labels=sorted(set(truth)), average="macro", zero_division=0))
 
 
 def _shares(words: Sequence[str], known: Sequence[str]) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import Distribution, distributions
+from importlib.metadata import PackageMetadata, distributions
 
 from cyclonedx.factory.license import LicenseFactory
 from cyclonedx.model import HashAlgorithm, HashType
@@ -30,11 +30,13 @@ class Installed:
 
 def installed() -> list[Installed]:
     """What this process can import, each once, by name."""
-    found = {normalized(one.metadata["Name"]): one for one in distributions() if one.metadata["Name"]}
+    # Whoever asks a distribution for its metadata has its file read anew.
+    read = [one.metadata for one in distributions()]
+    found = {normalized(told["Name"]): told for told in read if told["Name"]}
     return [
-        Installed(one.metadata["Name"], one.version, _licence(one), tuple(sorted(set(_needs(one.requires or ())) & found.keys())))
-        for _, one in sorted(found.items())
-    ]  # fmt: skip
+        Installed(told["Name"], told["Version"], _licence(told), tuple(sorted(set(_needs(told)) & found.keys())))
+        for _, told in sorted(found.items())
+    ]
 
 
 def pinned(some: Iterable[Installed]) -> str:
@@ -73,8 +75,8 @@ def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _needs(requirements: Iterable[str]) -> Iterator[str]:
-    for text in requirements:
+def _needs(told: PackageMetadata) -> Iterator[str]:
+    for text in told.get_all("Requires-Dist") or ():
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
@@ -83,9 +85,9 @@ def _needs(requirements: Iterable[str]) -> Iterator[str]:
             yield normalized(requirement.name)
 
 
-def _licence(one: Distribution) -> str:
-    stated = next((one.metadata[field] for field in ("License-Expression", "License") if field in one.metadata), "")
+def _licence(told: PackageMetadata) -> str:
+    stated = next((told[field] for field in ("License-Expression", "License") if field in told), "")
     if stated and len(stated) <= LONGEST and "\n" not in stated and stated.upper() != "UNKNOWN":
         return stated
-    lines = one.metadata.get_all("Classifier") or ()
+    lines = told.get_all("Classifier") or ()
     return " and ".join(line.rpartition("::")[2].strip() for line in lines if line.startswith("License"))[:LONGEST]
