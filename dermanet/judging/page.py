@@ -4,20 +4,16 @@ It is made once, with a place for the verdict; a verdict is put in, and a forgot
 making the rest anew.
 """
 
-import base64
-import io
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from dermanet.judging.evaluation import Evaluation, Scores
 from dermanet.judging.flips import Totals
 from dermanet.judging.metrics import SPECIFICITIES, sensitivity_name
 from dermanet.judging.mistakes import MELANOMA
+from dermanet.judging.plots import Picture
 from dermanet.judging.verdict import Verdict
 from dermanet.taxonomy import Diagnosis
 from dermanet.webpage import rendered
@@ -72,7 +68,7 @@ class Page:
     seed: int
     when: str
     diagnoses: Sequence[Diagnosis]
-    pictures: Mapping[str, Figure]
+    pictures: Mapping[str, Picture]
     flipped: Sequence[Card] = ()
     mistakes: Sequence[Card] = ()
 
@@ -86,7 +82,7 @@ def html(page: Page, evaluation: Evaluation, flips: Totals | None) -> str:
         TEMPLATE, page=page, evaluation=evaluation, whole=whole, main=MAIN, of_a_diagnosis=OF_A_DIAGNOSIS,
         of_a_slice=_of_a_slice(malignant), specificities=[f"{share * 100:.0f}" for share in SPECIFICITIES],
         sensitivities=[(one.name, values) for one in malignant if (values := _sensitivities(one.code, whole))],
-        pictures=[(PICTURES[name], *_drawn(page.pictures[name])) for name in PICTURES if name in page.pictures],
+        pictures=[(called, page.pictures[name]) for name, called in PICTURES.items() if name in page.pictures],
         flips=flips.sentence() if flips else "", flips_left=left,
     )  # fmt: skip
 
@@ -117,12 +113,3 @@ def _of_a_slice(malignant: Sequence[Diagnosis]) -> list[tuple[str, str, int]]:
 def _sensitivities(code: str, whole: Scores) -> list[tuple[float, tuple[float, float] | None]]:
     names = [sensitivity_name(code, share) for share in SPECIFICITIES]
     return [(whole.candidate[name], whole.intervals.get(name)) for name in names if name in whole.candidate]
-
-
-def _drawn(picture: Figure) -> tuple[str, int]:
-    """A picture's `data:` address, and the pixels of a screen that it must not be narrower than: one for each of its points."""
-    drawn = io.BytesIO()
-    picture.savefig(drawn, format="png")
-    return f"data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode()}", math.ceil(
-        72 * picture.get_figwidth()
-    )

@@ -3,6 +3,9 @@
 Colours are Okabe and Ito's, which the colour-blind can tell apart.
 """
 
+import base64
+import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +30,26 @@ DECADE, FEWEST = 10, 5
 
 SCATTER = 1.2
 """Years by which a point is moved aside at most: label files round ages to five years, and points would hide one another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A drawing as PNG. `width`: the pixels of a screen that it must not be narrower than, one for each of its points."""
+
+    png: bytes
+    width: int
+
+    @property
+    def address(self) -> str:
+        """It as a `data:` address, for a page that needs nothing beside itself."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+def picture(figure: Figure) -> Picture:
+    """A figure, drawn."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    return Picture(drawn.getvalue(), math.ceil(72 * figure.get_figwidth()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,6 +204,13 @@ class Tracking:
         """Keeps a text artifact."""
         self.client.log_text(run_id, text, name)
 
+    def log_bytes(self, run_id: str, data: bytes, name: str) -> None:
+        """Keeps a file as it is."""
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_bytes(data)
+            self.client.log_artifact(run_id, str(path))
+
     def log_picture(self, run_id: str, figure: "Figure", name: str) -> None:
         """Keeps a drawing as PNG."""
         self.client.log_figure(run_id, figure, name)

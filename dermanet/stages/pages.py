@@ -12,11 +12,10 @@ from dermanet.stages.rooms import looked_at, tracking_of
 from dermanet.storage import place
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from dermanet.judging.evaluation import Evaluation
     from dermanet.judging.flips import Flip, Totals
     from dermanet.judging.page import Card
+    from dermanet.judging.plots import Picture
     from dermanet.judging.verdict import Verdict
     from dermanet.records import Answers, Record, Snapshot
     from dermanet.registry.tracking import Tracking
@@ -31,7 +30,7 @@ FLIPPED, MISTAKES = 36, 24
 
 def draw(
     here: Settings, record: Mapping[str, Any], card: Mapping[str, Any], frozen: "Snapshot", candidate: "Answers",
-    found: "Evaluation", changed: "Sequence[Flip]", told: "Totals | None", pictures: "Mapping[str, Figure]",
+    found: "Evaluation", changed: "Sequence[Flip]", told: "Totals | None", pictures: "Mapping[str, Picture]",
 ) -> str:  # fmt: skip
     """The page of the evaluation that `record` keeps, its verdict not in it yet. `changed`, `told`: the flips and their totals."""
     from dermanet.judging import mistakes, page

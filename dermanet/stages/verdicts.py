@@ -85,7 +85,7 @@ def evaluate(run_id: str) -> dict[str, Any]:
         holdout, answered.candidate, frozen.taxonomy.codes, found.whole.intervals, malignant_codes(frozen.taxonomy)
     )
     for name, picture in pictures.items():
-        tracking.log_picture(run_id, picture, name)
+        tracking.log_bytes(run_id, picture.png, name)
     page = pages.draw(here, record, network.card, frozen, answered.candidate, found, changed, told, pictures)
     # First: who forgets clears the pages of runs with this tag.
     tracking.tag(run_id, evaluated=frozen.holdout_digest)
