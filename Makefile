@@ -41,8 +41,9 @@ restore: ## put a backup back: the last of BACKUPS, or FROM=NAME; REPLACE=1 repl
 	$(STACK) run --rm backup restore /backups$(if $(FROM),/$(FROM)) $(if $(filter-out 0 no false,$(REPLACE)),--replace)
 	$(COMPOSE) up --detach
 
+# As many processes as there are cores run the tests; the threads of OpenBLAS beside them would only wait for one another.
 test: $(VENV)/installed ## run the tests
-	$(BIN)/python -m pytest
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-jax: $(VENV)-jax/installed ## run the tests of training over several processes, in .venv-jax
 	$(VENV)-jax/bin/python -m pytest -n 0 tests/test_distribution.py
