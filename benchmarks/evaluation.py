@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from dermanet import __version__, settings, taxonomy
 from dermanet.contactsheet import tile
 from dermanet.intake.synthetic import SyntheticSource
-from dermanet.judging import gates, metrics, mistakes, page, report, verdict
+from dermanet.judging import gates, metrics, mistakes, page, plots, report, verdict
 from dermanet.judging.evaluation import Answered, Evaluation, evaluated, from_dict
 from dermanet.judging.flips import flips, totals
 from dermanet.judging.intervals import DRAWS
@@ -111,11 +111,11 @@ def drawn(held: Holdout, found: Evaluation) -> str:
     def card(place: int, title: str) -> page.Card:
         return page.Card(held.records[place].digest, tile(photograph, "").address, title, held.records[place].image_id)
 
-    pictures = report.pictures(
+    figures = report.pictures(
         held.records, candidate, KNOWN.codes, found.whole.intervals, mistakes.malignant_codes(KNOWN)
     )
     about = page.Page(
-        "benchmark", "run", "snapshot", "holdout", "1", __version__, 0, "now", KNOWN.diagnoses, pictures,
+        "benchmark", "run", "snapshot", "holdout", "1", __version__, 0, "now", KNOWN.diagnoses, plots.drawn(figures),
         [card(one.place, f"{one.before} becomes {one.after}") for one in changed[:FLIPPED]],
         [card(one.place, f"{one.truth}, called {one.said}") for one in wrong],
     )  # fmt: skip

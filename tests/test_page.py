@@ -6,7 +6,7 @@ import pytest
 import samples
 from test_evaluation import KNOWN, baseline, case
 
-from dermanet.judging import page, report
+from dermanet.judging import page, plots, report
 from dermanet.judging.evaluation import Answered, Evaluation, evaluated
 from dermanet.judging.flips import flips, totals
 from dermanet.judging.page import Card, Page
@@ -22,10 +22,10 @@ def drawn(champion: bool = True, name: str = "smoke") -> tuple[str, Evaluation]:
     records, bad, good = case(120)
     answered = Answered(bad, baseline(records), good if champion else None)
     found = evaluated(records, answered, KNOWN, slices(records, {}), draws=50)
-    pictures = report.pictures(records, bad, KNOWN.codes, found.whole.intervals, ("mel", "bcc"))
+    figures = report.pictures(records, bad, KNOWN.codes, found.whole.intervals, ("mel", "bcc"))
     changed = flips(records, bad, good, KNOWN)
     about = Page(
-        name, "r1", "s1", "h1", "3" if champion else "", "0.1.0", 7, "2026-11-22 10:00 UTC", KNOWN.diagnoses, pictures,
+        name, "r1", "s1", "h1", "3" if champion else "", "0.1.0", 7, "2026-11-22 10:00 UTC", KNOWN.diagnoses, plots.drawn(figures),
         [Card(ONE, PICTURE, "mel: mel becomes nv", "<b>I1</b>; 60 % sure", "worse")],
         [Card(ONE, PICTURE, "mel, called nv", "I1"), Card(OTHER, PICTURE, "bcc, called nv", "I2")],
     )  # fmt: skip

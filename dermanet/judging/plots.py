@@ -6,7 +6,7 @@ Colours are Okabe and Ito's, which the colour-blind can tell apart.
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,11 +45,15 @@ class Picture:
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
-def picture(figure: Figure) -> Picture:
-    """A figure, drawn."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    return Picture(drawn.getvalue(), math.ceil(72 * figure.get_figwidth()))
+def drawn(figures: Mapping[str, Figure]) -> dict[str, Picture]:
+    """Figures, each drawn, by their names."""
+    return {name: _picture(figure) for name, figure in figures.items()}
+
+
+def _picture(figure: Figure) -> Picture:
+    kept = io.BytesIO()
+    figure.savefig(kept, format="png")
+    return Picture(kept.getvalue(), math.ceil(72 * figure.get_figwidth()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def pictures(
     codes: Sequence[str],
     intervals: Intervals,
     malignant: Sequence[str] = (),
-) -> dict[str, plots.Picture]:
+) -> dict[str, Figure]:
     """The pictures of `answers` (n rows) on `records` (n, same order), by file name: those that the records can give."""
     counted = _counted(records)
     drawn = {"confusion_matrix.png": plots.confusion_matrix(confusion(records, answers, codes), codes, counted)}
@@ -76,7 +76,7 @@ def pictures(
         known, said = zip(*aged, strict=True)
         true = [record.labels.age or 0.0 for record in known]
         drawn["age_scatter.png"] = plots.age_scatter(true, said, _counted(known), intervals.get("age_mae"))
-    return {name: plots.picture(figure) for name, figure in drawn.items()}
+    return drawn
 
 
 def _curves(

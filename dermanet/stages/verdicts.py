@@ -44,7 +44,7 @@ def evaluate(run_id: str) -> dict[str, Any]:
     place of; where nothing has changed its page keeps its verdict. Raises BadInput where the model answers another list of diagnoses
     than the snapshot has.
     """
-    from dermanet.judging import evaluation, metrics, report, verdict
+    from dermanet.judging import evaluation, metrics, plots, report, verdict
     from dermanet.judging.flips import flips, totals
     from dermanet.judging.mistakes import malignant_codes
     from dermanet.judging.slices import slices
@@ -81,9 +81,10 @@ def evaluate(run_id: str) -> dict[str, Any]:
     tracking.log_figures(run_id, record["candidate"])
     tracking.log_figures(run_id, {f"baseline_{name}": value for name, value in record["baseline"].items()})
     tracking.log_datasets(run_id, [judged_on(here, frozen)])
-    pictures = report.pictures(
+    figures = report.pictures(
         holdout, answered.candidate, frozen.taxonomy.codes, found.whole.intervals, malignant_codes(frozen.taxonomy)
     )
+    pictures = plots.drawn(figures)
     for name, picture in pictures.items():
         tracking.log_bytes(run_id, picture.png, name)
     page = pages.draw(here, record, network.card, frozen, answered.candidate, found, changed, told, pictures)
