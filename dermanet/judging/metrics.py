@@ -34,7 +34,7 @@ def figures(
     """
     if not records:
         return {}
-    # scikit-learn looks at the parameters of every call: a third of the time, where many small slices are judged.
+    # scikit-learn looks at the parameters of every call: a fifth of the time, where many small slices are judged.
     with config_context(skip_parameter_validation=True):
         return {
             **age_figures(records, answers),

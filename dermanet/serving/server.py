@@ -155,14 +155,11 @@ class Strict(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Lets what is under way end, and takes one more request where nothing is: closed at once, one on its way would be lost."""
         self._last = True
-        if self._idle():
+        if self.cycle is None or self.cycle.response_complete:
             self._late.cancel()
             self._late = self.loop.call_later(LAST_CALL, self._give_up)
         else:
             super().shutdown()
-
-    def _idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
 
     def _count(self, size: int) -> None:
         self._head += size
