@@ -319,7 +319,7 @@ def _stored(here: Stack, now: State) -> list[str]:
 
 
 def _ended_runs(here: Stack) -> list[str]:
-    return [str(run["dag_run_id"]) for run in here.airflow.runs("retrain")]
+    return [str(run["dag_run_id"]) for run in here.airflow.runs("retrain", latest=100)]
 
 
 def _asked_for(drill: Drill, number: int) -> dict[str, object]:

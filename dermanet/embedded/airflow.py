@@ -42,9 +42,9 @@ class Airflow:
         """Starts a run by hand and returns its id."""
         return str(self._ask("POST", f"dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
 
-    def runs(self, dag: str) -> list[dict[str, Any]]:
-        """The latest runs, the newest first: `dag_run_id`, `state`, `run_type`, …"""
-        return list(self._ask("GET", f"dags/{dag}/dagRuns?order_by=-run_after&limit=20")["dag_runs"])
+    def runs(self, dag: str, latest: int = 20) -> list[dict[str, Any]]:
+        """The latest runs, the newest first: `dag_run_id`, `state`, `run_type`, … Airflow tells of 100 at most."""
+        return list(self._ask("GET", f"dags/{dag}/dagRuns?order_by=-run_after&limit={latest}")["dag_runs"])
 
     def run(self, dag: str, run: str) -> dict[str, Any]:
         """One run."""
