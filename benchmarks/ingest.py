@@ -2,8 +2,8 @@
 
     python -m benchmarks.ingest [IMAGES]     10,015 unless told, as many as HAM10000 has
 
-The files are synthetic images, as large as HAM10000's, in its layout: 1,000 are drawn, and the others are copies of the same lesions
-whose colour profiles, which an ingest keeps, make their bytes their own. Each ingest is a process with a new home; its peak of memory
+The files are synthetic images, as large as HAM10000's, in its layout and with as many images a lesion: each is drawn, so that every
+newcomer is compared with all before it, as real ones are. Each ingest is a process with a new home; its peak of memory
 is taken for a tenth of the images and for all. Processor time is what that process itself used, and says what two idle cores would do.
 """
 
@@ -12,13 +12,13 @@ import json
 import os
 import resource
 import socket
-import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +28,8 @@ from dermanet.intake.synthetic import SyntheticSource
 from dermanet.records import Row
 from dermanet.storage import Bucket
 
-IMAGES, DRAWN = 10_015, 1_000
+IMAGES = 10_015
+PART = "HAM10000_images_part_1"
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
 KEY, SECRET, BUCKET = "key-of-the-benchmark", "secret-of-the-benchmark", "benchmark"
 PORTS = (
@@ -37,27 +38,21 @@ PORTS = (
 )  # fmt: skip
 
 
-def with_profile(data: bytes, number: int) -> bytes:
-    """A JPEG with a segment that looks like a colour profile of its own: the same pixels, other bytes."""
-    content = b"ICC_PROFILE\0\x01\x01" + f"{number:09d}".encode()
-    return data[:2] + b"\xff\xe2" + struct.pack(">H", len(content) + 2) + content + data[2:]
-
-
 def write_set(folder: Path, images: int) -> None:
-    """Image files and a label file in HAM10000's layout; every copy has the lesion of its original."""
-    source = SyntheticSource(lesions=DRAWN)
-    rows = [row for row in islice(source.rows(), min(DRAWN, images)) if isinstance(row, Row)]
-    with ThreadPoolExecutor() as pool:
-        drawn = list(pool.map(lambda row: source.read(str(row.image)), rows))
-    (folder / "HAM10000_images_part_1").mkdir(parents=True)
+    """Image files and a label file in HAM10000's layout."""
+    rows = [row for row in islice(SyntheticSource(lesions=images).rows(), images) if isinstance(row, Row)]
+    (folder / PART).mkdir(parents=True)
     with (folder / "HAM10000_metadata.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(COLUMNS)
-        for number in range(images):
-            row, name = rows[number % len(rows)], f"ISIC_{number:07d}"
-            table.writerow([row.lesion_id, name, row.diagnosis, "histo", row.age, row.sex, row.localization])
-            data = with_profile(drawn[number % len(rows)], number)
-            (folder / "HAM10000_images_part_1" / f"{name}.jpg").write_bytes(data)
+        for row in rows:
+            table.writerow([row.lesion_id, row.image_id, row.diagnosis, "histo", row.age, row.sex, row.localization])
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(partial(_draw, folder, images), rows, chunksize=50))
+
+
+def _draw(folder: Path, images: int, row: Row) -> None:
+    (folder / PART / f"{row.image_id}.jpg").write_bytes(SyntheticSource(lesions=images).read(str(row.image)))
 
 
 def taken(source: str, images: int) -> dict[str, float]:
