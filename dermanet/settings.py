@@ -94,7 +94,8 @@ class Settings:
     request_images: int
     """`DERMANET_REQUEST_IMAGES`: the images in a request to the scorer, at most. Default 256."""
     request_queue: int
-    """`DERMANET_REQUEST_QUEUE`: how many requests may wait at each process of the scorer. Default 64."""
+    """`DERMANET_REQUEST_QUEUE`: how many short requests, and how many long ones, may wait at each process of the
+    scorer. Default 64."""
     request_seconds: int
     """`DERMANET_REQUEST_SECONDS`: how long a request may take to come, and its answer to be made. Default 60."""
     dag_run: str

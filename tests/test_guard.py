@@ -11,6 +11,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,15 @@ from hypothesis import strategies as st
 from installation import Installation, photo
 from PIL import Image
 from variants import registry
+from waiting import until
 
 from dermanet.imagequality import Quality
 from dermanet.registry.versions import CHAMPION
+from dermanet.serving import saliency
 from dermanet.serving.abstention import Abstention, kinds
 from dermanet.serving.app import build
 from dermanet.serving.follow import Following
-from dermanet.serving.guard import Limits
+from dermanet.serving.guard import LONG, Limits
 from dermanet.serving.reader import Reader
 
 HERE = "http://127.0.0.1"
@@ -383,6 +386,44 @@ def test_the_queue_is_bounded(following: Following, cell: str, monkeypatch: pyte
     answers = _ask_at_once(build(following, Limits(queue=3, slots=2)), json.dumps(_body(cell)).encode(), 10, meanwhile)
     assert sorted(answer["status"] for answer in answers) == [200] * 5 + [503] * 5
     assert all((b"retry-after", b"2") in one["headers"] for one in answers if one["status"] == 503)
+
+
+@pytest.mark.parametrize("long", ["/invocations", "/explain"])
+def test_a_long_request_holds_up_no_short_one_and_long_ones_wait_for_each_other(
+    long: str, following: Following, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, inside = threading.Event(), threading.Event()
+
+    def held(whole: Any) -> Any:
+        def waits(*given: Any) -> Any:
+            inside.set()
+            assert go.wait(60)
+            return whole(*given)
+
+        return waits
+
+    with TestClient(build(following, Limits(slots=1)), base_url=HERE) as client, ThreadPoolExecutor() as pool:
+
+        def score(blanks: int) -> int:
+            body = json.dumps(_body(cell)) + " " * blanks
+            return client.post("/invocations", content=body, headers={"content-type": "application/json"}).status_code
+
+        def show() -> int:
+            return client.post("/explain", files={"image": base64.b64decode(cell)}).status_code
+
+        try:
+            with monkeypatch.context() as patched:
+                patched.setattr(Reader, "read_all", held(Reader.read_all))
+                patched.setattr(saliency, "explain", held(saliency.explain))
+                first = pool.submit(show) if long == "/explain" else pool.submit(score, LONG)
+                assert inside.wait(30)
+            second = pool.submit(score, LONG)
+            until(lambda: "dermanet_waiting_requests 1.0" in client.get("/metrics").text)
+            assert score(0) == 200
+            assert not first.done() and not second.done()
+        finally:
+            go.set()
+        assert [first.result(), second.result()] == [200, 200]
 
 
 def test_an_answer_that_takes_too_long_is_given_up_but_keeps_its_slot(

@@ -137,6 +137,18 @@ def test_several_workers_all_follow_and_one_that_dies_comes_again(
     assert server.stop() == 0
 
 
+def test_one_that_dies_while_it_is_asked_whether_it_lives_comes_again_at_once(serve: Serve) -> None:
+    server = serve("--workers", "2")
+    until(lambda: len(server.workers()) == 2)
+    # Asked every half second, it does not answer.
+    hung = server.workers()[0]
+    hung.suspend()
+    time.sleep(2)
+    hung.kill()
+    until(lambda: len(new := server.workers()) == 2 and hung not in new, 20)
+    assert server.stop() == 0
+
+
 def test_what_was_answered_is_in_the_log_and_no_image(
     installation: Installation, serve: Serve, body: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -31,6 +31,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 READS = frozenset({"/invocations", "/predict", "/explain"})
 """What reads images: takes a place in the queue and needs a version."""
 
+EXPLAINS = "/explain"
+"""Reads one image many times over."""
+
 OPEN = frozenset({
     "/", "/ping", "/health", "/ready", "/version", "/page.css", "/page.js", "/docs", "/docs.js", "/openapi.json", "/follow",
     "/swagger-ui.css", "/swagger-ui.js",
@@ -44,6 +47,9 @@ SMALL = 64 * 1024
 
 LARGE = 4 * 1024 * 1024
 """Bytes of a body after which memory is given back: what its parts took, the C library would keep for the next."""
+
+LONG = 1024 * 1024
+"""Bytes of a body from which a request is computed among the long ones: it brings many images or a very large one."""
 
 AT_ONCE = 2
 """Bodies of the largest size that may be held at once; more than that in sum is put off."""
@@ -78,8 +84,8 @@ MEANINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is asked of a request. `megabytes`: of its body; `images`: in it; `queue`: how many may wait; `seconds`: for its body, and
-    for its answer; `slots`: how many are computed at once."""
+    """What is asked of a request. `megabytes`: of its body; `images`: in it; `queue`: how many short ones may wait, and how many long
+    ones; `seconds`: for its body, and for its answer; `slots`: how many short ones are computed at once, beside one long one."""
 
     megabytes: int = 32
     images: int = 256
@@ -118,8 +124,7 @@ class Guard:
         self.metrics_tokens = (*self.tokens, *([metrics_token.encode()] if metrics_token else []))
         self.hosts = hosts
         self._held = 0
-        self._waiting = 0
-        self._slots = asyncio.Semaphore(limits.slots)
+        self._short, self._long = _Lane(limits.slots), _Lane(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets a request through, or answers it."""
@@ -213,13 +218,14 @@ class Guard:
 
     async def _in_turn(self, scope: Scope, body: bytes, receive: Receive, answer: "_Answer") -> None:
         """Computes once there is a slot; refuses where too many wait for one, or where the answer takes too long."""
-        if self._slots.locked() and self._waiting >= self.limits.queue:
-            raise _busy(f"{self._waiting} requests wait already")
+        lane = self._long if len(body) > LONG or scope["path"] == EXPLAINS else self._short
+        if lane.slots.locked() and lane.waiting >= self.limits.queue:
+            raise _busy(f"{lane.waiting} requests wait already")
         until = asyncio.get_running_loop().time() + self.limits.seconds
-        await self._slot(until)
+        await self._slot(lane, until)
         task = asyncio.ensure_future(self._ask(scope, body, receive, answer))
         # A thread cannot be stopped: its slot is free when it has ended, whoever has given up waiting.
-        task.add_done_callback(lambda _: self._slots.release())
+        task.add_done_callback(lambda _: lane.slots.release())
         done, _ = await asyncio.wait({task}, timeout=max(0.0, until - asyncio.get_running_loop().time()))
         if not done:
             answer.late = True
@@ -227,17 +233,19 @@ class Guard:
             raise Refused(504, *MEANINGS[504])
         task.result()
 
-    async def _slot(self, until: float) -> None:
-        self._waiting += 1
-        self.metrics.waiting.set(self._waiting)
+    async def _slot(self, lane: "_Lane", until: float) -> None:
+        self._wait(lane, 1)
         try:
             async with asyncio.timeout_at(until):
-                await self._slots.acquire()
+                await lane.slots.acquire()
         except TimeoutError:
             raise _busy(f"nothing was free within {self.limits.seconds:g} s") from None
         finally:
-            self._waiting -= 1
-            self.metrics.waiting.set(self._waiting)
+            self._wait(lane, -1)
+
+    def _wait(self, lane: "_Lane", more: int) -> None:
+        lane.waiting += more
+        self.metrics.waiting.set(self._short.waiting + self._long.waiting)
 
     async def _ask(self, scope: Scope, body: bytes, receive: Receive, answer: "_Answer") -> None:
         replayed = False
@@ -265,6 +273,17 @@ class Guard:
             "%s %s %s %d B %.1f ms version %s", answer.method, answer.path, answer.status, answer.size, 1000 * seconds,
             served.version if served else "-",
         )  # fmt: skip
+
+
+class _Lane:
+    """Requests that are computed side by side, and those that wait for a slot, first come, first served.
+
+    Long ones have a lane of their own: where they shared one, the answer to a single image would take as long as theirs. And no more
+    short ones are computed at once than there are cores: side by side on one, each takes as long as all of them.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots, self.waiting = asyncio.Semaphore(slots), 0
 
 
 class _Answer:

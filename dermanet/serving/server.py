@@ -114,6 +114,18 @@ def _bound(host: str, port: int, shared: bool) -> socket.socket:
     return made
 
 
+class Workers(Multiprocess):
+    """uvicorn's supervisor, which asks every worker in turn whether it lives, and hears at once that one died while it was asked."""
+
+    def keep_subprocess_alive(self) -> None:
+        """Starts those anew that have died."""
+        for one in self.processes:
+            # The worker's end of the pipe. While it is open here, too, the pipe of a dead worker stays open, and it would be waited for
+            # as long as for one that is being born; meanwhile nobody starts another.
+            one.child_conn.close()
+        super().keep_subprocess_alive()
+
+
 class Strict(HttpToolsProtocol):
     """uvicorn's protocol for clients who do not end what they begin: their connection is closed."""
 
@@ -200,14 +212,16 @@ def serve(service: Service) -> None:
             return
         # Bound and not listened at: the port stays ours while workers come and go.
         with _bound(service.host, service.port, shared=True):
-            Multiprocess(config, [cast(socket.socket, Door(service.host, service.port))]).run()
+            Workers(config, [cast(socket.socket, Door(service.host, service.port))]).run()
 
 
 def application(service: Service) -> FastAPI:
     """What one process serves: its version is loaded when this returns, if there is one."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     here = settings.read()
-    limits = Limits(here.request_megabytes, here.request_images, here.request_queue, here.request_seconds, cores())
+    # All workers together compute as many images at once as there are cores: more would only wait for one another, each on its way.
+    slots = max(1, cores() // service.workers)
+    limits = Limits(here.request_megabytes, here.request_images, here.request_queue, here.request_seconds, slots)
     following = Following(_versions(here), CHAMPION, service.poll, _folder(here), service.version)
     app = build(following, limits, here.tokens, hosts=not here.tokens, metrics_token=here.metrics_token)
     # What a version answers that is being tried out is nobody's prediction.
