@@ -120,8 +120,8 @@ class Workers(Multiprocess):
     def keep_subprocess_alive(self) -> None:
         """Starts those anew that have died."""
         for one in self.processes:
-            # The worker's end of the pipe: while it is open here, too, a dead worker's pipe stays open, and its answer is waited for as
-            # long as that of one that is being born; meanwhile nobody starts another.
+            # The worker's end of the pipe: while it is open here, too, a dead worker's pipe stays open, and its answer is waited for
+            # as long as that of one that is being born; meanwhile nobody starts another.
             one.child_conn.close()
         super().keep_subprocess_alive()
 
