@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from dermanet.serving import routes
+from dermanet.serving import plain, routes
 from dermanet.serving.follow import Following
 from dermanet.serving.guard import Guard, Limits
 from dermanet.serving.metrics import Metrics
@@ -53,6 +53,7 @@ def build(
     app.state.metrics = metrics
     app.description = "Age, sex and diagnosis from dermoscopic images. For research use; not a medical device."
     routes.add(app, following, metrics, limits.bytes)
+    plain.add(app, following)
     app.openapi = _described(app)
     following.observers.append(lambda served, readings: metrics.read(readings))
     following.swapped.append(lambda served: metrics.serve(served.version, served.about.get("registered")))

@@ -133,9 +133,16 @@ class Following:
         # MLflow's own class, so that every form of a request is taken, and refused, as MLflow does.
         return PyFuncModel(served.metadata, _Rows(self, served)).predict(data, params=params)
 
-    def answer(self, served: Served, cells: Sequence[Any]) -> list[dict[str, Any]]:
-        """The rows of one request, as a version answers them."""
-        return self.told(served, served.reader.read_all(cells))
+    def rows(self, visit: Visit, served: Served, cells: Sequence[Any]) -> list[dict[str, Any]]:
+        """The rows of one request, as a version answers them. Raises MlflowException where it brings more images than it may."""
+        visit.require_few(len(cells))
+        try:
+            return self.told(served, served.reader.read_all(cells))
+        except Exception as error:
+            # MLflow would call it the client's fault, with all that it says.
+            log.error("%s while images were read", type(error).__name__)
+            visit.broken = True
+            raise
 
     def told(self, served: Served, readings: Sequence[Reading]) -> list[dict[str, Any]]:
         """The rows of readings of which all observers have heard."""
@@ -241,14 +248,7 @@ class _Rows:
     def predict(self, data: pd.DataFrame, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Plain rows: MLflow's server would only take a data frame apart again."""
         visit = AT_THE_DOOR.get() or Visit(self.served, len(data))
-        visit.require_few(len(data))
-        try:
-            return self.following.answer(self.served, list(data["image"]))
-        except Exception as error:
-            # MLflow would call it the client's fault, with all that it says.
-            log.error("%s while images were read", type(error).__name__)
-            visit.broken = True
-            raise
+        return self.following.rows(visit, self.served, list(data["image"]))
 
 
 def _loaded(folder: Path, version: str, about: dict[str, Any]) -> Served:

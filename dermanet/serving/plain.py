@@ -1,0 +1,75 @@
+"""The plainest of MLflow's requests, taken apart here: JSON with one column `image` of text, as its clients and our documents send it.
+
+MLflow reads the JSON twice, makes a data frame of it, holds that against the model's signature and takes it apart again: a tenth of
+what an answer costs, all of it in Python. Whatever is not quite so plain goes MLflow's own way, which has the same answers.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from io import StringIO
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc.scoring_server import predictions_to_json
+from starlette.routing import Route
+
+from dermanet.serving.follow import AT_THE_DOOR, Following, Visit
+
+PATH = "/invocations"
+KIND = re.compile(r"application/json(; ?charset=(?i:utf-8))?")
+
+
+def add(app: FastAPI, following: Following) -> None:
+    """Stands before MLflow's own address, to which everything else goes on."""
+    theirs = next(one for one in app.router.routes if getattr(one, "path", "") == PATH)
+
+    async def invocations(request: Request) -> Response:
+        visit, body = AT_THE_DOOR.get(), await request.body()
+        if visit and visit.served and KIND.fullmatch(request.headers.get("content-type", "")):
+            try:
+                told = await asyncio.to_thread(_answer, following, visit, body)
+            except MlflowException:
+                # The visit says what of.
+                return Response(status_code=400)
+            if told is not None:
+                return Response(told, media_type="application/json")
+        answer: Response = await theirs.endpoint(request)  # type: ignore[attr-defined]
+        return answer
+
+    app.router.routes.insert(0, Route(PATH, invocations, methods=["POST"]))
+
+
+def cells(body: bytes) -> list[str] | None:
+    """The text of each image that a request brings; None where it is not plain, and MLflow must say what it is."""
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(told, dict) or len(told) != 1:
+        return None
+    match told:
+        case {"dataframe_split": {"columns": ["image"], "data": [_, *_] as rows, **more}} if _is_index(more, rows):
+            found: list[Any] = [row[0] if isinstance(row, list) and len(row) == 1 else None for row in rows]
+        case {"dataframe_records": [_, *_] as rows}:
+            found = [row.get("image") if isinstance(row, dict) and len(row) == 1 else None for row in rows]
+        case _:
+            return None
+    return found if all(isinstance(cell, str) for cell in found) else None
+
+
+def _is_index(more: Mapping[Any, Any], rows: list[Any]) -> bool:
+    """Whether there is nothing besides columns and data, or the rows' numbers, as pandas writes them."""
+    return not more or (list(more) == ["index"] and more["index"] == list(range(len(rows))))
+
+
+def _answer(following: Following, visit: Visit, body: bytes) -> str | None:
+    found = cells(body)
+    if found is None or visit.served is None:
+        return None
+    told = StringIO()
+    # As MLflow writes it, to the last blank.
+    predictions_to_json(following.rows(visit, visit.served, found), told)
+    return told.getvalue()
