@@ -74,14 +74,14 @@ def test_a_request_that_waits_is_answered_by_the_version_of_its_door(
 ) -> None:
     two = older(installation, tmp_path / "two")
     body, inside, go = _body(tmp_path), threading.Event(), threading.Event()
-    before, whole = following.served, Following.answer
+    before, whole = following.served, Following.rows
 
-    def slow(self: Following, served: Any, cells: Any) -> Any:
+    def slow(self: Following, *given: Any) -> Any:
         inside.set()
         go.wait(20)
-        return whole(self, served, cells)
+        return whole(self, *given)
 
-    monkeypatch.setattr(Following, "answer", slow)
+    monkeypatch.setattr(Following, "rows", slow)
     with TestClient(build(following), base_url="http://127.0.0.1") as client, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.post, "/invocations", json=body)
         inside.wait(20)
