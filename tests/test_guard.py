@@ -23,11 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from installation import Installation, photo
 from PIL import Image
-from variants import registry
+from variants import champion, registry
 from waiting import until
 
 from dermanet.imagequality import Quality
-from dermanet.registry.versions import CHAMPION
 from dermanet.serving import saliency
 from dermanet.serving.abstention import Abstention, kinds
 from dermanet.serving.app import build
@@ -45,10 +44,7 @@ KINDS = st.sampled_from(
 
 @pytest.fixture(scope="module")
 def following(trained: Installation, tmp_path_factory: pytest.TempPathFactory) -> Following:
-    found = Following(registry(trained), CHAMPION, 3600, tmp_path_factory.mktemp("served"))
-    found.look()
-    assert found.served
-    return found
+    return champion(trained, tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from installation import Installation, photo
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel, scoring_server
-from variants import registry
+from variants import champion
 
-from dermanet.registry.versions import CHAMPION
 from dermanet.serving.app import build
 from dermanet.serving.follow import WITHOUT_VERSION, Following
 from dermanet.serving.guard import Limits
@@ -92,8 +91,9 @@ def test_what_our_documents_and_pandas_send_is_plain(texts: list[str], indexed: 
     split = frame.to_dict(orient="split")
     if not indexed:
         del split["index"]
-    assert cells(json.dumps({"dataframe_split": split}).encode()) == texts
-    assert cells(json.dumps({"dataframe_records": frame.to_dict(orient="records")}).encode()) == texts
+    for sent in ({"dataframe_split": split}, {"dataframe_records": frame.to_dict(orient="records")}):
+        body = json.dumps(sent).encode()
+        assert cells(body) == _by_mlflow(body) == texts
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,7 @@ def test_all_else_is_left_to_mlflow(body: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def following(trained: Installation, tmp_path_factory: pytest.TempPathFactory) -> Following:
-    found = Following(registry(trained), CHAMPION, 3600, tmp_path_factory.mktemp("served"))
-    found.look()
-    assert found.served
-    return found
+    return champion(trained, tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture

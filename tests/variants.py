@@ -10,12 +10,21 @@ from installation import Installation
 from onnx import helper
 
 from dermanet.registry.tracking import Tracking
-from dermanet.registry.versions import Versions
+from dermanet.registry.versions import CHAMPION, Versions
+from dermanet.serving.follow import Following
 
 
 def registry(installation: Installation) -> Versions:
     """The versions of an installation."""
     return Versions(Tracking(installation.tracking_uri, installation.home / "mlartifacts").client, "dermanet")
+
+
+def champion(installation: Installation, folder: Path) -> Following:
+    """Serves an installation's champion, which it has looked for once; `folder`: for versions."""
+    found = Following(registry(installation), CHAMPION, 3600, folder)
+    found.look()
+    assert found.served
+    return found
 
 
 def older(installation: Installation, folder: Path, years: float = 10.0, spoilt: str = "") -> str:

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.scoring_server import predictions_to_json
 from starlette.routing import Route
 
-from dermanet.serving.follow import AT_THE_DOOR, Following, Visit
+from dermanet.serving.follow import AT_THE_DOOR, Following, Served, Visit
 
 PATH = "/invocations"
 KIND = re.compile(r"application/json(; ?charset=(?i:utf-8))?")
@@ -27,10 +27,10 @@ def add(app: FastAPI, following: Following) -> None:
     theirs = next(one for one in app.router.routes if getattr(one, "path", "") == PATH)
 
     async def invocations(request: Request) -> Response:
-        visit, body = AT_THE_DOOR.get(), await request.body()
+        visit = AT_THE_DOOR.get()
         if visit and visit.served and KIND.fullmatch(request.headers.get("content-type", "")):
             try:
-                told = await asyncio.to_thread(_answer, following, visit, body)
+                told = await asyncio.to_thread(_answer, following, visit, visit.served, await request.body())
             except MlflowException:
                 # The visit says what of.
                 return Response(status_code=400)
@@ -65,11 +65,11 @@ def _is_index(more: Mapping[Any, Any], rows: list[Any]) -> bool:
     return not more or (list(more) == ["index"] and more["index"] == list(range(len(rows))))
 
 
-def _answer(following: Following, visit: Visit, body: bytes) -> str | None:
+def _answer(following: Following, visit: Visit, served: Served, body: bytes) -> str | None:
     found = cells(body)
-    if found is None or visit.served is None:
+    if found is None:
         return None
     told = StringIO()
     # As MLflow writes it, to the last blank.
-    predictions_to_json(following.rows(visit, visit.served, found), told)
+    predictions_to_json(following.rows(visit, served, found), told)
     return told.getvalue()
