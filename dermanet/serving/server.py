@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
@@ -115,7 +116,14 @@ def _bound(host: str, port: int, shared: bool) -> socket.socket:
 
 
 class Workers(Multiprocess):
-    """uvicorn's supervisor, which asks every worker in turn whether it lives, and hears at once that one died while it was asked."""
+    """uvicorn's supervisor, which asks every worker in turn whether it lives, and hears at once that one died while it was asked.
+
+    What a worker that is gone told of its own state (memory, version, queue) is told no more; what it counted stays.
+    """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._seen: set[int | None] = set()
 
     def keep_subprocess_alive(self) -> None:
         """Starts those anew that have died."""
@@ -123,7 +131,14 @@ class Workers(Multiprocess):
             # The worker's end of the pipe: while it is open here, too, a dead worker's pipe stays open, and its answer is waited for
             # as long as that of one that is being born; meanwhile nobody starts another.
             one.child_conn.close()
+        self._seen |= self._pids()
         super().keep_subprocess_alive()
+        for gone in self._seen - self._pids():
+            mark_process_dead(gone)
+        self._seen = self._pids()
+
+    def _pids(self) -> set[int | None]:
+        return {one.pid for one in self.processes}
 
 
 class Strict(HttpToolsProtocol):
