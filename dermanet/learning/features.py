@@ -6,7 +6,6 @@
 What is new is computed, whatever else a snapshot holds. ONNX Runtime is several times as fast as Keras on a processor.
 """
 
-import gc
 import hashlib
 import json
 import os
@@ -188,10 +187,7 @@ def exported(part: Part, side: int, taps: bool = False) -> bytes:
     """The backbone as an ONNX graph."""
     from dermanet.learning.model import converted
 
-    graph = bytes(converted(_network(part, side, taps=taps)).SerializeToString())
-    # The converter leaves up to 2 GB in objects that hold one another, and the next backbone would come on top of them.
-    gc.collect()
-    return graph
+    return bytes(converted(_network(part, side, taps=taps)).SerializeToString())
 
 
 def _network(part: Part, side: int, **options: bool) -> Any:

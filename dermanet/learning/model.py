@@ -1,9 +1,10 @@
 """The network with three heads: one graph from prepared pixels (bytes 0..255) to age, sex and diagnosis."""
 
+import gc
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,49 +157,54 @@ def _rate(experiment: Experiment, steps: int) -> Any:
 
 
 def export_onnx(
-    model: keras.Model, path: Path, probe: np.ndarray, frozen: Sequence[Path] = (), views: int = 1
+    model: keras.Model, path: Path, probe: np.ndarray, graphs: Iterable[onnx.ModelProto] = (), views: int = 1
 ) -> float:
     """Writes the graph as ONNX, its outputs in the order of `HEADS`; returns its largest difference from Keras on `probe`
     (n, side, side, 3).
 
-    `frozen`: the graphs of all its backbones in order, where they have been exported before and are as they were; they are put in as
-    they are. Raises DermaNetError beyond `PARITY`: a graph that answers otherwise than the network that was judged must not leave
+    `graphs`: those of all its backbones in order, where they are converted one by one or have been before; they are put in as they
+    are. Raises DermaNetError beyond `PARITY`: a graph that answers otherwise than the network that was judged must not leave
     here.
     """
     import onnxruntime
 
-    ordered = keras.Model(model.inputs[0], [model.output[head] for head in HEADS])
     pixels = probe.astype(np.float32)
-    expected = [keras.ops.convert_to_numpy(output) for output in ordered(pixels, training=False)]
-    if frozen:
-        onnx.save(assembly.assembled(_pieces(model, frozen, views), HEADS), path)
+    told = model.predict_on_batch(pixels)
+    if backbones := list(graphs):
+        onnx.save(assembly.assembled(_pieces(model, backbones, views), HEADS), path)
     else:
-        write_graph(ordered, path)
+        write_graph(_in_order(model.inputs[0], model), path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    found = session.run(None, {session.get_inputs()[0].name: pixels})
-    units = (100.0, 1.0, 1.0)
-    difference = max(float(np.max(np.abs(f - e))) / unit for f, e, unit in zip(found, expected, units, strict=True))
+    found = zip(HEADS, session.run(None, {session.get_inputs()[0].name: pixels}), (100.0, 1.0, 1.0), strict=True)
+    difference = max(float(np.max(np.abs(answers - told[head]))) / unit for head, answers, unit in found)
     if not difference <= PARITY:
         raise DermaNetError(f"the ONNX graph differs from Keras by {difference:.2g}; at most {PARITY:g} is allowed")
     return difference
 
 
-def _pieces(model: keras.Model, frozen: Sequence[Path], views: int) -> assembly.Pieces:
-    image, features = model.inputs[0], model.get_layer(FEATURES).output
-    side = image.shape[1]
+def _in_order(start: Any, model: keras.Model) -> keras.Model:
+    """A model from one of its tensors to its answers, in the order of `HEADS`."""
+    return keras.Model(start, [model.output[head] for head in HEADS])
+
+
+def _pieces(model: keras.Model, graphs: Sequence[onnx.ModelProto], views: int) -> assembly.Pieces:
+    image = model.inputs[0]
     before = None
     if views > 1:
         fresh = keras.Input(image.shape[1:], name="pixels")
         before = converted(keras.Model(fresh, all_of(fresh, views)))
-    after = converted(keras.Model(features, [model.output[head] for head in HEADS]))
-    return assembly.Pieces(side, before, [onnx.load(path) for path in frozen], after)
+    after = converted(_in_order(model.get_layer(FEATURES).output, model))
+    return assembly.Pieces(image.shape[1], before, graphs, after)
 
 
 def converted(model: Any) -> onnx.ModelProto:
     """A network with one input as an ONNX graph; nothing is compared."""
     with tempfile.TemporaryDirectory() as folder:
         write_graph(model, Path(folder, "piece.onnx"))
-        return onnx.load(Path(folder, "piece.onnx"))
+        found = onnx.load(Path(folder, "piece.onnx"))
+    # The converter leaves up to 2 GB in objects that hold one another, and the next network would come on top of them.
+    gc.collect()
+    return found
 
 
 def write_graph(model: Any, path: Path) -> None:
@@ -242,8 +248,6 @@ def load(path: Path) -> Any:
 
 def answers(model: Any, pixels: np.ndarray) -> Answers:
     """What the network answers for prepared images: uint8 (n, side, side, 3) in, n rows out."""
-    found = {
-        head: keras.ops.convert_to_numpy(output)
-        for head, output in model(pixels.astype(np.float32), training=False).items()
-    }
+    # As one graph: called layer by layer, a model keeps what every layer gave until the last one is done, gigabytes of it.
+    found = model.predict_on_batch(pixels.astype(np.float32))
     return Answers(found["age"][:, 0], found["sex"], found["diagnosis"])

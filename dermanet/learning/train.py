@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from dermanet.errors import BadInput
@@ -25,6 +26,9 @@ from dermanet.learning.watching import UNWATCHED, Epoch, Watch, counted
 from dermanet.learning.yardstick import figures
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.records import Answers, Record
+
+JUDGED = 8
+"""Images that a whole network answers at once: several backbones with several orientations of each take gigabytes for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,13 @@ class Fitted:
     frozen: tuple[Path, ...] = ()
     """The exported graphs of its backbones, where they are as they were."""
     views: int = 1
+    tuned: tuple[Part, ...] = ()
+    """Its backbones, where each was trained by itself."""
+
+    def graphs(self) -> Iterator[onnx.ModelProto]:
+        """Those of its backbones, each read or converted when its turn comes: together that takes gigabytes. None where it is one."""
+        yield from (onnx.load(path) for path in self.frozen)
+        yield from (network.converted(self.model.get_layer(part.layer)) for part in self.tuned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +101,8 @@ def fit(experiment: Experiment, sides: Sides, workdir: Path, features: Path, wat
     with alone(workdir), with_room(workdir):
         keras_file, onnx_file = workdir / "model.keras", workdir / "model.onnx"
         found.model.save(keras_file, include_optimizer=False)
-        images = sides.pixels.batch([record.digest for record in sides.validation[:8]])
-        parity = network.export_onnx(found.model, onnx_file, images, found.frozen, found.views)
+        images = sides.pixels.batch([record.digest for record in sides.validation[:JUDGED]])
+        parity = network.export_onnx(found.model, onnx_file, images, found.graphs(), found.views)
     return Trained(keras_file, onnx_file, found.history, found.best_epochs, parity, found.validation)
 
 
@@ -196,7 +207,7 @@ def _finish_parts(experiment: Experiment, sides: Sides, learned: Iterator[tuple[
     whole = _empty(experiment, sides, weights=False)
     _join(whole, fitted)
     judged = _calibrated(whole, experiment, _validation_answers(whole, sides), sides.targets())
-    return Fitted(whole, history, best, judged)
+    return Fitted(whole, history, best, judged, (), experiment.views, parts(experiment.backbone))
 
 
 def _calibrated(model: keras.Model, experiment: Experiment, given: Answers, wanted: tuple[Targets, Targets]) -> Answers:
@@ -301,5 +312,6 @@ def _with_views(model: keras.Model, experiment: Experiment, sides: Sides) -> ker
 
 def _validation_answers(model: keras.Model, sides: Sides) -> Answers:
     digests = [record.digest for record in sides.validation]
-    found = [network.answers(model, sides.pixels.batch(digests[at : at + 32])) for at in range(0, len(digests), 32)]
+    chunks = (digests[at : at + JUDGED] for at in range(0, len(digests), JUDGED))
+    found = [network.answers(model, sides.pixels.batch(chunk)) for chunk in chunks]
     return Answers(*(np.concatenate([getattr(one, head) for one in found]) for head in network.HEADS))
