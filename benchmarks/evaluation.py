@@ -10,7 +10,6 @@ the clock. Targets on two cores: 90 in all, of which the bootstrap 20; judging 1
 import hashlib
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.resident import peak_mb
 from dermanet import __version__, settings, taxonomy
 from dermanet.contactsheet import tile
 from dermanet.intake.synthetic import SyntheticSource
@@ -143,7 +143,7 @@ def measured(images: int) -> dict[str, Any]:
         "benchmark": "evaluation", "images": images, "slices": len(parts), "draws": DRAWS,
         "seconds": {name: round(value, 2) for name, value in seconds.items()}, "aims": AIMS,
         "checks": len(word.checks), "page_kb": len(text) // 1024,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "load": round(os.getloadavg()[0], 1),
+        "peak_mb": peak_mb(), "load": round(os.getloadavg()[0], 1),
     }  # fmt: skip
 
 

@@ -75,12 +75,10 @@ def taken(source: str, images: int) -> dict[str, float]:
 
 INGEST = """
 import json, sys
-from pathlib import Path
+from benchmarks.resident import peak_mb
 from dermanet import stages
 done = stages.ingest(sys.argv[1])
-status = Path("/proc/self/status").read_text()
-peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-print(json.dumps({**done, "peak_mb": round(peak / 1024)}))
+print(json.dumps({**done, "peak_mb": peak_mb()}))
 """
 
 

@@ -12,7 +12,6 @@ after another, and windows are drawn from those answers. One JSON line each; sec
 
 import hashlib
 import json
-import resource
 import sys
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.resident import peak_mb
 from dermanet import settings, taxonomy
 from dermanet.database.engine import open_database
 from dermanet.intake import stored
@@ -170,17 +170,17 @@ def cost(rows: int) -> dict[str, object]:
             _add(engine, [replace(one, at=moment) for one in draw(Population(), BATCH, place)])
         reference = sample(Population(), REFERENCES[1], 1)
         drift.judge(RULES, reference, reference, gathered([]).traffic())  # What is imported for it is not its cost.
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_mb()
         start = time.perf_counter()
         found = gather(between(engine, NOON, NOON + timedelta(days=1)))["1"]
         read = time.perf_counter()
         verdict = drift.judge(RULES, reference, found.sample(), found.traffic())
         end = time.perf_counter()
         engine.dispose()
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    grown = peak_mb() - before
     return {
         "benchmark": "monitoring", "what": "cost", "rows": rows, "read_seconds": round(read - start, 2),
-        "judge_seconds": round(end - read, 2), "memory_megabytes": round(grown / 1024, 1), "verdict": verdict.word,
+        "judge_seconds": round(end - read, 2), "memory_megabytes": grown, "verdict": verdict.word,
         "record_kilobytes": round(len(json.dumps(found.sample().as_dict())) / 1000, 1),
     }  # fmt: skip
 

@@ -10,7 +10,6 @@ import argparse
 import hashlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.resident import peak_mb
 from dermanet import experiment, taxonomy
 from dermanet.experiment import Experiment
 from dermanet.pixels.prepared import PreparedPixels
@@ -143,7 +143,7 @@ def fit(text: str, folder: Path, count: int) -> None:
     # Fewer than all find nothing that all would then be spared.
     features = folder / ("features" if count >= COUNT else "features-of-fewer")
     fit(replace(chosen, seed=count), sides, folder / f"work-{count}", features)
-    print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}))
+    print(json.dumps({"peak_mb": peak_mb()}))
 
 
 def probes(text: str, folder: Path) -> dict[str, Any]:

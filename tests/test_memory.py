@@ -3,6 +3,7 @@
 import ctypes
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,19 +38,20 @@ def again(before: str) -> float:
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
 def test_what_a_step_freed_the_next_one_gets_without_the_system() -> None:
-    assert again("from dermanet.learning import memory; memory.keep()") < 0.05
+    assert again("from dermanet import memory; memory.keep()") < 0.05
     assert again("") > 0.5, "without it the same would be seen as well, and this test of nothing"
 
 
 ANSWERED = """
-import resource
+from pathlib import Path
 import numpy as np
 from dermanet import experiment
 from dermanet.learning import model as network
 chosen = experiment.named("finetune28:views=4")
 model = network.build(chosen, 112, 7, network.AgeScale(50, 15), views=chosen.views, weights=False)
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+def peak():  # Not `ru_maxrss`: a process inherits that from who started it, and pytest's worker may have gigabytes.
+    told = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in told if line.startswith("VmHWM")) / 1e6
 network.answers(model, np.zeros((1, 112, 112, 3), np.uint8))
 before = peak()
 {ask}
@@ -63,6 +65,7 @@ def grown(ask: str) -> float:
     return float(told.stdout.split()[-1])
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process its peak of memory")
 def test_a_network_that_answers_does_not_keep_what_each_of_its_layers_gave() -> None:
     assert grown("network.answers(model, np.zeros((16, 112, 112, 3), np.uint8))") < 0.6
     kept = grown("model(np.zeros((16, 112, 112, 3), np.float32), training=False)")

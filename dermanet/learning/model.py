@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from dermanet import memory
 from dermanet.errors import DermaNetError
 from dermanet.experiment import Experiment
 from dermanet.learning import assembly, backbones
@@ -204,6 +205,7 @@ def converted(model: Any) -> onnx.ModelProto:
         found = onnx.load(Path(folder, "piece.onnx"))
     # The converter leaves up to 2 GB in objects that hold one another, and the next network would come on top of them.
     gc.collect()
+    memory.give_back()
     return found
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dermanet.learning import memory
+from dermanet import memory
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from dermanet import memory
 from dermanet.errors import BadInput
 from dermanet.experiment import Experiment
 from dermanet.learning import calibration, distribution, heads
@@ -101,6 +102,8 @@ def fit(experiment: Experiment, sides: Sides, workdir: Path, features: Path, wat
     with alone(workdir), with_room(workdir):
         keras_file, onnx_file = workdir / "model.keras", workdir / "model.onnx"
         found.model.save(keras_file, include_optimizer=False)
+        # What the steps of a training had, the converter would come on top of.
+        memory.give_back()
         images = sides.pixels.batch([record.digest for record in sides.validation[:JUDGED]])
         parity = network.export_onnx(found.model, onnx_file, images, found.graphs(), found.views)
     return Trained(keras_file, onnx_file, found.history, found.best_epochs, parity, found.validation)

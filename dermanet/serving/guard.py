@@ -6,7 +6,6 @@ in MLflow's form, {"error_code", "message"}: it tells what was seen, what is all
 """
 
 import asyncio
-import ctypes
 import hmac
 import json
 import logging
@@ -16,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from dermanet import memory
 from dermanet.serving.follow import AT_THE_DOOR, Following, Visit
 from dermanet.serving.metrics import Metrics
 from dermanet.serving.reader import cores
@@ -161,7 +161,7 @@ class Guard:
         finally:
             self._held -= len(body)
             if len(body) > LARGE:
-                give_back()
+                memory.give_back()
 
     def _check_host(self, scope: Scope) -> None:
         host = _header(scope, b"host").decode("latin-1").lower()
@@ -353,13 +353,6 @@ class _Answer:
 
 
 _CLOSE = {"Connection": "close"}
-
-
-def give_back() -> None:
-    """Returns freed memory to the system, where the C library can (glibc's malloc_trim)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim:
-        trim(0)
 
 
 def _too_large(most: int) -> Refused:
