@@ -107,7 +107,8 @@ PYRAMID = "efficientnet-lite0@224+efficientnet-lite2@256+efficientnet-lite1@240x
 """The whole square, and its middle magnified by a half and by two: a lesion's border is seen in one, its structure in the other."""
 
 SMALL = "efficientnet-lite0@112+efficientnet-lite1@128+efficientnet-lite2@144"
-"""Trained at half the side they were made for, these are not told apart from the whole, in less than half of the time (docs/results.md)."""
+"""Each at half the side that it was made for: trained, not told apart from the whole side, in less than half of the time
+(docs/results.md)."""
 
 PROBE = replace(
     PLAIN, name="probe", method="probe", backbone=PYRAMID, taps=True, recipe="square@384", hidden=0, balance=1.0,
