@@ -23,7 +23,7 @@ STARTS = {
     "finetune": ("imagenet", "champion"),
 }
 
-KIND = ("method", "backbone", "taps", "recipe", "downscale", "hidden")
+KIND = ("method", "backbone", "beside", "taps", "recipe", "downscale", "hidden")
 """Networks that are alike in these fields can take over one another's weights."""
 
 
@@ -36,6 +36,9 @@ class Experiment:
     """`scratch`: every weight is learned. `probe`: the backbone stays as it is, linear heads are fitted to its features.
     `finetune`: heads as in `probe`, then the backbone's last layers are trained with them."""
     backbone: str = "plain"
+    beside: str = ""
+    """Fine-tuning: a probe's name. Its frozen networks stand beside the trained ones, its heads beside theirs, and the finished
+    network answers with the mean of both: of their logits, and of their years."""
     start: str = "imagenet"
     """Which weights are the first: those of `imagenet` where a backbone has such, `random` ones, or the `champion`'s where it is a
     network of the same kind."""
@@ -97,9 +100,21 @@ class Experiment:
         return {"scratch": self.epochs, "probe": 1, "finetune": self.epochs * parts}[self.method]
 
     @property
+    def companion(self) -> "Experiment | None":
+        """The probe whose network stands `beside` this one's, on the same pixels in the same orientations."""
+        shared = {field: getattr(self, field) for field in ("recipe", "views", "taps", "calibrate", "seed")}
+        return replace(EXPERIMENTS[self.beside], **shared) if self.beside else None
+
+    @property
+    def backbones(self) -> str:
+        """Every network that the finished one holds: its own, then its companion's."""
+        return f"{self.backbone}+{self.companion.backbone}" if self.companion else self.backbone
+
+    @property
     def digest(self) -> str:
-        """Names the experiment by its content, its name included: 12 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        """Names the experiment by its content, its name and its companion's content included: 12 hexadecimal digits."""
+        content = [one.as_dict() for one in (self, self.companion) if one]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 PLAIN = Experiment("plain")
@@ -114,7 +129,7 @@ PROBE = replace(
     PLAIN, name="probe", method="probe", backbone=PYRAMID, taps=True, recipe="square@384", hidden=0, balance=1.0,
 )  # fmt: skip
 FINETUNE = replace(
-    PROBE, name="finetune", method="finetune", backbone=SMALL, recipe="square@144", views=2, unfrozen=0.75, epochs=12, kept="last",
+    PROBE, name="finetune", method="finetune", backbone=SMALL, beside="probe", views=2, unfrozen=0.75, epochs=12, kept="last",
     learning_rate=1e-3, warmup=1.0, weight_decay=1e-4, averaging=0.98, crops=0.7, light=0.15, smoothing=0.1, balance=0.5,
     age_weight=0.5, sex_weight=0.5,
 )  # fmt: skip
@@ -127,7 +142,7 @@ EXPERIMENTS = {
         replace(PROBE, name="probe112", backbone="efficientnet-lite0", taps=False, views=1, recipe="square@112"),
         FINETUNE,
         replace(
-            FINETUNE, name="finetune28", unfrozen=1.0, learning_rate=3e-4, recipe="plain@112", crops=0.8, balance=0.0,
+            FINETUNE, name="finetune28", beside="", unfrozen=1.0, learning_rate=3e-4, recipe="plain@112", crops=0.8, balance=0.0,
         ),
         replace(PLAIN, name="demo", downscale=4, epochs=24, patience=24),
         replace(PLAIN, name="smoke", recipe="dermanet@32", epochs=2, patience=2),
@@ -170,6 +185,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "views": (1, 2, 4, 8),
     "kept": ("best", "last"),
     "start": STARTS["scratch"],
+    "beside": ("", *(name for name, experiment in EXPERIMENTS.items() if experiment.method == "probe")),
 }
 
 
@@ -182,7 +198,10 @@ def check(experiment: Experiment) -> Experiment:
     for field, allowed in CHOICES.items():
         value = getattr(experiment, field)
         if value not in allowed:
-            raise BadInput(f"experiment {experiment.name}: {field}={value}; allowed are {', '.join(map(str, allowed))}")
+            choices = ", ".join(str(one) or "nothing" for one in allowed)
+            raise BadInput(f"experiment {experiment.name}: {field}={value}; allowed are {choices}")
+    if experiment.beside and experiment.method != "finetune":
+        raise BadInput(f"experiment {experiment.name}: beside={experiment.beside} needs method=finetune")
     if experiment.method != "scratch":
         _check_transfer(experiment)
     return experiment
@@ -194,7 +213,10 @@ def _check_transfer(experiment: Experiment) -> None:
         if getattr(experiment, field) not in wanted:
             allowed = " or ".join(map(str, wanted))
             raise BadInput(f"experiment {experiment.name}: method={experiment.method} needs {field}={allowed}")
-    if "plain" in experiment.backbone.split("+"):
+    named_parts = experiment.backbones.split("+")
+    if len(set(named_parts)) < len(named_parts):
+        raise BadInput(f"experiment {experiment.name}: of the networks {experiment.backbones} each is allowed once")
+    if "plain" in named_parts:
         raise BadInput(
             f"experiment {experiment.name}: method={experiment.method} needs a pretrained backbone, as efficientnet-lite0"
         )

@@ -189,7 +189,7 @@ def test_another_list_of_diagnoses_trains_without_a_change(tmp_path: Path, monke
     assert list(row["diagnosis_probabilities"]) == ["acne", "psoriasis", "eczema"]
 
 
-FINETUNE = "finetune:backbone=efficientnet-lite0,recipe=square@32,epochs=6,patience=6,unfrozen=0.1,views=1"
+FINETUNE = "finetune:backbone=efficientnet-lite0,beside=,recipe=square@32,epochs=6,patience=6,unfrozen=0.1,views=1"
 
 
 @pytest.mark.parametrize("experiment", ["smoke:epochs=6,patience=6", FINETUNE])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,7 @@ TWO = replace(PROBE, backbone="efficientnet-lite0+efficientnet-lite0@48x1.5", ta
 FINETUNE = replace(
     experiment.named("finetune"),
     backbone=TWO.backbone,
+    beside="",
     recipe="square@32",
     views=2,
     epochs=1,
@@ -101,7 +103,9 @@ def test_a_wrong_backbone_is_refused_in_one_line(text: str) -> None:
     [
         ("probe:backbone=plain", "needs a pretrained backbone"), ("probe:hidden=16", "needs hidden=0"),
         ("finetune:downscale=2", "needs downscale=1"), ("probe:views=3", "allowed are 1, 2, 4, 8"),
-        ("plain:method=magic", "allowed are scratch, probe, finetune"),
+        ("plain:method=magic", "allowed are scratch, probe, finetune"), ("probe:beside=probe112", "needs method=finetune"),
+        ("finetune:beside=plain", "beside=plain; allowed are nothing, probe, probe112"),
+        ("finetune:backbone=efficientnet-lite0,beside=probe112", "each is allowed once"),
     ],
 )  # fmt: skip
 def test_what_a_method_would_pass_over_in_silence_is_refused(changes: str, said: str) -> None:
@@ -449,6 +453,39 @@ def test_a_fine_tuning_goes_on_from_what_another_made_of_each_part(sides: Sides,
     assert np.allclose(
         np.mean([network.answers(model, images).age for model in begun], axis=0), expected.age, atol=1e-2
     )
+
+
+def test_a_probe_beside_a_fine_tuning_has_half_of_every_answer(sides: Sides, root: Path, tmp_path: Path) -> None:
+    chosen = replace(FINETUNE, backbone="efficientnet-lite0@48", beside="probe112", taps=False)
+    assert chosen.companion and chosen.companion.backbone == "efficientnet-lite0"
+    trained = train.fit(chosen, sides, tmp_path / "both", root)
+    assert trained.parity < 1e-4
+    halves = [
+        train.fit(one, sides, tmp_path / one.method, root) for one in (replace(chosen, beside=""), chosen.companion)
+    ]
+    images = sides.pixels.batch([record.digest for record in RECORDS])
+    found, *given = (Answers(*answers_of(one.onnx_file, images)) for one in (trained, *halves))
+    expected = calibration.mean([replace(one, age=one.age[:, 0]) for one in given])
+    # Twelve images of a validation side are too few for a temperature: nothing else is done to the mean.
+    assert np.allclose(found.age[:, 0], expected.age, atol=1e-2)
+    assert np.allclose(found.sex, expected.sex, atol=1e-4) and np.allclose(found.diagnosis, expected.diagnosis, atol=1e-4)
+    for one in ("sex", "diagnosis"):
+        assert not np.allclose(getattr(given[0], one), getattr(given[1], one), atol=1e-2)
+    judged = calibration.mean([one.validation for one in halves])
+    assert np.allclose(trained.validation.diagnosis, judged.diagnosis, atol=1e-4)
+
+
+def test_a_fine_tuning_beside_a_probe_goes_on_from_its_own_half_of_another(sides: Sides, root: Path, tmp_path: Path) -> None:
+    chosen = replace(FINETUNE, backbone="efficientnet-lite0@48", beside="probe112", taps=False, epochs=1)
+    before = train.fit(chosen, sides, tmp_path / "before", root)
+    after = tmp_path / "after"
+    after.mkdir()
+    shutil.copy(before.keras_file, after / START)
+    begun = train._warm(chosen, sides, FeatureCache(root, SMALL, chosen), parts(chosen.backbone)[0], after)
+    whole = network.load(before.keras_file)
+    for layer in ("standardise", "diagnosis"):
+        mine, all_of_them = (model.get_layer(layer).get_weights()[0] for model in (begun, whole))
+        assert np.allclose(mine, all_of_them[:1280] * (2 if layer == "diagnosis" else 1))
 
 
 @pytest.mark.parametrize("kept", ["best", "last"])

@@ -4,13 +4,14 @@ A temperature divides a head's logits, so it changes no answer but its certainty
 graph stays as it was.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 
 from dermanet.learning import model as network
 from dermanet.learning.dataset import Targets
@@ -45,6 +46,17 @@ def tempered(answers: Answers, found: Temperatures) -> Answers:
     two = softmax(_logits(answers.sex[:, :2]) / found.sex, axis=1) * answers.sex[:, :2].sum(axis=1, keepdims=True)
     diagnosis = softmax(_logits(answers.diagnosis) / found.diagnosis, axis=1)
     return Answers(answers.age, np.concatenate([two, answers.sex[:, 2:]], axis=1), diagnosis)
+
+
+def mean(answers: Sequence[Answers]) -> Answers:
+    """What a network answers whose heads are the mean of those of several: the mean of their logits, and of their years."""
+    years = np.mean([one.age for one in answers], axis=0)
+    sexes, diagnosis = (
+        softmax(np.mean([_logits(getattr(one, head)) for one in answers], axis=0)[:, :width], axis=1)
+        for head, width in (("sex", 2), ("diagnosis", None))
+    )
+    known = expit(np.mean([_logits(1 - one.sex[:, 2:]) - _logits(one.sex[:, 2:]) for one in answers], axis=0))
+    return Answers(years, np.concatenate([sexes * known, 1 - known], axis=1), diagnosis)
 
 
 def adjusted(answers: Answers, strength: float, wanted: Targets) -> Answers:

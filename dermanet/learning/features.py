@@ -98,12 +98,12 @@ class FeatureCache:
 
     def export(self) -> None:
         """Exports the backbones that are not kept yet, which takes ten seconds each; on a backend that does not export, nothing."""
-        for part in parts(self.experiment.backbone):
+        for part in parts(self.experiment.backbones):
             self._exported(Kind(self.recipe, part, self.experiment.taps))
 
     def read(self, digests: Sequence[str], only: Part | None = None) -> NDArray[np.float32]:
         """Features (n, d) of images that `fill` was called for, the mean over orientations: all parts side by side, or `only` one."""
-        chosen = (only,) if only else parts(self.experiment.backbone)
+        chosen = (only,) if only else parts(self.experiment.backbones)
         return np.concatenate([self._mean(digests, part) for part in chosen], axis=1)
 
     def rows(self, digests: Sequence[str], only: Part | None = None) -> "Rows":
@@ -112,13 +112,13 @@ class FeatureCache:
 
     def kinds(self) -> Iterator[Kind]:
         """Every part of the backbone in every orientation."""
-        for part in parts(self.experiment.backbone):
+        for part in parts(self.experiment.backbones):
             for view in range(self.experiment.views):
                 yield Kind(self.recipe, part, self.experiment.taps, view)
 
     def graphs(self) -> list[Path]:
         """The exported networks of all parts, in order; none where some are not kept, as on a backend that does not export."""
-        found = [self._graph(Kind(self.recipe, part, self.experiment.taps)) for part in parts(self.experiment.backbone)]
+        found = [self._graph(Kind(self.recipe, part, self.experiment.taps)) for part in parts(self.experiment.backbones)]
         return found if all(path.exists() for path in found) else []
 
     def _graph(self, kind: Kind) -> Path:

@@ -24,10 +24,10 @@ def inherit(model: keras.Model, from_network: Any) -> None:
     model.set_weights(from_network.get_weights())
 
 
-def inherit_part(model: keras.Model, from_network: Any, part: Part, parts: Sequence[Part]) -> None:
-    """Gives one part of a backbone and its heads their share of the weights of a network that has all `parts` side by side.
+def inherit_part(model: keras.Model, from_network: Any, part: Part, parts: Sequence[Part], share: float) -> None:
+    """Gives one part of a backbone and its heads their share of the weights of a network that begins with all `parts`, side by side.
 
-    The whole network's heads are the mean of its parts': so a part's are its rows of them, times their number.
+    `share`: what a part's heads count for in the whole network's, which are a mean; a part's own are its rows of them, divided by it.
     """
     places = [from_network.get_layer(one.layer).output.shape[-1] for one in parts]
     first = sum(places[: parts.index(part)])
@@ -38,4 +38,4 @@ def inherit_part(model: keras.Model, from_network: Any, part: Part, parts: Seque
         if name == network.STANDARDISE:
             model.get_layer(name).set_weights([one[mine], other[mine]])
         else:
-            model.get_layer(name).set_weights([one[mine] * np.float32(len(parts)), other])
+            model.get_layer(name).set_weights([one[mine] / np.float32(share), other])

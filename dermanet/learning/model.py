@@ -49,11 +49,11 @@ def build(
     """The network. Input `image`: (n, side, side, 3), values 0..255. Outputs by name: `age` (n, 1) in years,
     `sex` (n, 3) and `diagnosis` (n, diagnoses) as probabilities, in the order of `SEXES` and of the taxonomy.
 
-    `only`: of the experiment's backbone this part alone. `views`: over how many orientations features are averaged. `weights`: whether
-    a pretrained backbone's are read, which is needless where others are put in their place.
+    `only`: this part alone of the experiment's backbones. `views`: over how many orientations features are averaged. `weights`:
+    whether a pretrained backbone's are read, which is needless where others are put in their place.
     """
     keras.utils.set_random_seed(experiment.seed)
-    chosen = (only,) if only else parts(experiment.backbone)
+    chosen = (only,) if only else parts(experiment.backbones)
     image = keras.Input((side, side, 3), name="image")
     pixels, side = _reduced(image, side, experiment.downscale)
     seen = all_of(pixels, views)

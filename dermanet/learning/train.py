@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,16 +57,14 @@ class Fitted:
     validation: Answers
     """What the validation side was answered by a network that did not learn from it: a probe's heads are fitted to both sides in
     the end, and the network that has them may not be judged there."""
-    frozen: tuple[Path, ...] = ()
-    """The exported graphs of its backbones, where they are as they were."""
+    backbones: tuple[Path | Part, ...] = ()
+    """In order: the exported graph of each that is as it was, and each that was trained by itself. None where it is one network."""
     views: int = 1
-    tuned: tuple[Part, ...] = ()
-    """Its backbones, where each was trained by itself."""
 
     def graphs(self) -> Iterator[onnx.ModelProto]:
-        """Those of its backbones, each read or converted when its turn comes: together that takes gigabytes. None where it is one."""
-        yield from (onnx.load(path) for path in self.frozen)
-        yield from (network.converted(self.model.get_layer(part.layer)) for part in self.tuned)
+        """Those of its backbones, each read or converted when its turn comes: together that takes gigabytes."""
+        for one in self.backbones:
+            yield network.converted(self.model.get_layer(one.layer)) if isinstance(one, Part) else onnx.load(one)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +120,16 @@ def fitted(experiment: Experiment, sides: Sides, workdir: Path, features: Path, 
         ready(experiment, sides, features, watch)
         if experiment.method == "probe":
             return _probe(experiment, sides, _cache(experiment, sides, features), watch)
-        finish = _finish_whole if experiment.method == "scratch" else _finish_parts
-        return finish(experiment, sides, _learned(experiment, sides, workdir, features, watch))
+        learned = _learned(experiment, sides, workdir, features, watch)
+        if experiment.method == "scratch":
+            return _finish_whole(experiment, sides, learned)
+        if not experiment.companion:
+            return _finish_parts(experiment, sides, learned)
+        # Of both alone, before they are joined, each finished network answers as it would by itself.
+        tuned = _finish_parts(replace(experiment, beside="", adjustment=0.0), sides, learned)
+        watch.say(f"the heads of {experiment.beside}")
+        probe = _probe(experiment.companion, sides, _cache(experiment.companion, sides, features), Watch(say=watch.say))
+        return _side_by_side(experiment, sides, tuned, probe)
 
 
 def learn(experiment: Experiment, sides: Sides, workdir: Path, features: Path, watch: Watch = UNWATCHED) -> None:
@@ -204,13 +210,23 @@ def _finish_parts(experiment: Experiment, sides: Sides, learned: Iterator[tuple[
     best, fitted = [], []
     for model, survival in learned:
         model.load_weights(survival.best_weights())
-        fitted.append({layer.name: layer.get_weights() for layer in model.layers if layer.weights})
+        fitted.append(_weights(model))
         best.append(len(history) + survival.progress.best_epoch)
         history += survival.progress.history
     whole = _empty(experiment, sides, weights=False)
     _join(whole, fitted)
     judged = _calibrated(whole, experiment, _validation_answers(whole, sides), sides.targets())
-    return Fitted(whole, history, best, judged, (), experiment.views, parts(experiment.backbone))
+    return Fitted(whole, history, best, judged, parts(experiment.backbone), experiment.views)
+
+
+def _side_by_side(experiment: Experiment, sides: Sides, tuned: Fitted, probe: Fitted) -> Fitted:
+    """The trained networks and the frozen ones as one, which answers with the mean of their logits and years."""
+    whole = _empty(experiment, sides, weights=False)
+    _join(whole, [_weights(tuned.model), _weights(probe.model)])
+    given = calibration.mean((tuned.validation, probe.validation))
+    judged = _calibrated(whole, experiment, given, sides.targets())
+    frozen = probe.backbones or parts(experiment.companion.backbone if experiment.companion else "")
+    return Fitted(whole, tuned.history, tuned.best_epochs, judged, (*tuned.backbones, *frozen), experiment.views)
 
 
 def _calibrated(model: keras.Model, experiment: Experiment, given: Answers, wanted: tuple[Targets, Targets]) -> Answers:
@@ -245,7 +261,8 @@ def _warm(experiment: Experiment, sides: Sides, cache: FeatureCache, part: Part,
     model = network.build(experiment, sides.pixels.recipe.size, len(sides.codes), sides.scale, only=part)
     before = ancestor(workdir)
     if before:
-        inherit_part(model, before, part, parts(experiment.backbone))
+        among = parts(experiment.backbone)
+        inherit_part(model, before, part, among, 1 / len(among) / (2 if experiment.companion else 1))
     else:
         seen, wanted = _features(sides, cache, part), sides.targets()
         heads.fit(experiment, seen[0], wanted[0], seen[1], wanted[1], sides.scale)[1].put_into(model)
@@ -290,6 +307,11 @@ def _trained(
         shuffle=False, callbacks=[*survival.average, survival, *watch.callbacks()], verbose=0,
     )  # fmt: skip
     return model
+
+
+def _weights(model: keras.Model) -> dict[str, list[NDArray[np.float32]]]:
+    """By layer."""
+    return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
 
 
 def _join(model: keras.Model, fitted: Sequence[dict[str, list[NDArray[np.float32]]]]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermanet import settings
+from dermanet.experiment import from_dict
 from dermanet.settings import Settings
 from dermanet.stages.lineage import card_of
 from dermanet.stages.pages import DOSSIER, EVALUATION, PAGE, code_of, keep_page
@@ -75,7 +76,7 @@ def keep_materials(tracking: "Tracking", run_id: str, name: str, graph: Path, ne
 def licences(here: Settings, card: Mapping[str, Any]) -> str:
     """The licences of data and weights, in Markdown."""
     data = here.data_licence or "not stated (DERMANET_DATA_LICENCE); HAM10000 and ISIC 2018 Task 3 are CC BY-NC 4.0"
-    names = sorted({part.partition("@")[0].strip() for part in card["experiment"]["backbone"].split("+")})
+    names = sorted({part.partition("@")[0].strip() for part in from_dict(card["experiment"]).backbones.split("+")})
     weights = [f"- Weights that it began with: {_weights(name)}." for name in names]
     return "\n".join([f"- Data: {data}.", *weights, "- A model is no more free than what it was trained on.", ""])
 

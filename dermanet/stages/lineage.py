@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermanet.errors import BadInput
-from dermanet.experiment import KIND, Experiment
+from dermanet.experiment import KIND, PLAIN, Experiment
 from dermanet.settings import Settings
 from dermanet.stages.rooms import Progress, frozen_snapshot, versions_of
 
@@ -61,9 +61,9 @@ def origin(here: Settings, tracking: "Tracking", chosen: Experiment, frozen: "Sn
     if version is None:
         return Origin(IMAGENET, "there is no champion yet")
     card = card_of(here, version)
-    other = next((field for field in KIND if card["experiment"].get(field) != getattr(chosen, field)), "")
+    other = next((field for field in KIND if card["experiment"].get(field, getattr(PLAIN, field)) != getattr(chosen, field)), "")
     if other:
-        told = card["experiment"].get(other)
+        told = card["experiment"].get(other, getattr(PLAIN, other))
         return Origin(
             IMAGENET,
             f"the champion, version {version}, has {other} {told}, and this experiment {getattr(chosen, other)}",
