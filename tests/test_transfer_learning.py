@@ -468,14 +468,18 @@ def test_a_probe_beside_a_fine_tuning_has_half_of_every_answer(sides: Sides, roo
     expected = calibration.mean([replace(one, age=one.age[:, 0]) for one in given])
     # Twelve images of a validation side are too few for a temperature: nothing else is done to the mean.
     assert np.allclose(found.age[:, 0], expected.age, atol=1e-2)
-    assert np.allclose(found.sex, expected.sex, atol=1e-4) and np.allclose(found.diagnosis, expected.diagnosis, atol=1e-4)
+    assert np.allclose(found.sex, expected.sex, atol=1e-4) and np.allclose(
+        found.diagnosis, expected.diagnosis, atol=1e-4
+    )
     for one in ("sex", "diagnosis"):
         assert not np.allclose(getattr(given[0], one), getattr(given[1], one), atol=1e-2)
     judged = calibration.mean([one.validation for one in halves])
     assert np.allclose(trained.validation.diagnosis, judged.diagnosis, atol=1e-4)
 
 
-def test_a_fine_tuning_beside_a_probe_goes_on_from_its_own_half_of_another(sides: Sides, root: Path, tmp_path: Path) -> None:
+def test_a_fine_tuning_beside_a_probe_goes_on_from_its_own_half_of_another(
+    sides: Sides, root: Path, tmp_path: Path
+) -> None:
     chosen = replace(FINETUNE, backbone="efficientnet-lite0@48", beside="probe112", taps=False, epochs=1)
     before = train.fit(chosen, sides, tmp_path / "before", root)
     after = tmp_path / "after"

@@ -23,11 +23,12 @@ def model_card(
         *((f"diagnosis_recall_{one['code']}", f"{one['name']}, recall") for one in malignant),
     ]
     slices = [one for one in evaluation["slices"] if one["support"]["images"]]
+    beside = f" beside the frozen networks of `{tried['beside']}`" if tried.get("beside") else ""
     return "\n".join([
         f"# Version {version}: {tried['name']}", "",
         "For research use; not a medical device.", "",
         "## Model", "",
-        f"Backbone `{tried['backbone']}`, method `{tried['method']}`, seed {tried['seed']}.",
+        f"Backbone `{tried['backbone']}`{beside}, method `{tried['method']}`, seed {tried['seed']}.",
         f"Pixels `{card['recipe']['name']}@{card['recipe']['size']}`, fingerprint {card['fingerprint']}.",
         f"Answers age in years, sex ({', '.join(card['sexes'])}) and a diagnosis:",
         ", ".join(one["name"] for one in card["taxonomy"]) + ".",

@@ -118,7 +118,9 @@ class FeatureCache:
 
     def graphs(self) -> list[Path]:
         """The exported networks of all parts, in order; none where some are not kept, as on a backend that does not export."""
-        found = [self._graph(Kind(self.recipe, part, self.experiment.taps)) for part in parts(self.experiment.backbones)]
+        found = [
+            self._graph(Kind(self.recipe, part, self.experiment.taps)) for part in parts(self.experiment.backbones)
+        ]
         return found if all(path.exists() for path in found) else []
 
     def _graph(self, kind: Kind) -> Path:

@@ -61,13 +61,11 @@ def origin(here: Settings, tracking: "Tracking", chosen: Experiment, frozen: "Sn
     if version is None:
         return Origin(IMAGENET, "there is no champion yet")
     card = card_of(here, version)
-    other = next((field for field in KIND if card["experiment"].get(field, getattr(PLAIN, field)) != getattr(chosen, field)), "")
+    tried = PLAIN.as_dict() | card["experiment"]
+    other = next((field for field in KIND if tried[field] != getattr(chosen, field)), "")
     if other:
-        told = card["experiment"].get(other, getattr(PLAIN, other))
-        return Origin(
-            IMAGENET,
-            f"the champion, version {version}, has {other} {told}, and this experiment {getattr(chosen, other)}",
-        )
+        told, wanted = (value or "nothing" for value in (tried[other], getattr(chosen, other)))
+        return Origin(IMAGENET, f"the champion, version {version}, has {other} {told}, and this experiment {wanted}")
     if [diagnosis["code"] for diagnosis in card["taxonomy"]] != list(frozen.taxonomy.codes):
         return Origin(IMAGENET, f"the champion, version {version}, answers another list of diagnoses")
     for ancestor in _ancestors(here, tracking, version):
