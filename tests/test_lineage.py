@@ -1,5 +1,6 @@
 """Where a training begins: with the champion's weights where they may be gone on from, with ImageNet's and a reason where not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -76,6 +77,20 @@ def test_another_kind_of_network_begins_with_imagenet(asked: str, why: str) -> N
     frozen = frozen_snapshot(here, stages.snapshot()["snapshot"])
     found = lineage.origin(here, tracking_of(here), experiment.named(asked), frozen)
     assert found.name == "imagenet" and why in found.why
+
+
+def test_a_champion_from_before_a_field_there_is_now_had_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = settings.read()
+    frozen = frozen_snapshot(here, stages.snapshot()["snapshot"])
+    tried = lineage.card_of(here, "1")
+    del tried["experiment"]["beside"]
+    monkeypatch.setattr(lineage, "card_of", lambda here, version: tried)
+    assert lineage.origin(here, tracking_of(here), experiment.named(HARDLY), frozen) == lineage.Origin(
+        "1", "the champion"
+    )
+    beside = replace(experiment.named(HARDLY), beside="probe")
+    found = lineage.origin(here, tracking_of(here), beside, frozen)
+    assert "has beside nothing, and this experiment probe" in found.why
 
 
 def test_nothing_that_was_forgotten_is_passed_on_not_even_by_an_ancestor() -> None:
