@@ -48,8 +48,16 @@ def other(value: bool | float | str) -> bool | float | str:
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(experiment.Experiment)])
 def test_every_field_counts_in_the_digest(field: str) -> None:
-    changed = dataclasses.replace(experiment.PLAIN, **{field: other(getattr(experiment.PLAIN, field))})
+    value = "probe" if field == "beside" else other(getattr(experiment.PLAIN, field))
+    changed = dataclasses.replace(experiment.PLAIN, **{field: value})
     assert changed.digest != experiment.PLAIN.digest
+
+
+def test_what_stands_beside_an_experiment_counts_in_its_digest_by_its_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = experiment.named("finetune").digest
+    changed = dataclasses.replace(experiment.PROBE, balance=0.5)
+    monkeypatch.setitem(experiment.EXPERIMENTS, "probe", changed)
+    assert experiment.named("finetune").digest != before
 
 
 @pytest.mark.parametrize(
