@@ -455,16 +455,25 @@ def test_a_fine_tuning_goes_on_from_what_another_made_of_each_part(sides: Sides,
     )
 
 
-def test_a_probe_beside_a_fine_tuning_has_half_of_every_answer(sides: Sides, root: Path, tmp_path: Path) -> None:
-    chosen = replace(FINETUNE, backbone="efficientnet-lite0@48", beside="probe112", taps=False)
-    assert chosen.companion and chosen.companion.backbone == "efficientnet-lite0"
-    trained = train.fit(chosen, sides, tmp_path / "both", root)
-    assert trained.parity < 1e-4
+BESIDE = replace(FINETUNE, backbone="efficientnet-lite0@48", beside="probe112", taps=False)
+
+
+@pytest.fixture(scope="module")
+def both(pixels: PreparedPixels, root: Path, tmp_path_factory: pytest.TempPathFactory) -> train.Fitted:
+    """A network that was trained beside a probe."""
+    return train.fit(BESIDE, Sides(CODES, RECORDS[:28], RECORDS[28:], pixels), tmp_path_factory.mktemp("both"), root)
+
+
+def test_a_probe_beside_a_fine_tuning_has_half_of_every_answer(
+    both: train.Fitted, sides: Sides, root: Path, tmp_path: Path
+) -> None:
+    assert BESIDE.companion and BESIDE.companion.backbone == "efficientnet-lite0"
+    assert both.parity < 1e-4
     halves = [
-        train.fit(one, sides, tmp_path / one.method, root) for one in (replace(chosen, beside=""), chosen.companion)
+        train.fit(one, sides, tmp_path / one.method, root) for one in (replace(BESIDE, beside=""), BESIDE.companion)
     ]
     images = sides.pixels.batch([record.digest for record in RECORDS])
-    found, *given = (Answers(*answers_of(one.onnx_file, images)) for one in (trained, *halves))
+    found, *given = (Answers(*answers_of(one.onnx_file, images)) for one in (both, *halves))
     expected = calibration.mean([replace(one, age=one.age[:, 0]) for one in given])
     # Twelve images of a validation side are too few for a temperature: nothing else is done to the mean.
     assert np.allclose(found.age[:, 0], expected.age, atol=1e-2)
@@ -474,19 +483,15 @@ def test_a_probe_beside_a_fine_tuning_has_half_of_every_answer(sides: Sides, roo
     for one in ("sex", "diagnosis"):
         assert not np.allclose(getattr(given[0], one), getattr(given[1], one), atol=1e-2)
     judged = calibration.mean([one.validation for one in halves])
-    assert np.allclose(trained.validation.diagnosis, judged.diagnosis, atol=1e-4)
+    assert np.allclose(both.validation.diagnosis, judged.diagnosis, atol=1e-4)
 
 
 def test_a_fine_tuning_beside_a_probe_goes_on_from_its_own_half_of_another(
-    sides: Sides, root: Path, tmp_path: Path
+    both: train.Fitted, sides: Sides, root: Path, tmp_path: Path
 ) -> None:
-    chosen = replace(FINETUNE, backbone="efficientnet-lite0@48", beside="probe112", taps=False, epochs=1)
-    before = train.fit(chosen, sides, tmp_path / "before", root)
-    after = tmp_path / "after"
-    after.mkdir()
-    shutil.copy(before.keras_file, after / START)
-    begun = train._warm(chosen, sides, FeatureCache(root, SMALL, chosen), parts(chosen.backbone)[0], after)
-    whole = network.load(before.keras_file)
+    shutil.copy(both.keras_file, tmp_path / START)
+    begun = train._warm(BESIDE, sides, FeatureCache(root, SMALL, BESIDE), parts(BESIDE.backbone)[0], tmp_path)
+    whole = network.load(both.keras_file)
     for layer in ("standardise", "diagnosis"):
         mine, all_of_them = (model.get_layer(layer).get_weights()[0] for model in (begun, whole))
         assert np.allclose(mine, all_of_them[:1280] * (2 if layer == "diagnosis" else 1))
