@@ -118,7 +118,9 @@ class Experiment:
 
 
 PLAIN = Experiment("plain")
-PYRAMID = "efficientnet-lite0@224+efficientnet-lite2@256+efficientnet-lite1@240x1.5+efficientnet-lite0@224x2"
+PYRAMID = "+".join(
+    f"efficientnet-{look}/textures" for look in ("lite0@224", "lite2@256", "lite1@240x1.5", "lite0@224x2")
+)
 """The whole square, and its middle magnified by a half and by two: a lesion's border is seen in one, its structure in the other."""
 
 SMALL = "efficientnet-lite0@112+efficientnet-lite1@128+efficientnet-lite2@144"

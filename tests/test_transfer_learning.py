@@ -44,7 +44,7 @@ RECORDS = [
     for n, digest in enumerate(FILES)
 ]  # fmt: skip
 PROBE = replace(experiment.named("probe"), backbone="efficientnet-lite0", taps=False, recipe="square@32", views=2)
-TWO = replace(PROBE, backbone="efficientnet-lite0+efficientnet-lite0@48x1.5", taps=True, views=4)
+TWO = replace(PROBE, backbone="efficientnet-lite0+efficientnet-lite0@48x1.5/textures", taps=True, views=4)
 FINETUNE = replace(
     experiment.named("finetune"),
     backbone=TWO.backbone,
@@ -82,6 +82,7 @@ def sides(pixels: PreparedPixels) -> Sides:
         ("efficientnet-lite0", [Part("efficientnet-lite0")]),
         ("efficientnet-lite2@260", [Part("efficientnet-lite2", 260)]),
         ("MobileNetV2@96+efficientnet-lite1@224x1.5", [Part("MobileNetV2", 96), Part("efficientnet-lite1", 224, 1.5)]),
+        ("efficientnet-lite0@48x2/textures", [Part("efficientnet-lite0", 48, 2.0, textures=True)]),
     ],
 )
 def test_a_backbone_is_read_from_its_name_and_says_it_again(text: str, expected: list[Part]) -> None:
@@ -90,7 +91,8 @@ def test_a_backbone_is_read_from_its_name_and_says_it_again(text: str, expected:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "plane", "efficientnet-lite3", "plain+", "efficientnet-lite0@8", "plain@64x9", "plain+plain", "plain@2000", "Model"]
+    "text", ["", "plane", "efficientnet-lite3", "plain+", "efficientnet-lite0@8", "plain@64x9", "plain+plain", "plain@2000", "Model",
+     "MobileNetV2@96/textures", "plain/textures", "efficientnet-lite0/textures@48"],
 )  # fmt: skip
 def test_a_wrong_backbone_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(BadInput, match="allowed") as caught:
@@ -186,7 +188,7 @@ def test_kept_features_are_what_keras_makes_of_the_images(pixels: PreparedPixels
         ],
         axis=1,
     )
-    assert found.shape == expected.shape == (6, 2 * (1280 + 744))
+    assert found.shape == expected.shape == (6, 2 * (1280 + 744) + 2048)
     assert np.allclose(found, expected, rtol=2e-3, atol=2e-3)
     assert np.array_equal(cache.read(wanted, parts(TWO.backbone)[1]), found[:, 2024:])
 

@@ -34,7 +34,7 @@ def network(part: Part, side: int, *, pretrained: bool = True, taps: bool = Fals
     if part.name == PLAIN:
         features = plain(layers.Rescaling(1 / 255, name="to_unit_range")(pixels))
     elif part.name in lite.VARIANTS:
-        features = efficientnet_lite.features(pixels, lite.VARIANTS[part.name], taps)
+        features = efficientnet_lite.features(pixels, lite.VARIANTS[part.name], taps, part.textures)
     else:
         features = _application(part.name, pixels, pretrained)
     model = keras.Model(image, features, name=part.layer)

@@ -9,12 +9,18 @@ from dermanet.errors import BadInput, DermaNetError
 from dermanet.learning import state_dict
 from dermanet.learning.lite import CLASSES, HEAD, STEM, VARIANTS, Variant, blocks, weights_file
 from dermanet.learning.quiet import keras, layers
+from dermanet.learning.textures import sketch
+
+TEXTURED = slice(3, 5)
+"""Of the stages in order, those whose textures are features: maps a sixteenth of the image's side, patterns of a few pixels to a
+quarter of a lesion. Those of earlier stages tell less, and of the last one there are too few places."""
 
 
-def features(pixels: Any, variant: Variant, taps: bool = False) -> Any:
+def features(pixels: Any, variant: Variant, taps: bool = False, textures: bool = False) -> Any:
     """The network without its classes: a Keras tensor (n, side, side, 3) in [0, 255] in, (n, 1280) out.
 
-    `taps`: behind them the means of the last map of each stage from the third on, 744 more in Lite 0.
+    `taps`: behind them the means of the last map of each stage from the third on, 744 more in Lite 0. `textures`: behind those a
+    sketch of how the channels of the fourth and fifth stage vary together, 2,048 more.
     """
     x = layers.Rescaling(1 / 128, offset=-127 / 128, name="rescale")(pixels)
     x = _convolved(x, "stem", STEM, 3, 2)
@@ -26,10 +32,12 @@ def features(pixels: Any, variant: Variant, taps: bool = False) -> Any:
         x = layers.Add(name=f"{block.name}_add")([x, y]) if block.residual else y
         ends[block.wide] = x
     pooled = layers.GlobalAveragePooling2D(name="pool")(_convolved(x, "head", HEAD))
-    if not taps:
-        return pooled
-    means = [layers.GlobalAveragePooling2D(name=f"tap{wide}")(ends[wide]) for wide in sorted(ends)[2:]]
-    return layers.Concatenate(name="taps")([pooled, *means])
+    found, stages = [pooled], sorted(ends)
+    if taps:
+        found += [layers.GlobalAveragePooling2D(name=f"tap{wide}")(ends[wide]) for wide in stages[2:]]
+    if textures:
+        found.append(sketch([ends[wide] for wide in stages[TEXTURED]]))
+    return layers.Concatenate(name="taps")(found) if len(found) > 1 else pooled
 
 
 def _convolved(

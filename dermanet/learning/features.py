@@ -225,7 +225,7 @@ def _made(
 def _width(part: Part, side: int, taps: bool) -> int:
     """How many features a part has; an EfficientNet-Lite's without building it."""
     if part.name in lite.VARIANTS:
-        return lite.width(lite.VARIANTS[part.name], taps)
+        return lite.width(lite.VARIANTS[part.name], taps, part.textures)
     return int(_network(part, side, pretrained=False, taps=taps).output.shape[-1])
 
 

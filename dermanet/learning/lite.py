@@ -18,6 +18,9 @@ STAGES = (
 """Repeats, kernel, stride, expansion and channels of each stage of Lite 0."""
 
 STEM, HEAD = 32, 1280
+SKETCH = 2048
+"""Numbers that a network's textures are sketched in: with half of them heads are worse, with every correlation hardly better
+(docs/results.md)."""
 CLASSES = 1000
 
 
@@ -73,10 +76,10 @@ def _rounded(channels: float) -> int:
     return found + 8 if found < 0.9 * channels else found
 
 
-def width(variant: Variant, taps: bool = False) -> int:
-    """How many features there are. `taps`: those of earlier stages beside the last."""
+def width(variant: Variant, taps: bool = False, textures: bool = False) -> int:
+    """How many features there are. `taps`: those of earlier stages beside the last; `textures`: theirs, too."""
     channels = sorted({block.wide for block in blocks(variant)})
-    return HEAD + (sum(channels[2:]) if taps else 0)
+    return HEAD + (sum(channels[2:]) if taps else 0) + (SKETCH if textures else 0)
 
 
 def weights_file(variant: Variant) -> Path:

@@ -5,6 +5,7 @@ efficientnet-lite0               also lite1 and lite2, with ImageNet weights fro
 MobileNetV2, EfficientNetB0, …   any name of keras.applications; its weights are downloaded at the first use
 efficientnet-lite0@224           fed 224 pixels, whatever the side of the prepared image
 efficientnet-lite0@224x1.5       fed the middle of the image, magnified 1.5 times
+efficientnet-lite0@224/textures  how its patterns go together beside how much of each there is
 A+B                              both, their features side by side
 """
 
@@ -16,7 +17,9 @@ from dermanet.learning import lite
 
 PLAIN = "plain"
 
-PATTERN = re.compile(r"(?P<name>[A-Za-z][\w-]*?)(?:@(?P<side>\d{2,4})(?:x(?P<zoom>\d(?:\.\d+)?))?)?")
+PATTERN = re.compile(
+    r"(?P<name>[A-Za-z][\w-]*?)(?:@(?P<side>\d{2,4})(?:x(?P<zoom>\d(?:\.\d+)?))?)?(?P<textures>/textures)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +31,12 @@ class Part:
     """Pixels it is fed along each side; 0: those of the prepared image."""
     zoom: float = 1.0
     """How many times the middle of the image is magnified; 1: the whole image."""
+    textures: bool = False
+    """Whether a sketch of how the channels of its maps vary together stands among its features."""
 
     def __str__(self) -> str:
         zoom = f"x{self.zoom:g}" if self.zoom != 1 else ""
-        return self.name + (f"@{self.side}{zoom}" if self.side else "")
+        return self.name + (f"@{self.side}{zoom}" if self.side else "") + ("/textures" if self.textures else "")
 
     @property
     def layer(self) -> str:
@@ -55,7 +60,11 @@ def _part(text: str) -> Part:
             f"backbone {text!r}; allowed are {', '.join((PLAIN, *lite.VARIANTS))} and the names of "
             "keras.applications, as MobileNetV2, each with @SIDE or @SIDExZOOM, joined by +"
         )
-    part = Part(name, int(found["side"] or 0), float(found["zoom"] or 1))
+    if found["textures"] and name not in lite.VARIANTS:
+        raise BadInput(
+            f"backbone {text!r}; /textures is allowed for {', '.join(lite.VARIANTS)}, whose stages are known"
+        )
+    part = Part(name, int(found["side"] or 0), float(found["zoom"] or 1), bool(found["textures"]))
     if (part.side and not 32 <= part.side <= 1024) or not 1 <= part.zoom <= 4:
         raise BadInput(f"backbone {text!r}; allowed are 32 to 1024 pixels and a zoom of 1 to 4")
     return part
