@@ -342,6 +342,18 @@ def test_a_temperature_undoes_what_made_the_logits_too_sure(seed: int, factor: f
     assert calibration.temperature(logits[:5], wanted[:5]) == 1
 
 
+def test_a_temperature_leaves_one_only_as_far_as_images_say_so() -> None:
+    # The same hundred rows, once and forty times over: as much is to be gained, and more images say it.
+    rng = np.random.default_rng(3)
+    logits = rng.normal(scale=2, size=(100, 3))
+    wanted = np.eye(3)[(logits + rng.gumbel(size=logits.shape)).argmax(axis=1)]
+    few, many = (
+        calibration.temperature(np.tile(logits * 3, (times, 1)), np.tile(wanted, (times, 1))) for times in (1, 40)
+    )
+    assert 1.3 < few < many < 3.5
+    assert calibration.temperature(np.zeros((100, 3)), wanted) == pytest.approx(1, abs=1e-3)
+
+
 def answers_of(path: Path, images: np.ndarray) -> Sequence[np.ndarray]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return [np.asarray(one) for one in session.run(None, {session.get_inputs()[0].name: images.astype(np.float32)})]

@@ -125,10 +125,11 @@ def fitted(experiment: Experiment, sides: Sides, workdir: Path, features: Path, 
             return _finish_whole(experiment, sides, learned)
         if not experiment.companion:
             return _finish_parts(experiment, sides, learned)
-        # Of both alone, before they are joined, each finished network answers as it would by itself.
-        tuned = _finish_parts(replace(experiment, beside="", adjustment=0.0), sides, learned)
+        # Both are joined as they are: one temperature a head, in the end, is all that so few validation images can tell.
+        tuned = _finish_parts(replace(experiment, beside="", adjustment=0.0, calibrate=False), sides, learned)
         watch.say(f"the heads of {experiment.beside}")
-        probe = _probe(experiment.companion, sides, _cache(experiment.companion, sides, features), Watch(say=watch.say))
+        companion = replace(experiment.companion, calibrate=False)
+        probe = _probe(companion, sides, _cache(companion, sides, features), Watch(say=watch.say))
         return _side_by_side(experiment, sides, tuned, probe)
 
 
