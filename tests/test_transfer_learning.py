@@ -473,13 +473,13 @@ BESIDE = replace(FINETUNE, backbone="efficientnet-lite0@48", beside="probe112", 
 
 
 @pytest.fixture(scope="module")
-def both(pixels: PreparedPixels, root: Path, tmp_path_factory: pytest.TempPathFactory) -> train.Fitted:
+def both(pixels: PreparedPixels, root: Path, tmp_path_factory: pytest.TempPathFactory) -> train.Trained:
     """A network that was trained beside a probe."""
     return train.fit(BESIDE, Sides(CODES, RECORDS[:28], RECORDS[28:], pixels), tmp_path_factory.mktemp("both"), root)
 
 
 def test_a_probe_beside_a_fine_tuning_has_half_of_every_answer(
-    both: train.Fitted, sides: Sides, root: Path, tmp_path: Path
+    both: train.Trained, sides: Sides, root: Path, tmp_path: Path
 ) -> None:
     assert BESIDE.companion and BESIDE.companion.backbone == "efficientnet-lite0"
     assert both.parity < 1e-4
@@ -501,7 +501,7 @@ def test_a_probe_beside_a_fine_tuning_has_half_of_every_answer(
 
 
 def test_a_fine_tuning_beside_a_probe_goes_on_from_its_own_half_of_another(
-    both: train.Fitted, sides: Sides, root: Path, tmp_path: Path
+    both: train.Trained, sides: Sides, root: Path, tmp_path: Path
 ) -> None:
     shutil.copy(both.keras_file, tmp_path / START)
     begun = train._warm(BESIDE, sides, FeatureCache(root, SMALL, BESIDE), parts(BESIDE.backbone)[0], tmp_path)

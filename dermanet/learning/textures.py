@@ -27,7 +27,7 @@ They are part of what a network is, so they are arithmetic and no random generat
 def sketch(maps: Sequence[Any]) -> Any:
     """Keras tensors (n, height, width, channels) of one image each in; their textures (n, `SKETCH`) out.
 
-    Only the two halves' upper one of each matrix of correlations counts, without its diagonal, which is 1.
+    Of each matrix of correlations the half above its diagonal counts: the other half says the same, and the diagonal is 1.
     """
     flat = [ops.reshape(_correlations(one), (-1, one.shape[-1] ** 2)) for one in maps]
     together = ops.concatenate(flat, axis=1) if len(flat) > 1 else flat[0]
