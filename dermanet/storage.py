@@ -24,10 +24,14 @@ TRIES = 3
 
 
 class Entry(NamedTuple):
-    """What a listing says of one file: its size in bytes and when it was last changed, in seconds since 1970."""
+    """What a listing says of one file: its size in bytes and when it was last changed, in seconds since 1970.
+
+    `etag`: what a server calls these bytes, and no others; empty in a folder.
+    """
 
     size: int
     changed: float
+    etag: str = ""
 
 
 class Place(Protocol):
@@ -201,7 +205,9 @@ class Bucket:
         """The listing, page by page, with when each object was last changed. Raises as `listing`."""
         try:
             found = {
-                entry["Key"].removeprefix(self.prefix): Entry(entry["Size"], entry["LastModified"].timestamp())
+                entry["Key"].removeprefix(self.prefix): Entry(
+                    entry["Size"], entry["LastModified"].timestamp(), entry.get("ETag", "").strip('"')
+                )
                 for page in self._pages()
                 for entry in page.get("Contents", ())
             }

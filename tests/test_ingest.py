@@ -5,8 +5,9 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+import boto3
 import pytest
 import samples
 from storeroom import Installation, dump
@@ -16,10 +17,12 @@ from dermanet.errors import BadInput
 from dermanet.imagefile import Header
 from dermanet.intake import ingest as room
 from dermanet.intake import snapshots
+from dermanet.intake.forgetting import forget
+from dermanet.intake.imagefiles import ImageFiles
 from dermanet.intake.ingest import Outcome, ingest
 from dermanet.intake.sources import open_source
 from dermanet.intake.stored import object_name
-from dermanet.storage import Folder, place
+from dermanet.storage import Bucket, Folder, place
 
 BAD_ROWS = {
     "ISIC_0000001": ({"dx": "scc"}, "unknown diagnosis"),
@@ -248,3 +251,92 @@ def test_images_in_a_bucket_are_kept_in_a_bucket(
     outcome = ingest(open_source(f"{bucket}/incoming"), here.catalogue, store, taxonomy.load())
     assert outcome == Outcome(accepted=4)
     assert list(store.listing()) == [object_name(record.digest) for record in here.catalogue.records()]
+
+
+@pytest.fixture
+def incoming(ham10000: Callable[..., Path], bucket: str) -> str:
+    """Four good images in a bucket, as a source."""
+    folder, there = ham10000(4), place(f"{bucket}/incoming")
+    for path in folder.rglob("*.*"):
+        there.write(path.relative_to(folder).as_posix(), path.read_bytes())
+    return f"{bucket}/incoming"
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the image files that are fetched from now on."""
+    seen: list[str] = []
+    whole = ImageFiles._one
+    monkeypatch.setattr(
+        ImageFiles, "_one", lambda files, file: (seen.append(PurePosixPath(file).stem), whole(files, file))[1]
+    )
+    return seen
+
+
+def test_what_is_known_by_its_server_s_word_is_not_fetched_again(
+    here: Installation, incoming: str, fetched: list[str]
+) -> None:
+    everything = [f"ISIC_000000{number}" for number in range(4)]
+    assert here.ingest(incoming).accepted == 4 and sorted(fetched) == everything
+    before = dump(here)
+    fetched.clear()
+    assert here.ingest(incoming) == Outcome(known=4) and (fetched, dump(here)) == ([], before)
+    there = place(incoming)
+    (name,) = (name for name in there.listing() if name.endswith("ISIC_0000001.jpg"))
+    there.write(name, samples.jpeg(40))
+    assert here.ingest(incoming) == Outcome(accepted=1, known=3) and fetched == ["ISIC_0000001"]
+
+
+def test_labels_corrected_in_a_bucket_need_no_image_to_be_fetched(
+    here: Installation, incoming: str, fetched: list[str]
+) -> None:
+    here.ingest(incoming)
+    fetched.clear()
+    there = place(incoming)
+    (labels,) = (name for name in there.listing() if name.endswith(".csv"))
+    there.write(labels, there.read(labels).replace(b",male,", b",female,"))
+    outcome = here.ingest(incoming)
+    assert (outcome.corrected > 0, outcome.corrected + outcome.known, fetched) == (True, 4, [])
+
+
+def test_a_stored_image_that_is_missing_is_fetched_and_a_forgotten_one_is_refused(
+    here: Installation, incoming: str, fetched: list[str]
+) -> None:
+    here.ingest(incoming)
+    records = {record.image_id: record for record in here.catalogue.records()}
+    here.objects.remove(object_name(records["ISIC_0000002"].digest))
+    fetched.clear()
+    assert here.ingest(incoming).known == 4 and fetched == ["ISIC_0000002"]
+    assert here.objects.exists(object_name(records["ISIC_0000002"].digest))
+    forget(records["ISIC_0000003"].labels.lesion_id, here.catalogue, here.objects)
+    assert here.ingest(incoming).quarantined["forgotten"] > 0
+
+
+def test_a_word_that_is_not_the_bytes_md5_is_not_kept(
+    here: Installation, incoming: str, fetched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As of an object that was replaced after it had been listed, or that is encrypted by a key of its owner's.
+    monkeypatch.setattr(ImageFiles, "md5", lambda files, file: "0" * 32)
+    assert here.ingest(incoming).accepted == 4 and here.ingest(incoming).known == 4
+    assert len(fetched) == 8 and not here.catalogue.stated().size
+
+
+def test_an_object_that_came_in_parts_is_read_each_time(here: Installation, incoming: str, fetched: list[str]) -> None:
+    there = Bucket(incoming)
+    (name,) = (name for name in there.listing() if name.endswith("ISIC_0000001.jpg"))
+    key, client = {"Bucket": there.bucket, "Key": there.prefix + name}, boto3.client("s3")
+    upload = client.create_multipart_upload(**key)["UploadId"]
+    part = client.upload_part(**key, UploadId=upload, PartNumber=1, Body=samples.jpeg(1))["ETag"]
+    whole = {"Parts": [{"PartNumber": 1, "ETag": part}]}
+    client.complete_multipart_upload(**key, UploadId=upload, MultipartUpload=whole)
+    assert there.survey()[name].etag.endswith("-1") and here.ingest(incoming).accepted == 4
+    fetched.clear()
+    assert here.ingest(incoming).known == 4 and fetched == ["ISIC_0000001"]
+
+
+def test_of_two_files_of_one_name_both_are_read(here: Installation, incoming: str, fetched: list[str]) -> None:
+    here.ingest(incoming)
+    fetched.clear()
+    place(incoming).write("copies/ISIC_0000001.jpg", samples.jpeg(41))
+    outcome = here.ingest(incoming)
+    assert outcome.quarantined == Counter({"ambiguous file": 1}) and set(fetched) == {"ISIC_0000001"}

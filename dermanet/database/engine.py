@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from dermanet.errors import BadInput, DermaNetError
 
-HEAD = "0009"
+HEAD = "0010"
 """The migration that this code works with: the last in `migrations/versions`."""
 
 VERSION_TABLE = "dermanet_version"

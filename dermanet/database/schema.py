@@ -28,6 +28,7 @@ ORIGINALS = sa.Table(
     METADATA,
     sa.Column("original", sa.String(64), primary_key=True, comment="SHA-256 of a file as it came"),
     sa.Column("digest", sa.ForeignKey("images.digest"), nullable=False, index=True),
+    sa.Column("md5", sa.String(32), index=True, comment="of the same bytes, where an S3 server stated it; else null"),
 )
 
 LABELS = sa.Table(

@@ -28,7 +28,9 @@ class Arrival:
     header: Header
     row: Row | None = None
     original: str = ""
-    """SHA-256 of the file as it came; empty where the catalogue has it already."""
+    """SHA-256 of the file as it came; empty where the catalogue has it already, and has nothing to add."""
+    md5: str = ""
+    """MD5 of the same bytes; empty where their server did not state it, or stated another."""
     look: Look | None = None
     """What it looks like; None where the catalogue has it already."""
 
@@ -76,7 +78,8 @@ class Admission:
                 return found
             word = _brought(found, self.source, self.batch) or ("corrected" if before else "accepted")
         if arrival.original:
-            self.rows[ORIGINALS].append({"original": arrival.original, "digest": record.digest})
+            known_as = {"original": arrival.original, "md5": arrival.md5 or None}
+            self.rows[ORIGINALS].append({**known_as, "digest": record.digest})
         return word
 
     def _bring(self, arrival: Arrival, before: Held | None, judge: bool) -> Held | Refusal:

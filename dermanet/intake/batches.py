@@ -126,7 +126,7 @@ def _at_rest(batch: str, there: Place) -> dict[str, Entry]:
 def _open(batch: str, there: Place, seen: Mapping[str, Entry]) -> Table:
     if LABELS not in seen:
         raise Changed(f"{batch} has lost its {LABELS}; run this again when it is back")
-    source = open_place(batch, there, {name: entry.size for name, entry in seen.items()}, LABELS)
+    source = open_place(batch, there, seen, LABELS)
     if not isinstance(source, Table):
         raise BadInput(
             f"{batch}/{LABELS} is the ground truth of ISIC 2018 Task 3, whose files have other names; rename it"

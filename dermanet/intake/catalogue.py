@@ -129,9 +129,16 @@ class Catalogue:
 
     def originals(self) -> "NDArray[np.uint64]":
         """The first 64 bits of the digest of every file that came, sorted: what is not among them is surely not known."""
+        return self._starts(ORIGINALS.c.original)
+
+    def stated(self) -> "NDArray[np.uint64]":
+        """The same of the MD5s that servers stated of such files."""
+        return self._starts(ORIGINALS.c.md5)
+
+    def _starts(self, column: sa.Column[str]) -> "NDArray[np.uint64]":
         import numpy as np
 
-        starts = sa.select(sa.func.substr(ORIGINALS.c.original, 1, 16))
+        starts = sa.select(sa.func.substr(column, 1, 16)).where(column.is_not(None))
 
         def fetched(connection: sa.Connection) -> "NDArray[np.uint64]":
             return np.fromiter((int(start, 16) for start in connection.scalars(starts)), np.uint64)
@@ -140,8 +147,14 @@ class Catalogue:
 
     def known(self, original: str) -> tuple[str, Header] | None:
         """The digest and the header of the image that came as the file `original`, if it is here; called from several threads."""
-        query = sa.select(IMAGES).join(ORIGINALS, ORIGINALS.c.digest == IMAGES.c.digest)
-        found = query.where(ORIGINALS.c.original == original)
+        return self._known(ORIGINALS.c.original == original)
+
+    def known_by_md5(self, md5: str) -> tuple[str, Header] | None:
+        """The same of the image that came as a file of which its server stated this MD5."""
+        return self._known(ORIGINALS.c.md5 == md5)
+
+    def _known(self, which: sa.ColumnElement[bool]) -> tuple[str, Header] | None:
+        found = sa.select(IMAGES).join(ORIGINALS, ORIGINALS.c.digest == IMAGES.c.digest).where(which)
         row = patience.read(self.engine, lambda connection: connection.execute(found).first())
         return (row.digest, Header(row.format, row.width, row.height)) if row else None
 

@@ -1,5 +1,6 @@
 """The image files of a place by what a label file calls them, and reading one: never more than a file may have, never one of two."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,9 +9,11 @@ from pathlib import PurePosixPath
 from dermanet.errors import UnreadableImage
 from dermanet.imagefile import MOST_BYTES, SUFFIXES
 from dermanet.records import Refusal, Row
-from dermanet.storage import Place
+from dermanet.storage import Entry, Place
 
 AMBIGUOUS = "ambiguous file"
+
+MD5 = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class ImageFiles:
     """Image files by the words that may call them; several files may answer to one word."""
 
     place: Place
-    sizes: Mapping[str, int]
+    listing: Mapping[str, Entry]
     by_word: Mapping[str, tuple[str, ...]]
 
     def called(self, word: str) -> str | None:
@@ -37,9 +40,15 @@ class ImageFiles:
         """A file's bytes. Raises UnreadableImage where it is too large, or where its word calls other bytes too; and OSError."""
         data = self._one(file)
         for other in self._twins.get(file, ()):
-            if self.sizes[other] != self.sizes[file] or self._one(other) != data:
+            if self.listing[other].size != self.listing[file].size or self._one(other) != data:
                 raise UnreadableImage(AMBIGUOUS, f"{file} and {other} differ; keep the one that the label file means")
         return data
+
+    def md5(self, file: str) -> str:
+        """The MD5 of a file's bytes as its server states it, 32 hexadecimal digits; empty where nobody does."""
+        etag = self.listing[file].etag
+        # Of an object that came in parts, or is encrypted by a key of its owner's, the tag is something else, which no file's MD5 is.
+        return etag if MD5.fullmatch(etag) and file not in self._twins else ""
 
     @cached_property
     def _twins(self) -> dict[str, tuple[str, ...]]:
@@ -47,14 +56,14 @@ class ImageFiles:
         return {files[0]: files[1:] for files in self.by_word.values() if len(files) > 1}
 
     def _one(self, file: str) -> bytes:
-        size = self.sizes[file]
+        size = self.listing[file].size
         if size > MOST_BYTES:
             raise UnreadableImage("too large", f"{size:,} bytes; at most {MOST_BYTES:,} are read")
         # It may have grown since it was listed.
         return self.place.start(file, MOST_BYTES + 1)
 
 
-def by_stem(place: Place, listing: Mapping[str, int], suffixes: tuple[str, ...] = SUFFIXES) -> ImageFiles:
+def by_stem(place: Place, listing: Mapping[str, Entry], suffixes: tuple[str, ...] = SUFFIXES) -> ImageFiles:
     """The images of a place, called by their names without folder and ending."""
     found: dict[str, tuple[str, ...]] = {}
     for name in _images(listing, suffixes):
@@ -63,12 +72,12 @@ def by_stem(place: Place, listing: Mapping[str, int], suffixes: tuple[str, ...] 
     return ImageFiles(place, listing, found)
 
 
-def by_path(place: Place, listing: Mapping[str, int], folder: str) -> ImageFiles:
+def by_path(place: Place, listing: Mapping[str, Entry], folder: str) -> ImageFiles:
     """The images below a folder of a place, called by their paths from there."""
     start = f"{folder}/" if folder else ""
     names = [name for name in _images(listing, SUFFIXES) if name.startswith(start)]
     return ImageFiles(place, listing, {name.removeprefix(start): (name,) for name in names})
 
 
-def _images(listing: Mapping[str, int], suffixes: tuple[str, ...]) -> list[str]:
+def _images(listing: Mapping[str, Entry], suffixes: tuple[str, ...]) -> list[str]:
     return [name for name in listing if name.lower().endswith(suffixes)]

@@ -10,6 +10,7 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dermanet.errors import BadInput, UnreadableImage
 from dermanet.imagefile import MOST_BYTES
@@ -100,6 +101,7 @@ class _Screening:
         self.rulings = catalogue.rulings(source.name)
         self.forgotten = catalogue.forgotten()
         self.originals = catalogue.originals()
+        self.md5s = catalogue.stated()
         self.stated = statement(source.rows(), taxonomy)
         self.seen: Counter[str] = Counter()
         self.first: dict[str, Record] = {}
@@ -145,28 +147,26 @@ class _Screening:
                 row.image_id, "missing image", "the source has no such file; add it and ingest again", row
             )
             return self.ruled(missing)
+        stated = self.source.md5(row.image)
+        known = self.catalogue.known_by_md5(stated) if stated and _may_be_among(self.md5s, stated) else None
+        if known and self.objects.exists(object_name(known[0])):
+            return Arrival(Record(known[0], row.image_id, labels), known[1], row)
         data = self.read(row.image_id, row)
         if isinstance(data, Refusal):
             return self.ruled(data)
-        original = hashlib.sha256(data).hexdigest()
+        original, md5 = hashlib.sha256(data).hexdigest(), _confirmed(stated, data)
         if original in self.forgotten:
             return forgotten(row.image_id)
-        known = self.catalogue.known(original) if self.may_be_known(original) else None
+        known = self.catalogue.known(original) if _may_be_among(self.originals, original) else None
         if known and self.objects.exists(object_name(known[0])):
-            return Arrival(Record(known[0], row.image_id, labels), known[1], row)
+            return Arrival(Record(known[0], row.image_id, labels), known[1], row, original if md5 else "", md5)
         checked = check_image(data, row.image_id)
         if isinstance(checked, Refusal):
             return self.keep(replace(checked, row=row), data)
         header, look = checked
         if bare_digest(data, header.format) in self.forgotten:
             return forgotten(row.image_id)
-        return store(Arrival(Record("", row.image_id, labels), header, row, look=look), data, self.objects)
-
-    def may_be_known(self, original: str) -> bool:
-        """Whether it is worth asking the catalogue for a file that was there, or looked so, when this ingest began."""
-        start = int(original[:16], 16)
-        place = int(self.originals.searchsorted(np.uint64(start)))
-        return place < len(self.originals) and int(self.originals[place]) == start
+        return store(Arrival(Record("", row.image_id, labels), header, row, md5=md5, look=look), data, self.objects)
 
     def read(self, name: str, row: Row) -> bytes | Refusal:
         """The file of a row, or why it is refused unread."""
@@ -197,6 +197,18 @@ class _Screening:
         """The refusal with what was decided about this very row and file."""
         ruling, about = self.rulings.get(refusal_id(self.source.name, refusal.name), ("", ""))
         return replace(refusal, ruling=ruling) if about == fingerprint(refusal) else refusal
+
+
+def _may_be_among(starts: NDArray[np.uint64], digest: str) -> bool:
+    """Whether it is worth asking the catalogue for a file that was there, or looked so, when this ingest began."""
+    start = int(digest[:16], 16)
+    place = int(starts.searchsorted(np.uint64(start)))
+    return place < len(starts) and int(starts[place]) == start
+
+
+def _confirmed(stated: str, data: bytes) -> str:
+    """The MD5 that was stated, if it is that of the bytes that came: the object may have been replaced since it was listed."""
+    return stated if stated and hashlib.md5(data, usedforsecurity=False).hexdigest() == stated else ""
 
 
 def _ahead(screen: _Screening, rows: Iterable[Row | Refusal]) -> Iterator[Arrival | Refusal]:

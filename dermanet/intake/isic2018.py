@@ -17,7 +17,7 @@ from dermanet.intake import imagefiles
 from dermanet.intake.imagefiles import ImageFiles
 from dermanet.intake.labelfile import LabelFile
 from dermanet.records import Refusal, Row
-from dermanet.storage import Place
+from dermanet.storage import Entry, Place
 
 CODES = ("mel", "nv", "bcc", "akiec", "bkl", "df", "vasc")
 
@@ -55,9 +55,13 @@ class Challenge:
         """The bytes of an image file of the place. Raises UnreadableImage and OSError."""
         return self.images.read(image)
 
+    def md5(self, image: str) -> str:
+        """The MD5 of an image file, where the place states it; else empty."""
+        return self.images.md5(image)
+
 
 def recognise(
-    text: str, place: Place, listing: Mapping[str, int], headers: Mapping[str, tuple[str, ...]]
+    text: str, place: Place, listing: Mapping[str, Entry], headers: Mapping[str, tuple[str, ...]]
 ) -> Challenge | None:
     """The place as a `Challenge`, if its ground truth is there. Raises BadInput without the lesion groupings."""
     truths = [name for name, columns in headers.items() if {"image", *CODES} <= set(columns)]

@@ -3,13 +3,13 @@
 import codecs
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from dermanet.errors import BadInput
 from dermanet.records import Refusal, Row
-from dermanet.storage import Bucket, Folder, Place
+from dermanet.storage import Bucket, Entry, Folder, Place
 
 HEADER_BYTES = 1 << 18
 """How much of a CSV file is read to learn its columns."""
@@ -31,6 +31,10 @@ class Source(Protocol):
         """The bytes of a row's image. Raises OSError or BadInput where this one cannot be read, UnreadableImage with the reason."""
         ...
 
+    def md5(self, image: str) -> str:
+        """The MD5 of these bytes, 32 hexadecimal digits, where it is stated without reading them; else empty."""
+        ...
+
 
 def open_source(text: str) -> Source:
     """The source that `text` names, its layout told from its CSV files' headers. Raises BadInput with one line that says why not."""
@@ -39,10 +43,10 @@ def open_source(text: str) -> Source:
     if text.startswith("synthetic:") or text == "synthetic":
         return synthetic.parse(text)
     place, label_file = locate(text)
-    return open_place(text, place, place.listing(), label_file)
+    return open_place(text, place, place.survey(), label_file)
 
 
-def open_place(text: str, place: Place, listing: Mapping[str, int], label_file: str | None) -> Source:
+def open_place(text: str, place: Place, listing: Mapping[str, Entry], label_file: str | None) -> Source:
     """The source in a place with these files, its labels in `label_file` if that is named. Raises BadInput as `open_source`."""
     from dermanet.intake import isic2018, tables
 
@@ -80,7 +84,7 @@ def locate(text: str) -> tuple[Place, str | None]:
     return Folder(path), None
 
 
-def label_files(listing: Mapping[str, int], only: str | None) -> list[str]:
+def label_files(listing: Iterable[str], only: str | None) -> list[str]:
     """The CSV files that may hold labels: the named one, or those in the place itself and one folder down."""
     names = [name for name in listing if name.lower().endswith(".csv")]
     return [name for name in names if name == only] if only else [name for name in names if name.count("/") <= 1]

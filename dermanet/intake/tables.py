@@ -13,7 +13,7 @@ from dermanet.intake import imagefiles
 from dermanet.intake.imagefiles import ImageFiles
 from dermanet.intake.labelfile import LabelFile
 from dermanet.records import Refusal, Row
-from dermanet.storage import Place
+from dermanet.storage import Entry, Place
 
 NAMES = ("image_id", "image", "image_path", "path", "file", "filename")
 """Columns that may name the image; `image_id` makes it the HAM10000 layout."""
@@ -49,6 +49,10 @@ class Table:
         """The bytes of an image file of the place. Raises UnreadableImage and OSError."""
         return self.images.read(image)
 
+    def md5(self, image: str) -> str:
+        """The MD5 of an image file, where the place states it; else empty."""
+        return self.images.md5(image)
+
     def _image_id(self, cell: str) -> str:
         # A path's own name is the id; a path that leaves its folder is passed on whole, for the screening to name and refuse.
         if self.column == "image_id" or ".." in cell or cell.startswith("/"):
@@ -57,7 +61,7 @@ class Table:
 
 
 def recognise(
-    text: str, place: Place, listing: Mapping[str, int], headers: Mapping[str, tuple[str, ...]]
+    text: str, place: Place, listing: Mapping[str, Entry], headers: Mapping[str, tuple[str, ...]]
 ) -> Table | None:
     """The place as a `Table`, if one CSV has the columns. Raises BadInput where two have, or where one lacks a column or two."""
     fitting = {name: _naming_column(columns) for name, columns in headers.items() if set(REQUIRED) <= set(columns)}
