@@ -1,9 +1,9 @@
 """What is being tried: a frozen, hashable description of one training, logged whole. A variant is a list of differences.
 
-dermanet retrain --experiment plain                    the reference network at 256 pixels
-dermanet retrain --experiment plain128                 the same, averaged down to 128 inside its graph: four times as fast
 dermanet retrain --experiment probe                    linear heads on frozen ImageNet features: seconds once those are cached
 dermanet retrain --experiment finetune                 the same, then the backbones trained too
+dermanet retrain --experiment plain                    the reference network at 256 pixels, trained from nothing
+dermanet retrain --experiment plain128                 the same, averaged down to 128 inside its graph: four times as fast
 dermanet retrain --experiment plain128:epochs=5,seed=1 any field, changed by name
 """
 

@@ -12,7 +12,7 @@ GATES = Path(__file__).with_name("gates.yaml")
 VALIDATION = Path(__file__).with_name("validation.yaml")
 MONITORING = Path(__file__).with_name("monitoring.yaml")
 DEMO_GATES = Path(__file__).with_name("gates-demo.yaml")
-EXPERIMENT = "plain128"
+EXPERIMENT = "probe"
 POOL = "default_pool"
 """Airflow's own pool, which is always there."""
 
@@ -46,7 +46,7 @@ class Settings:
     source: str
     """`DERMANET_SOURCE`: what the scheduled ingest reads: folders, CSVs, `s3://bucket/prefix` or `synthetic:`, side by side."""
     experiment: str
-    """`DERMANET_EXPERIMENT`: what the scheduled retrain tries. Default `plain128`."""
+    """`DERMANET_EXPERIMENT`: what the scheduled retrain tries. Default `probe`."""
     catalogue: str
     """`DERMANET_CATALOGUE`: SQLAlchemy URL of the catalogue. Default: SQLite in the home."""
     objects: str

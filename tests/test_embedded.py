@@ -166,6 +166,6 @@ def test_without_a_source_it_is_a_demonstration_with_gates_of_its_own(
     demo = job.configured(read(), "")
     assert (demo.source, demo.gates, demo.experiment) == (job.DEMO, DEMO_GATES, "demo")
     real = job.configured(read(), "s3://clinic/batch")
-    assert (real.source, real.gates, real.experiment) == ("s3://clinic/batch", GATES, "plain128")
+    assert (real.source, real.gates, real.experiment) == ("s3://clinic/batch", GATES, "probe")
     monkeypatch.setenv("DERMANET_EXPERIMENT", "smoke")
     assert job.configured(read(), "").experiment == "smoke"

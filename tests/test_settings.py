@@ -15,7 +15,7 @@ def test_everything_lies_under_the_home_by_default(home: Path) -> None:
     assert found.tracking_uri == f"sqlite:///{home}/mlflow.db"
     assert Path(found.objects).parent == home and found.artifacts.parent == home
     assert (found.gates, found.taxonomy) == (settings.GATES, taxonomy.DEFAULT)
-    assert (found.experiment, found.model, found.source) == ("plain128", "dermanet", "")
+    assert (found.experiment, found.model, found.source) == ("probe", "dermanet", "")
 
 
 def test_reading_makes_no_folder(home: Path) -> None:
