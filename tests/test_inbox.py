@@ -467,6 +467,23 @@ def test_a_bucket_is_an_inbox_of_many_pages(here: Here, bucket: str) -> None:
     assert here.take(f"{bucket}/many").earlier
 
 
+def test_in_a_bucket_an_image_replaced_by_one_of_the_same_size_is_noticed(here: Here, bucket: str) -> None:
+    there, first, second = place(f"{bucket}/batch"), samples.jpeg(1), samples.jpeg(2)
+    longer = max(len(first), len(second)) + 8
+    there.write("a.jpg", _filled_up(first, longer))
+    there.write("labels.csv", b"image,lesion_id,age,sex,dx\na.jpg,L1,50,male,nv\n")
+    assert here.take(f"{bucket}/batch").outcome.accepted == 1 and here.take(f"{bucket}/batch").earlier
+    there.write("a.jpg", _filled_up(second, longer))
+    again = here.take(f"{bucket}/batch")
+    assert (again.earlier, again.outcome.accepted, receipt(there)["taking"]) == (False, 1, 2)
+
+
+def _filled_up(jpeg: bytes, length: int) -> bytes:
+    """The same image with a comment that makes its file so long."""
+    missing = length - len(jpeg) - 2
+    return jpeg[:2] + b"\xff\xfe" + missing.to_bytes(2, "big") + b" " * (missing - 2) + jpeg[2:]
+
+
 def test_with_credentials_that_may_only_read_the_batch_is_taken_and_remembered(
     here: Here, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,8 +1,8 @@
 """Taking a batch: when it has come to rest, as a whole, once, and answered with a receipt beside its label file.
 
-A batch has a digest, of its label file and the names and sizes of its files. The catalogue keeps the takings that were finished: with
-the digest of the last one a batch is answered by its receipt, with another it is taken again. What is taken is marked with the taking,
-so that one which was killed is counted, when it is run again, as if it had not been.
+A batch has a digest, of its label file and the names and sizes of its files, in a bucket of their ETags, too. The catalogue keeps the
+takings that were finished: with the digest of the last one a batch is answered by its receipt, with another it is taken again. What is
+taken is marked with the taking, so that one which was killed is counted, when it is run again, as if it had not been.
 """
 
 import hashlib
@@ -97,8 +97,12 @@ def take(
 
 
 def digest_of(source: Table, seen: Mapping[str, Entry]) -> str:
-    """What a batch is known by: 16 hexadecimal digits of its label file's bytes and the names and sizes of its files."""
-    told = [source.labels.digest, *(f"{name}\t{entry.size}" for name, entry in sorted(seen.items()))]
+    """What a batch is known by: 16 hexadecimal digits of its label file's bytes and the names and sizes of its files, and of what a
+    bucket calls their bytes."""
+    told = [
+        source.labels.digest,
+        *(f"{name}\t{entry.size}\t{entry.etag}".rstrip("\t") for name, entry in sorted(seen.items())),
+    ]
     return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
