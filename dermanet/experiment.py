@@ -27,6 +27,16 @@ KIND = ("method", "backbone", "beside", "taps", "recipe", "downscale", "hidden")
 """Networks that are alike in these fields can take over one another's weights."""
 
 
+OF_STEPS = (
+    "unfrozen", "batch_size", "epochs", "patience", "kept", "learning_rate", "cosine", "warmup", "weight_decay", "averaging",
+    "dropout", "turns", "crops", "light", "smoothing", "age_weight", "sex_weight", "diagnosis_weight", "seed",
+)  # fmt: skip
+"""Fields of networks that are trained by steps: a probe's heads, which have one best fit, come out the same whatever they are."""
+
+GIVEN = ("name", "method", "beside", "start", "downscale", "hidden")
+"""Fields of which a probe has one value."""
+
+
 @dataclass(frozen=True, slots=True)
 class Experiment:
     """Everything that decides what a training on a given snapshot comes to, apart from code and machine."""

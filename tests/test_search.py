@@ -55,7 +55,17 @@ def test_a_file_and_one_word_say_the_same(tmp_path: Path) -> None:
 
 def test_the_default_space_suits_every_named_experiment() -> None:
     for base in experiment.EXPERIMENTS.values():
-        assert {dimension.field for dimension in space.chosen("", base)} >= {"learning_rate", "dropout"}
+        wanted = {"balance", "taps"} if base.method == "probe" else {"learning_rate", "dropout"}
+        assert {dimension.field for dimension in space.chosen("", base)} >= wanted
+
+
+def test_what_would_change_nothing_in_a_probe_is_refused() -> None:
+    probe = experiment.named("probe")
+    with pytest.raises(BadInput, match=r"learning_rate, dropout would change nothing in probe.* balance") as caught:
+        space.chosen("learning_rate=1e-4..1e-2,balance=0..1,dropout=0..0.5", probe)
+    assert "epochs" not in str(caught.value) and "seed" not in str(caught.value)
+    assert len(space.chosen("learning_rate=1e-4..1e-2,method=probe|finetune", probe)) == 2
+    assert {*experiment.OF_STEPS, *experiment.GIVEN} < set(probe.as_dict())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """What a search may change: fields of an experiment, each between two bounds or one of a list.
 
-    learning_rate: {low: 0.0001, high: 0.01, log: true}     a file, as the default `search.yaml`
+    learning_rate: {low: 0.0001, high: 0.01, log: true}     a file, as `search.yaml`
     batch_size: [16, 32, 64]
 
     learning_rate=1e-4..1e-2:log,batch_size=16|32|64        the same in one word
@@ -17,7 +17,9 @@ from dermanet import experiment, yamlfile
 from dermanet.errors import BadInput
 from dermanet.experiment import Experiment
 
-DEFAULT = Path(__file__).parents[1] / "search.yaml"
+PACKAGE = Path(__file__).parents[1]
+DEFAULTS = dict.fromkeys(experiment.METHODS, PACKAGE / "search.yaml") | {"probe": PACKAGE / "search-probe.yaml"}
+"""The space of each method where none is named."""
 
 YARDSTICK = ("method", "backbone", "smoothing", "balance", "age_weight", "sex_weight", "diagnosis_weight")
 """Fields that change what the loss of an epoch means: the epochs of trials that differ in them are not compared."""
@@ -51,13 +53,23 @@ Space = tuple[Dimension, ...]
 
 
 def chosen(text: str, base: Experiment) -> Space:
-    """The space that `text` names: a file, or `field=low..high,field=a|b`; empty: the default file.
+    """The space that `text` names: a file, or `field=low..high,field=a|b`; empty: the default file of the experiment's method.
 
-    Raises BadInput with the field, and in a file its line, and what is allowed there.
+    Raises BadInput with the field, and in a file its line, and what is allowed there; and for fields that would change nothing.
     """
-    if text and "=" in text and not Path(text).exists():
-        return _in_one_word(text, base)
-    path = Path(text or DEFAULT)
+    space = _in_one_word(text, base) if text and "=" in text and not Path(text).exists() else _in_a_file(text, base)
+    idle = [one.field for one in space if one.field in experiment.OF_STEPS]
+    if idle and base.method == "probe" and not any(one.field == "method" for one in space):
+        others = [name for name in base.as_dict() if name not in (*experiment.OF_STEPS, *experiment.GIVEN)]
+        raise BadInput(
+            f"space: {', '.join(idle)} would change nothing in {base.name}, whose heads take no steps; allowed are "
+            f"{', '.join(others)}, and with --experiment finetune or plain128 all others"
+        )
+    return space
+
+
+def _in_a_file(text: str, base: Experiment) -> Space:
+    path = Path(text or DEFAULTS[base.method])
     entries = yamlfile.load(path, "space", "--space")
     if not isinstance(entries, dict) or not entries:
         raise BadInput(f"space {path}: needs fields of an experiment with ranges or choices; see docs/search.md")
