@@ -56,6 +56,7 @@ def examine(environ: Mapping[str, str]) -> dict[str, Any]:
         _try("home", lambda: _writable(here.home)),
         _try("packages", _packages),
         _try("taxonomy", lambda: f"{len(taxonomy.load(here.taxonomy).codes)} diagnoses in {here.taxonomy}"),
+        _try("experiment", lambda: stages.experiment_summary(here)),
         _try("gates", lambda: stages.gates_summary(here)),
         _try("validation", lambda: stages.limits_summary(here)),
         _try("monitoring", lambda: stages.monitoring_summary(here)),

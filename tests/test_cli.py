@@ -151,8 +151,13 @@ def test_doctor_names_what_is_missing(commands: Commands, dermanet: Command, ins
     well = dermanet("doctor", "--json")
     assert (well.returncode, json.loads(well.stdout)["ok"]) == (0, True)
     (installation.root / "open.yaml").write_text("checks: 7\n")
-    own = {**installation.environment(), "DERMANET_GATES": str(installation.root / "absent.yaml"), "DERMANET_GATE": "x"}
+    wrong = {
+        "DERMANET_GATES": str(installation.root / "absent.yaml"),
+        "DERMANET_GATE": "x",
+        "DERMANET_EXPERIMENT": "grand",
+    }
+    own = {**installation.environment(), **wrong}
     ill = commands.run(["doctor"], own)
     assert ill.returncode == 1
     missing = [line for line in ill.stdout.splitlines() if line.startswith("MISSING")]
-    assert [line.split()[1].rstrip(":") for line in missing] == ["settings", "gates"]
+    assert [line.split()[1].rstrip(":") for line in missing] == ["settings", "experiment", "gates"]

@@ -37,7 +37,14 @@ from dermanet.stages.quarantine import drop_quarantined, quarantined, release_qu
 from dermanet.stages.replay import replay
 from dermanet.stages.search import search, searches, trials
 from dermanet.stages.smoke import smoke_test
-from dermanet.stages.state import catalogued, example, gates_summary, holds_real_images, training_now
+from dermanet.stages.state import (
+    catalogued,
+    example,
+    experiment_summary,
+    gates_summary,
+    holds_real_images,
+    training_now,
+)
 from dermanet.stages.training import train
 from dermanet.stages.upkeep import list_unneeded, remove_listed, upkeep
 from dermanet.stages.validation import limits_summary, report_file, validate
@@ -48,7 +55,7 @@ from dermanet.stages.whole import retrain
 __all__ = [
     "APPROVE", "REJECT", "answered", "backup", "cache", "catalogued", "champion", "check_cache", "check_objects",
     "check_sources", "compile_dossier", "counted", "decide", "drop_quarantined", "evaluate", "evaluation_page", "example",
-    "export", "extract", "extract_part", "failed", "feature_parts", "forget", "gates_summary", "group_sheet",
+    "experiment_summary", "export", "extract", "extract_part", "failed", "feature_parts", "forget", "gates_summary", "group_sheet",
     "groups", "holdout", "holds_real_images", "ingest", "ingest_configured", "judge", "keep_champion", "late",
     "limits_summary", "list_unneeded", "monitor", "monitoring_report", "monitoring_summary", "named_part", "notify",
     "objects", "part_images", "predict", "predict_each", "predict_into", "preparation_parts", "prepare",

@@ -6,7 +6,7 @@ from typing import Any
 from dermanet.errors import BadInput
 from dermanet.settings import Settings
 from dermanet.stages.progress import epoch_line
-from dermanet.stages.rooms import gates_of
+from dermanet.stages.rooms import chosen_experiment, gates_of
 from dermanet.storage import place
 
 
@@ -29,6 +29,22 @@ def gates_summary(here: Settings) -> str:
     found = gates_of(here)
     mode = "" if found.mode == "enforce" else f", mode {found.mode}"
     return f"{len(found.checks)} metrics have limits in {here.gates}{mode}"
+
+
+def experiment_summary(here: Settings) -> str:
+    """One line on the experiment that is set. Raises BadInput where it is wrong, DermaNetError where weights that it begins with are
+    not installed."""
+    from dermanet.learning import lite
+    from dermanet.learning.parts import parts
+
+    chosen = chosen_experiment(here, "")
+    pretrained = (
+        {part.name for part in parts(chosen.backbones)} & set(lite.VARIANTS) if chosen.start != "random" else set()
+    )
+    for name in sorted(pretrained):
+        lite.weights_file(lite.VARIANTS[name])
+    begun = f", begins with the weights of {', '.join(sorted(pretrained))}" if pretrained else ""
+    return f"{here.experiment}: method {chosen.method}, pixels {chosen.recipe}{begun}"
 
 
 def example(here: Settings) -> dict[str, Any]:
