@@ -26,7 +26,6 @@ STARTS = {
 KIND = ("method", "backbone", "beside", "taps", "recipe", "downscale", "hidden")
 """Networks that are alike in these fields can take over one another's weights."""
 
-
 OF_STEPS = (
     "unfrozen", "batch_size", "epochs", "patience", "kept", "learning_rate", "cosine", "warmup", "weight_decay", "averaging",
     "dropout", "turns", "crops", "light", "smoothing", "age_weight", "sex_weight", "diagnosis_weight", "seed",

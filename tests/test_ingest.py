@@ -318,7 +318,7 @@ def test_a_word_that_is_not_the_bytes_md5_is_not_kept(
     # As of an object that was replaced after it had been listed, or that is encrypted by a key of its owner's.
     monkeypatch.setattr(ImageFiles, "md5", lambda files, file: "0" * 32)
     assert here.ingest(incoming).accepted == 4 and here.ingest(incoming).known == 4
-    assert len(fetched) == 8 and not here.catalogue.stated().size
+    assert len(fetched) == 8 and not here.catalogue.md5s().size
 
 
 def test_an_object_that_came_in_parts_is_read_each_time(here: Installation, incoming: str, fetched: list[str]) -> None:

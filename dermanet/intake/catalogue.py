@@ -131,7 +131,7 @@ class Catalogue:
         """The first 64 bits of the digest of every file that came, sorted: what is not among them is surely not known."""
         return self._starts(ORIGINALS.c.original)
 
-    def stated(self) -> "NDArray[np.uint64]":
+    def md5s(self) -> "NDArray[np.uint64]":
         """The same of the MD5s that servers stated of such files."""
         return self._starts(ORIGINALS.c.md5)
 

@@ -101,7 +101,7 @@ class _Screening:
         self.rulings = catalogue.rulings(source.name)
         self.forgotten = catalogue.forgotten()
         self.originals = catalogue.originals()
-        self.md5s = catalogue.stated()
+        self.md5s = catalogue.md5s()
         self.stated = statement(source.rows(), taxonomy)
         self.seen: Counter[str] = Counter()
         self.first: dict[str, Record] = {}
