@@ -106,7 +106,7 @@ def test_every_secret_is_asked_for_and_none_is_written_down() -> None:
 def test_every_option_is_in_the_example_with_its_default() -> None:
     text = COMPOSE.read_text()
     used = {name: default for name, default in re.findall(r"\$\{([A-Z0-9_]+):-([^}]*)\}", text) if name not in SECRETS}
-    undocumented = {"DERMANET_REVISION", "SCHEDULER_MEMORY"}
+    undocumented = {"DERMANET_REVISION"}
     assert set(used) - undocumented == {name for name, _ in OPTIONS}
     for name, shown in OPTIONS:
         assert used[name] in ("", shown), f"{name}: shown is {shown}, in force {used[name]}"
