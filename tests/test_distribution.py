@@ -284,4 +284,12 @@ def wait_for(moment: Callable[[], bool], stage: "subprocess.Popen[str]") -> None
 
 
 def members_of(stage: "subprocess.Popen[str]") -> list[psutil.Process]:
-    return [child for child in psutil.Process(stage.pid).children() if START in child.cmdline()]
+    return [child for child in psutil.Process(stage.pid).children() if START in _words(child)]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    """Of what has ended already, none: the stage has other children, too, for moments."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
