@@ -178,7 +178,10 @@ def from_dict(record: dict[str, Any]) -> Experiment:
 def text_of(experiment: Experiment) -> str:
     """What `named` makes this very experiment of. Raises BadInput where its name is no longer known."""
     base = named(experiment.name).as_dict()
-    differences = [f"{field}={value}" for field, value in experiment.as_dict().items() if value != base[field]]
+    changed = {field: value for field, value in experiment.as_dict().items() if value != base[field]}
+    differences = [
+        f"{field}={str(value).lower() if isinstance(value, bool) else value}" for field, value in changed.items()
+    ]
     return ":".join(filter(None, (experiment.name, ",".join(differences))))
 
 

@@ -114,11 +114,11 @@ def test_a_wrong_word_is_refused(text: str, said: str) -> None:
 
 def test_an_experiment_comes_back_from_its_text() -> None:
     for text in ("smoke", "plain128:recipe=dermanet@64,learning_rate=0.001234,turns=false"):
-        assert space.text_of(experiment.named(text)) == text
+        assert experiment.text_of(experiment.named(text)) == text
     drawn = {"learning_rate": 0.00999999, "batch_size": 16}
     found = space.changed(BASE, space.chosen(RATES, BASE), drawn)
     assert (found.learning_rate, found.batch_size, found.seed) == (0.01, 16, 3)
-    assert experiment.named(space.text_of(found)) == found
+    assert experiment.named(experiment.text_of(found)) == found
 
 
 def test_the_loss_of_a_search_is_the_base_experiment_s() -> None:

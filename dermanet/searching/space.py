@@ -97,14 +97,6 @@ def changed(base: Experiment, space: Space, drawn: Mapping[str, Value]) -> Exper
     return experiment.check(replace(base, **values))  # type: ignore[arg-type]
 
 
-def text_of(found: Experiment) -> str:
-    """The experiment as `--experiment` takes it: its name and what differs from the experiment of that name."""
-    usual = experiment.EXPERIMENTS[found.name].as_dict()
-    different = {field: value for field, value in found.as_dict().items() if value != usual[field]}
-    changes = ",".join(f"{field}={_spelt(value)}" for field, value in different.items())
-    return f"{found.name}:{changes}" if changes else found.name
-
-
 def recipes(base: Experiment, space: Space) -> list[str]:
     """Every recipe of pixels that a trial may ask for."""
     own = [one.values for one in space if isinstance(one, Choices) and one.field == "recipe"]
@@ -115,10 +107,6 @@ def _rounded(dimension: Dimension, value: Value) -> Value:
     if isinstance(dimension, Choices) or isinstance(value, int):
         return value
     return min(max(float(f"{value:.{DIGITS}g}"), dimension.low), dimension.high)
-
-
-def _spelt(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _in_one_word(text: str, base: Experiment) -> Space:

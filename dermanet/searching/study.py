@@ -192,7 +192,7 @@ class Study:
             "trial": trial.number, "state": STATES[trial.state],
             "value": trial.value if trial.state == TrialState.COMPLETE else None,
             "epochs": len(trial.intermediate_values), **trial.user_attrs,
-            "experiment": spaces.text_of(spaces.changed(self.plan.base, self.plan.space, trial.params)) if whole else "",
+            "experiment": experiment.text_of(spaces.changed(self.plan.base, self.plan.space, trial.params)) if whole else "",
         }  # fmt: skip
 
     def _taken(self, trial: Trial, hold: IO[str], others: Sequence[FrozenTrial]) -> "Taken":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dermanet import __version__, settings
 from dermanet.errors import Diverged
+from dermanet.experiment import text_of
 from dermanet.settings import Settings
 from dermanet.stages import lineage
 from dermanet.stages.rooms import (
@@ -65,7 +66,6 @@ class _Work:
 
     def settle(self, taken: "Taken") -> None:
         """Brings a trial to its end. MLflow is told first and the study last, so that whatever a kill left out is done again."""
-        from dermanet.searching.space import text_of
         from dermanet.searching.study import Pruned
 
         text = text_of(taken.experiment)
