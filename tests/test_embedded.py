@@ -163,9 +163,11 @@ def test_the_instances_of_a_mapped_task_are_told_apart() -> None:
 def test_without_a_source_it_is_a_demonstration_with_gates_of_its_own(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    demo = job.configured(read(), "")
+    demo = job.configured(os.environ, "")
     assert (demo.source, demo.gates, demo.experiment) == (job.DEMO, DEMO_GATES, "demo")
-    real = job.configured(read(), "s3://clinic/batch")
+    real = job.configured(os.environ, "s3://clinic/batch")
     assert (real.source, real.gates, real.experiment) == ("s3://clinic/batch", GATES, "probe")
-    monkeypatch.setenv("DERMANET_EXPERIMENT", "smoke")
-    assert job.configured(read(), "").experiment == "smoke"
+    for name, asked in {"DERMANET_EXPERIMENT": "probe", "DERMANET_GATES": str(GATES)}.items():
+        monkeypatch.setenv(name, asked)
+    demo = job.configured(os.environ, "")
+    assert (demo.source, demo.gates, demo.experiment) == (job.DEMO, GATES, "probe")

@@ -1,10 +1,11 @@
 """The main job, once and watched: sources in, a verdict, and one answer from the model that serves."""
 
 import base64
+import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
@@ -21,6 +22,9 @@ from dermanet.errors import DermaNetError, GateRefused
 from dermanet.settings import DEMO_GATES, Settings
 
 DEMO = "synthetic:lesions=700,seed=7"
+DEMONSTRATION = {"DERMANET_SOURCE": DEMO, "DERMANET_EXPERIMENT": "demo", "DERMANET_GATES": str(DEMO_GATES)}
+"""What is tried, and judged by what, where nobody has images."""
+
 MARKS = {
     "success": "done",
     "failed": "FAILED",
@@ -40,7 +44,7 @@ def run(source: str, once: bool, ports: Ports) -> int:
     # Both by name: a shell starts what it puts in the background with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    here = configured(settings.read(), stages.check_sources(source))
+    here = configured(os.environ, stages.check_sources(source))
     services = Services(here, ports)
     services.end_leftovers()
     ports.require_free()
@@ -64,13 +68,12 @@ def run(source: str, once: bool, ports: Ports) -> int:
     return 0
 
 
-def configured(here: Settings, source: str) -> Settings:
-    """The settings of this run: without a source of one's own, the demonstration's source, experiment and gates."""
+def configured(environ: Mapping[str, str], source: str) -> Settings:
+    """The settings of this run: without a source of one's own, the demonstration's, where the environment says nothing else."""
+    here = settings.read(environ)
     if source or here.source or stages.holds_real_images(here):
         return replace(here, source=source or here.source)
-    gates = DEMO_GATES if here.gates == settings.GATES else here.gates
-    experiment = "demo" if here.experiment == settings.EXPERIMENT else here.experiment
-    return replace(here, source=DEMO, gates=gates, experiment=experiment)
+    return settings.read({**DEMONSTRATION, **{name: value for name, value in environ.items() if value}})
 
 
 @dataclass

@@ -99,10 +99,8 @@ def take(
 def digest_of(source: Table, seen: Mapping[str, Entry]) -> str:
     """What a batch is known by: 16 hexadecimal digits of its label file's bytes and the names and sizes of its files, and of what a
     bucket calls their bytes."""
-    told = [
-        source.labels.digest,
-        *(f"{name}\t{entry.size}\t{entry.etag}".rstrip("\t") for name, entry in sorted(seen.items())),
-    ]
+    files = ("\t".join(filter(None, (name, str(entry.size), entry.etag))) for name, entry in sorted(seen.items()))
+    told = [source.labels.digest, *files]
     return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
