@@ -254,6 +254,32 @@ def test_heads_find_what_the_features_tell(width: int) -> None:
         assert np.allclose(given.sex.sum(1), 1, atol=1e-5) and np.allclose(given.diagnosis.sum(1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("width", [12, 300])
+def test_a_diagnosis_is_told_as_if_what_it_passes_over_were_not_there(width: int) -> None:
+    train_side, validation = made_up(150, width, 1), made_up(60, width, 2)
+    scale = AgeScale(50.0, 17.0)
+    passed_over = np.arange(width) % 3 == 0
+    read = ~passed_over
+    found = heads.fit(PROBE, *train_side, *validation, scale, passed_over)
+    without = heads.fit(PROBE, train_side[0][:, read], train_side[1], validation[0][:, read], validation[1], scale)
+    whole = heads.fit(PROBE, *train_side, *validation, scale)
+    for one, expected, other in zip(found, without, whole, strict=True):
+        assert np.abs(one.diagnosis.weights[passed_over]).max() < 1e-6
+        assert np.allclose(one.diagnosis.weights[read], expected.diagnosis.weights, atol=1e-3)
+        assert one.chosen["diagnosis"] == expected.chosen["diagnosis"]
+        assert all(np.array_equal(getattr(one, head).weights, getattr(other, head).weights) for head in ("age", "sex", "sex_known"))
+
+
+def test_a_diagnosis_passes_over_the_last_map_where_textures_are_beside_it(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, SMALL, TWO)
+    plain, textured = parts(TWO.backbone)
+    found = cache.passed_over()
+    assert found is not None and found.shape == (2 * (1280 + 744) + 2048,)
+    assert np.array_equal(np.flatnonzero(found), 2024 + np.arange(1280))
+    assert cache.passed_over(plain) is None
+    assert np.array_equal(cache.passed_over(textured), found[2024:])
+
+
 @pytest.mark.parametrize("width", [30, 200])
 def test_principal_axes_find_the_heads_that_all_coordinates_would(width: int) -> None:
     found, wanted = made_up(40, width, 5)
@@ -365,7 +391,7 @@ def test_a_probe_answers_as_its_heads_do_on_kept_features(sides: Sides, root: Pa
     assert len(trained.history) == 1 and trained.parity < 1e-4 and trained.history[0]["val_loss"] > 0
     cache = FeatureCache(root, SMALL, plainly)
     seen, wanted = train._features(sides, cache), sides.targets()
-    both = heads.fit(plainly, seen[0], wanted[0], seen[1], wanted[1], sides.scale)[0]
+    both = heads.fit(plainly, seen[0], wanted[0], seen[1], wanted[1], sides.scale, cache.passed_over())[0]
     expected = both.answers(cache.read([record.digest for record in sides.validation]), sides.scale)
     images = sides.pixels.batch([record.digest for record in sides.validation])
     age, sex, diagnosis = answers_of(trained.onnx_file, images)

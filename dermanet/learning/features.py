@@ -106,6 +106,19 @@ class FeatureCache:
         chosen = (only,) if only else parts(self.experiment.backbones)
         return np.concatenate([self._mean(digests, part) for part in chosen], axis=1)
 
+    def passed_over(self, only: Part | None = None) -> NDArray[np.bool_] | None:
+        """Which features (d,) say nothing of a diagnosis: the last map's, where textures are beside it. None: each says something.
+
+        What ImageNet's things are told by tells a sex and an age, and is noise to a diagnosis (docs/results.md).
+        """
+        chosen = (only,) if only else parts(self.experiment.backbones)
+        if not any(part.textures for part in chosen):
+            return None
+        widths = [_width(part, self.recipe.size, self.experiment.taps) for part in chosen]
+        return np.concatenate(
+            [np.arange(width) < (lite.HEAD if part.textures else 0) for part, width in zip(chosen, widths, strict=True)]
+        )
+
     def rows(self, digests: Sequence[str], only: Part | None = None) -> "Rows":
         """The same, read a piece at a time."""
         return Rows(self, tuple(digests), only)

@@ -48,6 +48,8 @@ TURN = 0.5
 
 ROUNDS = 6
 
+DIAGNOSIS = "diagnosis"
+
 PIECE = 1024
 """Rows of features that are held at once."""
 
@@ -117,30 +119,39 @@ class Heads:
 @one_thread
 def fit(
     experiment: Experiment, train: Features, train_targets: Targets, validation: Features, validation_targets: Targets,
-    scale: AgeScale,
+    scale: AgeScale, passed_over: NDArray[np.bool_] | None = None,
 ) -> tuple[Heads, Heads]:  # fmt: skip
     """Features (n, d) of both sides. Returns the heads fitted to both, and those that saw the training side alone.
 
-    The second are what the validation side may judge: figures and temperatures.
+    The second are what the validation side may judge: figures and temperatures. `passed_over` (d,): features that the head of the
+    diagnosis does not read; None: it reads all, as the others do.
     """
     sides, both_targets = (train, validation), joined(train_targets, validation_targets)
     centre, spread = moments(sides)
-    axes = principal((_spread_evenly(sides, LOOKED_AT) - centre) / spread)
+    axes, read = _axes((_spread_evenly(sides, LOOKED_AT) - centre) / spread, passed_over)
     first, rest = (
         np.concatenate([((rows - centre) / spread) @ axes for rows in _pieces(features)]) for features in sides
     )
-    coordinates = np.concatenate([first, rest])
-    chosen, alone = {}, {}
+    together, alone, chosen = {}, {}, {}
     for head, (strengths, fitted, loss) in _ways(experiment, scale).items():
-        tried = [fitted(first, train_targets, strength) for strength in strengths]
-        losses = [loss(one, rest, validation_targets) for one in tried]
-        place = int(np.argmin(losses))
-        chosen[head], alone[head] = float(strengths[place]), tried[place].back(axes)
-    together = {
-        head: fitted(coordinates, both_targets, chosen[head]).back(axes)
-        for head, (_, fitted, _) in _ways(experiment, scale).items()
-    }
+        mine = read[head == DIAGNOSIS]
+        tried = [fitted(first[:, mine], train_targets, strength) for strength in strengths]
+        place = int(np.argmin([loss(one, rest[:, mine], validation_targets) for one in tried]))
+        chosen[head] = float(strengths[place])
+        both = fitted(np.concatenate([first[:, mine], rest[:, mine]]), both_targets, strengths[place])
+        together[head], alone[head] = both.back(axes[:, mine]), tried[place].back(axes[:, mine])
     return Heads(centre, spread, **together, chosen=chosen), Heads(centre, spread, **alone, chosen=chosen)
+
+
+def _axes(features: Array, passed_over: NDArray[np.bool_] | None) -> tuple[Array, tuple[slice, slice]]:
+    """Axes (d, r) that heads are fitted along; which of them are all heads' but the diagnosis's, and which are its own."""
+    found = principal(features)
+    shared = slice(found.shape[1])
+    if passed_over is None:
+        return found, (shared, shared)
+    # What is nowhere but 0 is on no axis.
+    own = principal(np.where(passed_over, np.float32(0), features))
+    return np.hstack([found, own]), (shared, slice(found.shape[1], None))
 
 
 def _pieces(features: Features) -> Iterator[Array]:
@@ -194,7 +205,7 @@ Loss = Callable[[Linear, Array, Targets], float]
 def _ways(experiment: Experiment, scale: AgeScale) -> dict[str, tuple[Sequence[float], Fit, Loss]]:
     """For each head the penalties that are tried, how it is fitted, and what is to be small on the validation side."""
     return {
-        "diagnosis": (STRENGTHS, lambda x, y, c: _diagnosis(x, y, c, experiment.balance), _diagnosis_loss),
+        DIAGNOSIS: (STRENGTHS, lambda x, y, c: _diagnosis(x, y, c, experiment.balance), _diagnosis_loss),
         "sex": (STRENGTHS_OF_SEX, _sex, _sex_loss),
         "sex_known": (STRENGTHS_OF_SEX, _sex_known, _sex_known_loss),
         "age": (PENALTIES, lambda x, y, penalty: _age(x, y, penalty, scale), lambda head, x, y: _age_loss(head, x, y, scale)),

@@ -179,7 +179,7 @@ def _learned(
 def _probe(experiment: Experiment, sides: Sides, cache: FeatureCache, watch: Watch) -> Fitted:
     watch.on_epoch([])
     seen, wanted, scale = _features(sides, cache), sides.targets(), sides.scale
-    both, alone = heads.fit(experiment, seen[0], wanted[0], seen[1], wanted[1], scale)
+    both, alone = heads.fit(experiment, seen[0], wanted[0], seen[1], wanted[1], scale, cache.passed_over())
     given = [alone.answers(features, scale) for features in seen]
     told = [
         figures(answers, labels, wanted[0], scale, experiment, prefix)
@@ -266,7 +266,8 @@ def _warm(experiment: Experiment, sides: Sides, cache: FeatureCache, part: Part,
         inherit_part(model, before, part, among, 1 / len(among) / (2 if experiment.companion else 1))
     else:
         seen, wanted = _features(sides, cache, part), sides.targets()
-        heads.fit(experiment, seen[0], wanted[0], seen[1], wanted[1], sides.scale)[1].put_into(model)
+        passed_over = cache.passed_over(part)
+        heads.fit(experiment, seen[0], wanted[0], seen[1], wanted[1], sides.scale, passed_over)[1].put_into(model)
     network.unfreeze(model.get_layer(part.layer), experiment.unfrozen)
     return _compiled(model, experiment, sides)
 
