@@ -53,6 +53,8 @@ class Experiment:
     network of the same kind."""
     taps: bool = False
     """Whether the means of earlier stages' maps are features too."""
+    last_map: bool = True
+    """Whether the head of a diagnosis reads the last map's means where textures are beside them; those of age and sex do."""
     unfrozen: float = 1.0
     """Fine-tuning: which share of the backbone's layers is trained, counted from its end."""
     views: int = 1
@@ -111,7 +113,7 @@ class Experiment:
     @property
     def companion(self) -> "Experiment | None":
         """The probe whose network stands `beside` this one's, on the same pixels in the same orientations."""
-        shared = {field: getattr(self, field) for field in ("recipe", "views", "taps", "calibrate", "seed")}
+        shared = {field: getattr(self, field) for field in ("recipe", "views", "taps", "last_map", "calibrate", "seed")}
         return replace(EXPERIMENTS[self.beside], **shared) if self.beside else None
 
     @property
@@ -137,10 +139,10 @@ SMALL = "efficientnet-lite0@112+efficientnet-lite1@128+efficientnet-lite2@144"
 (docs/results.md)."""
 
 PROBE = replace(
-    PLAIN, name="probe", method="probe", backbone=PYRAMID, taps=True, recipe="square@384", hidden=0, balance=1.0,
+    PLAIN, name="probe", method="probe", backbone=PYRAMID, taps=True, last_map=False, recipe="square@384", hidden=0, balance=1.0,
 )  # fmt: skip
 FINETUNE = replace(
-    PROBE, name="finetune", method="finetune", backbone=SMALL, beside="probe", views=2, unfrozen=0.75, epochs=12, kept="last",
+    PROBE, name="finetune", method="finetune", backbone=SMALL, beside="probe", last_map=True, views=2, unfrozen=0.75, epochs=12, kept="last",
     learning_rate=1e-3, warmup=1.0, weight_decay=1e-4, averaging=0.98, crops=0.7, light=0.15, smoothing=0.1, balance=0.5,
     age_weight=0.5, sex_weight=0.5,
 )  # fmt: skip
@@ -150,7 +152,7 @@ EXPERIMENTS = {
         PLAIN,
         replace(PLAIN, name="plain128", downscale=2),
         PROBE,
-        replace(PROBE, name="probe112", backbone="efficientnet-lite0", taps=False, views=1, recipe="square@112"),
+        replace(PROBE, name="probe112", backbone="efficientnet-lite0", taps=False, last_map=True, views=1, recipe="square@112"),
         FINETUNE,
         replace(
             FINETUNE, name="finetune28", beside="", unfrozen=1.0, learning_rate=3e-4, recipe="plain@112", crops=0.8, balance=0.0,

@@ -267,12 +267,16 @@ def test_a_diagnosis_is_told_as_if_what_it_passes_over_were_not_there(width: int
         assert np.abs(one.diagnosis.weights[passed_over]).max() < 1e-6
         assert np.allclose(one.diagnosis.weights[read], expected.diagnosis.weights, atol=1e-3)
         assert one.chosen["diagnosis"] == expected.chosen["diagnosis"]
-        assert all(np.array_equal(getattr(one, head).weights, getattr(other, head).weights) for head in ("age", "sex", "sex_known"))
+        assert all(
+            np.array_equal(getattr(one, head).weights, getattr(other, head).weights)
+            for head in ("age", "sex", "sex_known")
+        )
 
 
 def test_a_diagnosis_passes_over_the_last_map_where_textures_are_beside_it(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, SMALL, TWO)
     plain, textured = parts(TWO.backbone)
+    assert FeatureCache(tmp_path, SMALL, replace(TWO, last_map=True)).passed_over() is None
     found = cache.passed_over()
     assert found is not None and found.shape == (2 * (1280 + 744) + 2048,)
     assert np.array_equal(np.flatnonzero(found), 2024 + np.arange(1280))

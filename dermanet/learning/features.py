@@ -107,12 +107,12 @@ class FeatureCache:
         return np.concatenate([self._mean(digests, part) for part in chosen], axis=1)
 
     def passed_over(self, only: Part | None = None) -> NDArray[np.bool_] | None:
-        """Which features (d,) say nothing of a diagnosis: the last map's, where textures are beside it. None: each says something.
+        """Which features (d,) a diagnosis is told without: the last map's, where textures are beside it. None: it reads all.
 
-        What ImageNet's things are told by tells a sex and an age, and is noise to a diagnosis (docs/results.md).
+        What ImageNet's things are told by tells a sex and an age, and is noise to a diagnosis by frozen networks (docs/results.md).
         """
         chosen = (only,) if only else parts(self.experiment.backbones)
-        if not any(part.textures for part in chosen):
+        if self.experiment.last_map or not any(part.textures for part in chosen):
             return None
         widths = [_width(part, self.recipe.size, self.experiment.taps) for part in chosen]
         return np.concatenate(
