@@ -23,6 +23,9 @@ MOST_BYTES = 64 * 1024 * 1024
 FACTORS = (8, 4, 2)
 """How many times smaller an image may be decoded: the scales for which JPEG decoders have a fast inverse transform."""
 
+DEPTHS = (1, 2, 4, 8, 16)
+"""Bits a sample of a PNG."""
+
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
@@ -97,7 +100,7 @@ def _jpeg_header(data: bytes) -> Header:
 
 
 def _png_header(data: bytes) -> Header:
-    if len(data) < 33 or data[12:16] != b"IHDR":
+    if len(data) < 33 or data[12:16] != b"IHDR" or data[24] not in DEPTHS:
         raise UnreadableImage("undecodable", "a PNG whose header cannot be read")
     width, height = struct.unpack(">II", data[16:24])
     return Header("png", width, height)

@@ -21,7 +21,10 @@ SIDES = ("train", "validation", "holdout")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One labelled image as its source wrote it: text, nothing believed yet. `image` names the file inside the source."""
+    """One labelled image as its source wrote it: text, nothing believed yet. `image` names the file inside the source.
+
+    `fault`: why nobody can tell which cell is which, or empty.
+    """
 
     image_id: str
     lesion_id: str
@@ -33,6 +36,7 @@ class Row:
     clinic: str = ""
     image: str | None = None
     patient_id: str = ""
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)

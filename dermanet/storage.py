@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,9 @@ _MAKING = Lock()
 
 HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{32}")
 """The names that files have while they are written."""
+
+OF_THE_SYSTEM = frozenset({"lost+found", "$RECYCLE.BIN", "System Volume Information"})
+"""Folders at the root of a disk that its owner did not make, and may not read."""
 
 TRIES = 3
 """How often an object that is replaced while it is read is begun again."""
@@ -41,8 +44,12 @@ class Place(Protocol):
         """Every file's name and its size in bytes, in the order of the names."""
         ...
 
-    def survey(self) -> Mapping[str, Entry]:
-        """The listing, with when each file was last changed."""
+    def survey(self, passing_over: Collection[str] = ()) -> Mapping[str, Entry]:
+        """The listing, with when each file was last changed; without some folders one level down."""
+        ...
+
+    def closed(self) -> list[str]:
+        """The folders one level down that may not be read."""
         ...
 
     def chunks(self, name: str) -> Iterator[bytes]:
@@ -96,19 +103,34 @@ class Folder:
         """Every file below the folder, hidden ones and half-written ones aside."""
         return {name: entry.size for name, entry in self.survey().items()}
 
-    def survey(self) -> dict[str, Entry]:
-        """The listing, with when each file was last changed."""
+    def survey(self, passing_over: Collection[str] = ()) -> dict[str, Entry]:
+        """The listing, with when each file was last changed; without some folders one level down.
+
+        Raises BadInput where a folder may not be read: what lies there must not be passed over in silence.
+        """
         if not self.root.is_dir():
             raise BadInput(f"{self.root} is not a folder")
         found: dict[str, Entry] = {}
-        for folder, folders, files in os.walk(self.root):
-            folders[:] = (name for name in folders if not name.startswith("."))
+        entered: set[tuple[int, int]] = set()
+        for folder, folders, files in os.walk(self.root, onerror=_closed, followlinks=True):
+            # A folder that is linked to is read as one that lies there; one that is met again, as in a ring of links, is not.
+            if _known(folder, entered):
+                folders.clear()
+                continue
             below = os.path.relpath(folder, self.root)
+            left = {*OF_THE_SYSTEM, *(passing_over if below == "." else ())}
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in left)
             for name in files:
                 entry = None if name.startswith(".") else _entry(os.path.join(folder, name))
                 if entry:
                     found[name if below == "." else f"{below}/{name}"] = entry
         return dict(sorted(found.items()))
+
+    def closed(self) -> list[str]:
+        """The folders one level down that may not be read."""
+        with suppress(OSError), os.scandir(self.root) as entries:
+            return sorted(entry.name for entry in entries if _is_closed(entry))
+        return []
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The file in pieces. Raises FileNotFoundError."""
@@ -154,8 +176,11 @@ class Folder:
 
     def unfinished(self, before: float) -> dict[str, int]:
         """Files that a killed writer left half-written before a moment, in seconds since 1970, with their sizes."""
-        found = ((path, path.stat()) for path in self.root.rglob(".*") if HALF_WRITTEN.fullmatch(path.name))
-        return {path.relative_to(self.root).as_posix(): stat.st_size for path, stat in found if stat.st_mtime < before}
+        # One that has gone meanwhile was finished.
+        found = ((path, _entry(str(path))) for path in self.root.rglob(".*") if HALF_WRITTEN.fullmatch(path.name))
+        return {
+            path.relative_to(self.root).as_posix(): seen.size for path, seen in found if seen and seen.changed < before
+        }
 
     def _path(self, name: str) -> str:
         # Text and no Path: a Path interns its parts, and an ingest makes as many as there are images.
@@ -201,7 +226,7 @@ class Bucket:
         """Every object below the prefix, hidden ones aside. Raises BadInput where the bucket cannot be listed."""
         return {name: entry.size for name, entry in self.survey().items()}
 
-    def survey(self) -> dict[str, Entry]:
+    def survey(self, passing_over: Collection[str] = ()) -> dict[str, Entry]:
         """The listing, page by page, with when each object was last changed. Raises as `listing`."""
         try:
             found = {
@@ -216,7 +241,12 @@ class Bucket:
                 f"{self.url} cannot be listed: {error}; check the name, the endpoint and the credentials"
             ) from None
         # Sorted here: not every S3 server lists `a.csv` before `a/x.jpg`.
-        return {name: found[name] for name in sorted(found) if not f"/{name}".endswith("/") and "/." not in f"/{name}"}
+        files = (name for name in sorted(found) if not f"/{name}".endswith("/") and "/." not in f"/{name}")
+        return {name: found[name] for name in files if name.partition("/")[0] not in passing_over}
+
+    def closed(self) -> list[str]:
+        """None: who may list a bucket may list all of it."""
+        return []
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The object in pieces, going on where a connection broke. Raises FileNotFoundError, and Changed."""
@@ -280,6 +310,29 @@ class Bucket:
                 continue
             return found
         raise OSError(f"{self.url}/{name} is replaced again and again while it is read")
+
+
+def _known(folder: str, entered: set[tuple[int, int]]) -> bool:
+    """Whether a folder was entered before, or has gone; it counts as entered from now on."""
+    try:
+        seen = os.stat(folder)
+    except OSError:
+        return True
+    before = len(entered)
+    entered.add((seen.st_dev, seen.st_ino))
+    return len(entered) == before
+
+
+def _closed(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise BadInput(
+            f"{error.filename} cannot be read: {error.strerror}; let it be read, or move it elsewhere"
+        ) from None
+
+
+def _is_closed(entry: os.DirEntry[str]) -> bool:
+    ours = not entry.name.startswith(".") and entry.name not in OF_THE_SYSTEM
+    return ours and entry.is_dir() and not os.access(entry.path, os.R_OK | os.X_OK)
 
 
 def _entry(path: str) -> Entry | None:

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 import samples
+import sqlalchemy as sa
 from installation import SOURCE, Installation
 
 from dermanet import settings, stages, taxonomy
 from dermanet.contactsheet import tile
+from dermanet.database.schema import METADATA
 from dermanet.errors import BadInput
-from dermanet.intake import stored
+from dermanet.intake import batches, placing, quarantine, stored
 from dermanet.intake.catalogue import Catalogue
-from dermanet.intake.forgetting import forget
-from dermanet.intake.ingest import ingest
+from dermanet.intake.forgetting import forget, forget_patient
+from dermanet.intake.ingest import ingest, release
 from dermanet.intake.sources import open_source
 from dermanet.intake.stored import object_name
 from dermanet.pixels.prepared import PreparedPixels
@@ -52,6 +54,98 @@ def test_its_images_are_gone_and_never_come_back(new_database: Callable[[], str]
     assert {objects.read(name) for name in objects.listing()} == contents
     with pytest.raises(BadInput, match="nothing is known"):
         forget("HAM_0000099", catalogue, objects)
+
+
+PLAIN = "image,lesion_id,dx,age,sex,patient_id\n"
+
+
+def _delivery(folder: Path, rows: dict[str, str], images: dict[str, int]) -> Path:
+    """A plain CSV with rows by image, and the images that there are."""
+    folder.mkdir()
+    (folder / "labels.csv").write_text(PLAIN + "".join(f"{image},{cells}\n" for image, cells in rows.items()))
+    for image, seed in images.items():
+        (folder / image).write_bytes(samples.jpeg(seed))
+    return folder
+
+
+def _rows(catalogue: Catalogue) -> str:
+    """All that the catalogue says, as text."""
+    with catalogue.engine.connect() as connection:
+        return "\n".join(str(row) for table in METADATA.sorted_tables for row in connection.execute(sa.select(table)))
+
+
+def test_what_is_taken_in_while_its_patient_is_forgotten_is_forgotten_too(
+    new_database: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue, objects = Catalogue(new_database()), Folder(tmp_path / "objects")
+    first = _delivery(tmp_path / "first", {"a.jpg": "LA,nv,40,male,PX"}, {"a.jpg": 1})
+    second = _delivery(
+        tmp_path / "second", {"b.jpg": "LB,nv,40,male,PX", "c.jpg": "LC,nv,40,M,PX"}, {"b.jpg": 2, "c.jpg": 3}
+    )
+    ingest(open_source(str(first)), catalogue, objects, taxonomy.load())
+    whole = Catalogue.forget
+
+    def late(self: Catalogue, *given: Any) -> Any:
+        # It was under way when `forget` was called, and has the catalogue's turn before.
+        assert ingest(open_source(str(second)), self, objects, taxonomy.load()).accepted == 1
+        return whole(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalogue, "forget", late)
+        lesions, images = forget_patient("PX", catalogue, objects)
+    assert lesions == ["LA", "LB", "LC"] and len(images) == 3
+    assert objects.listing() == {} and catalogue.records() == [] and catalogue.refusals() == []
+    assert ingest(open_source(str(second)), catalogue, objects, taxonomy.load()).quarantined == {"forgotten": 2}
+
+
+def test_what_is_on_its_way_when_its_patient_is_forgotten_leaves_nothing(
+    new_database: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue, objects = Catalogue(new_database()), Folder(tmp_path / "objects")
+    first = _delivery(tmp_path / "first", {"a.jpg": "LA,nv,40,male,PX"}, {"a.jpg": 1})
+    rows = {"x.jpg": "LX,nv,40,male,PY", "b.jpg": "LA,nv,40,male,PX", "c.jpg": "LA,nv,40,M,PX"}
+    second = _delivery(tmp_path / "second", rows, {"x.jpg": 4, "b.jpg": 2, "c.jpg": 3})
+    ingest(open_source(str(first)), catalogue, objects, taxonomy.load())
+    monkeypatch.setattr("dermanet.intake.ingest.BATCH", 3)
+    whole = Catalogue.take
+
+    def late(self: Catalogue, *given: Any) -> Any:
+        # By now both images are stored, and the refused one's file lies in quarantine.
+        forget_patient("PX", self, objects)
+        return whole(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalogue, "take", late)
+        outcome = ingest(open_source(str(second)), catalogue, objects, taxonomy.load())
+    assert (outcome.accepted, outcome.quarantined) == (1, {"forgotten": 2})
+    assert {objects.read(name) for name in objects.listing()} == {samples.jpeg(4)}
+    assert not any(name in _rows(catalogue) for name in ("LA", "PX"))
+
+
+def test_no_id_of_what_was_forgotten_is_left(
+    new_database: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "QUIET", 0.0)
+    catalogue, objects = Catalogue(new_database()), Folder(tmp_path / "objects")
+    rows = {
+        "SECRET1.jpg": "SECRETA,nv,40,M,PX",
+        "SECRET2.jpg": "SECRETA,nv,40,F,PX",
+        "SECRET3.jpg": "SECRETA,nv,40,,PX",
+    }
+    folder = _delivery(tmp_path / "batch", rows, {"SECRET1.jpg": 1, "SECRET2.jpg": 2, "SECRET3.jpg": 3})
+    taken = batches.take(str(folder), catalogue, objects, taxonomy.load())
+    placing.place(catalogue)
+    ids = {refusal.name: name for name, _, refusal in catalogue.quarantined()}
+    release(ids["SECRET1"], {"sex": "male"}, catalogue, objects, taxonomy.load())
+    quarantine.drop(ids["SECRET2"], catalogue, objects)
+    later = _delivery(tmp_path / "later", {"other.jpg": "LZ,nv,41,,PX"}, {"other.jpg": 4})
+    ingest(open_source(str(later)), catalogue, objects, taxonomy.load())
+    placing.place(catalogue)
+    assert "with lesion SECRETA" in _rows(catalogue) and "SECRET2" in taken.taking.receipt
+    forget("SECRETA", catalogue, objects)
+    assert "SECRET" not in _rows(catalogue)
+    again = batches.take(str(folder), catalogue, objects, taxonomy.load())
+    assert again.earlier and json.loads((folder / "receipt.json").read_text())["refused_not_listed"] == 2
 
 
 def test_a_lesion_leaves_the_prepared_pixels_and_its_versions_are_named(installation: Installation) -> None:

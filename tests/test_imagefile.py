@@ -208,3 +208,14 @@ def test_a_file_beyond_the_limit_of_bytes_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(imagefile, "MOST_BYTES", len(JPEG))
     assert decode(JPEG).shape == (48, 64, 3)
     assert reason(JPEG + b"\0") == "too large"
+
+
+@pytest.mark.parametrize("depth", [0, 3, 32, 255])
+def test_a_png_with_a_depth_that_there_is_not_is_refused(depth: int) -> None:
+    header = samples.png_chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 48, depth, 0, 0, 0, 0))
+    pixels = samples.png_chunk(b"IDAT", zlib.compress(b"\0" * 3120))
+    data = (
+        b"\x89PNG\r\n\x1a\n" + header + samples.png_chunk(b"tRNS", b"\0\1") + pixels + samples.png_chunk(b"IEND", b"")
+    )
+    with pytest.raises(UnreadableImage, match="header cannot be read"):
+        decode(data)

@@ -17,7 +17,7 @@ from commands import Commands
 from seaweed import READER, Seaweed
 from storeroom import Installation, start
 
-from dermanet import stages, taxonomy
+from dermanet import settings, stages, taxonomy
 from dermanet.errors import BadInput, Changed
 from dermanet.intake import batches
 from dermanet.intake.batches import RECEIPT, Arriving, Taken, take
@@ -306,6 +306,57 @@ def test_one_wrong_batch_does_not_stop_the_others(batch: Folder, home: Path) -> 
     assert "\n" not in str(caught.value)
     again = stages.ingest(f"inbox:{batch.root.parent}")
     assert (again["accepted"], again["known"]) == (0, 6)
+
+
+def test_a_batch_behind_a_link_is_one_and_a_ring_of_links_ends(batch: Folder, home: Path, tmp_path: Path) -> None:
+    fill(Folder(tmp_path / "elsewhere"), 10, 2)
+    (batch.root.parent / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "elsewhere")
+    (batch.root / "round").symlink_to(batch.root.parent)
+    found = inbox(str(batch.root.parent))
+    assert found and [Path(one).name for one in found.batches] == ["2026-11", "linked"]
+    assert stages.ingest(str(batch.root.parent))["accepted"] == 6
+
+
+def test_a_batch_that_may_not_be_read_is_named_and_does_not_stop_the_others(
+    batch: Folder, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = batch.root.parent / "closed"
+    fill(Folder(closed), 10, 2)
+    scandir, access = os.scandir, os.access
+
+    def may_not(path: Any) -> Any:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    # As for a user whose folder it is not; tests may be run by one who may read everything.
+    monkeypatch.setattr(os, "scandir", may_not)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed" and access(path, mode))
+    done = stages.ingest(str(batch.root.parent))
+    assert {Path(story["batch"]).name: story["state"] for story in done["batches"]} == {
+        "2026-11": "taken",
+        "closed": "wrong",
+    }
+    with pytest.raises(BadInput, match=f"{closed} cannot be read: Permission denied"):
+        stages.require_whole(done)
+    with pytest.raises(BadInput, match=f"{closed} cannot be read: Permission denied"):
+        Folder(batch.root.parent).listing()
+
+
+def test_a_batch_whose_stored_images_are_gone_is_taken_again_by_the_command_that_is_named(
+    batch: Folder, home: Path
+) -> None:
+    stages.ingest(str(batch.root))
+    here = settings.read()
+    objects = place(here.objects)
+    objects.remove(next(name for name in objects.listing() if not name.startswith("quarantine")))
+    assert stages.check_objects()["sources"] == [f"{batch.root}/labels.csv"]
+    assert stages.ingest(f"{batch.root}/labels.csv")["known"] == 4
+    assert (
+        stages.check_objects()["faults"] == []
+        and stages.ingest(str(batch.root))["batches"][0]["state"] == "taken before"
+    )
 
 
 def test_an_inbox_with_nothing_to_take_is_no_error(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import samples
 
-from dermanet import taxonomy
+from dermanet import stages, taxonomy
 from dermanet.errors import BadInput
 from dermanet.intake import quarantine
 from dermanet.intake.catalogue import Catalogue
@@ -141,6 +141,45 @@ def test_a_dropped_record_that_was_mended_is_taken_in(clinic: Clinic) -> None:
     clinic.ingest(rows=BAD)
     clinic.drop(1)
     assert clinic.ingest(rows={2: BAD[2]}).accepted == 1
+
+
+def test_a_released_record_is_not_dropped_as_its_image_would_stay(clinic: Clinic) -> None:
+    clinic.ingest(rows=BAD)
+    clinic.release(1, sex="male")
+    with pytest.raises(BadInput, match="was released, and its image is in the catalogue"):
+        clinic.drop(1)
+    assert clinic.ingest(rows=BAD).known == 5
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.jpg", "two\nlines.jpg", "l" * 200 + ".jpg"])
+def test_whatever_a_file_is_called_its_record_is_found_by_the_id_that_is_listed(
+    home: Path, tmp_path: Path, name: str
+) -> None:
+    folder = samples.ham10000(tmp_path / "in", 2)
+    (folder / samples.PARTS[0] / name).write_bytes(samples.jpeg(9))
+    stages.ingest(str(folder))
+    (listed,) = stages.quarantined()["records"]
+    assert stages.show_quarantined(listed["id"])["reason"] == "image without a row"
+    assert stages.drop_quarantined(listed["id"])["dropped"]
+    assert stages.quarantined()["count"] == 0
+
+
+def test_a_record_whose_cells_do_not_fit_is_released_by_who_sets_them(clinic: Clinic) -> None:
+    samples.ham10000(clinic.folder, 3)
+    table = clinic.folder / "HAM10000_metadata.csv"
+    lines = table.read_text().splitlines()
+    lines[1] = lines[1].replace(",back", ",back, upper")
+    lines[2] = lines[2].rpartition(",")[0].rpartition(",")[0]
+    table.write_text("\n".join(lines))
+    found = ingest(open_source(str(clinic.folder)), clinic.catalogue, clinic.objects, taxonomy.load())
+    assert (found.accepted, found.quarantined) == (1, {"cells do not fit": 2})
+    assert "line 2 has 8 cells and the header 7" in clinic.held(0).detail
+    assert "line 3 has 5 cells and the header 7" in clinic.held(1).detail
+    assert clinic.kept() == {samples.jpeg(0), samples.jpeg(1)}
+    with pytest.raises(BadInput, match="cells do not fit"):
+        clinic.release(0)
+    record = clinic.release(0, localization="back, upper")
+    assert record and record.labels.localization == "back, upper"
 
 
 def test_a_mended_or_changed_record_leaves_no_file_behind(clinic: Clinic) -> None:

@@ -68,6 +68,8 @@ def test_the_copy_has_no_name_and_is_closed_with_its_label_file(label_file: Path
         (b"x," * LONGEST_LINE, "longer than 1,048,576 characters"),
         (b"I9,L9,30,male,nv,\xfcber\n", "byte {size} is not UTF-8"),
         (b"I9,L9,30,male,nv,\xc3", "byte {size} is not UTF-8"),
+        (b'I9,L9,30,male,nv,"never closed\n' + b"I1,L1,30,male,nv,back\n" * 3, "unexpected end of data; mend the line"),
+        (b'I9,L9,30,male,nv,"closed"early\n', "expected after '\"'; mend the line"),
     ],
 )
 def test_what_is_wrong_at_the_end_refuses_the_file_before_its_first_row(
@@ -79,6 +81,21 @@ def test_what_is_wrong_at_the_end_refuses_the_file_before_its_first_row(
     with pytest.raises(BadInput, match=said.format(size=size)) as caught:
         next(LabelFile(Folder(label_file.parent), "labels.csv").rows())
     assert "\n" not in str(caught.value)
+
+
+def test_a_row_with_too_few_or_too_many_cells_says_so_and_empty_ones_at_its_end_do_not_count(tmp_path: Path) -> None:
+    text = "image_id,lesion_id,dx\nI1,L1,nv\nI2,L2\n\nI3,L3,nv,more\nI4,L4,nv,,\n"
+    (tmp_path / "labels.csv").write_text(text)
+    faults = [line.fault[:40] for line in LabelFile(Folder(tmp_path), "labels.csv").rows()]
+    assert faults == ["", "line 3 has 2 cells and the header 3; lea", "line 5 has 4 cells and the header 3; lea", ""]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("image_id,lesion_id,dx,age,sex,Age\nI1,L1,nv,40,male,70\n")
+    with pytest.raises(BadInput, match="two columns called 'age'"):
+        open_source(str(tmp_path))
+    with pytest.raises(BadInput, match="two columns called 'age'"):
+        next(LabelFile(Folder(tmp_path), "labels.csv").rows())
 
 
 def test_a_label_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import samples
 
 from dermanet.errors import BadInput
 from dermanet.imagefile import decode
+from dermanet.intake.inbox import inbox
 from dermanet.intake.sources import Source, open_source
 from dermanet.intake.synthetic import SyntheticSource
 from dermanet.records import Refusal, Row
@@ -254,3 +255,44 @@ def test_an_empty_prefix_of_a_bucket_is_refused_in_one_line(bucket: str) -> None
     with pytest.raises(BadInput, match="no CSV file at all") as caught:
         open_source(f"{bucket}/nothing")
     assert "\n" not in str(caught.value)
+
+
+def test_a_plain_csv_names_its_images_by_detours_and_in_folders_of_their_classes(tmp_path: Path) -> None:
+    for name in ("mel/001.jpg", "nv/001.jpg", "nv/002.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    cells = "L,40,male,nv"
+    (tmp_path / "labels.csv").write_text(
+        f"image,lesion_id,age,sex,dx\nmel/001.jpg,{cells}\n./nv//001.jpg,{cells}\nnv/./002.jpg,{cells}\n../x.jpg,{cells}\n"
+    )
+    source = open_source(str(tmp_path))
+    assert [(row.image_id, row.image) for row in rows(source)] == [
+        ("mel_001", "mel/001.jpg"), ("nv_001", "nv/001.jpg"), ("002", "nv/002.jpg"), ("../x.jpg", None),
+    ]  # fmt: skip
+    assert refusals(source) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "said"),
+    [
+        ("Groupings.csv", "I0,LX,histo", "says two things of the image 'I0'"),
+        ("Extra.csv", "I0,80,female", "says two things of the image 'I0'"),
+        ("Groupings.csv", "I1", "has 1 cells and the header 3"),
+    ],
+)
+def test_a_challenge_that_contradicts_itself_is_refused(tmp_path: Path, name: str, line: str, said: str) -> None:
+    challenge(tmp_path, "I0,0,1,0,0,0,0,0\n", "I0,L0,histo\n", ("I0",))
+    (tmp_path / "Extra.csv").write_text("image,age_approx,sex\nI0,40,male\nI0,40,male\n")
+    assert [row.age for row in rows(open_source(str(tmp_path)))] == ["40"]
+    (file,) = tmp_path.rglob(f"*{name}")
+    file.write_text(file.read_text() + line + "\n")
+    with pytest.raises(BadInput, match=said):
+        rows(open_source(str(tmp_path)))
+
+
+def test_a_folder_whose_name_begins_with_synthetic_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("synthetic-inbox", "one").mkdir(parents=True)
+    Path("synthetic-inbox", "one", "labels.csv").touch()
+    found = inbox("synthetic-inbox")
+    assert found and found.batches == (f"{tmp_path}/synthetic-inbox/one",) and inbox("synthetic:lesions=3") is None

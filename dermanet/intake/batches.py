@@ -72,7 +72,9 @@ def take(
     progress: Callable[[Outcome], None] = lambda outcome: None,
     again: bool = False,
 ) -> Taken:
-    """Takes a batch in, unless it was taken as it is now; `again`: even then. Killed at any moment, it may be called again.
+    """Takes a batch in, unless it was taken as it is now; `again`: even then, as where stored images of it are damaged or missing.
+
+    Killed at any moment, it may be called again.
 
     Raises BadInput where the batch as a whole is wrong, Arriving and Changed where somebody is writing it.
     """
@@ -82,7 +84,7 @@ def take(
         source = _open(batch, there, seen)
         last = catalogue.last_taking(source.name)
         digest = digest_of(source, seen)
-        if last and last.digest == digest and not again:
+        if last and last.digest == digest and not again and not catalogue.lacks(source.name):
             return Taken(batch, _known(last), last, True, _answer(there, last))
         taking = Taking(source.name, last.number + 1 if last else 1, digest)
         outcome = ingest(source, catalogue, objects, taxonomy, progress, taking.id)

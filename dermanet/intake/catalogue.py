@@ -15,8 +15,8 @@ from dermanet.imagefile import Header
 from dermanet.intake.admission import NOTHING_STATED, Admission, Arrival
 from dermanet.intake.company import SYNTHETIC, Company, Memory
 from dermanet.intake.rows import Held, held_images, latest, legible, record_of, refusal_of, refusal_row, upsert, write
-from dermanet.intake.tombstones import Discard, forget, forgotten, tombstones
-from dermanet.records import Labels, Record, Refusal, refusal_id
+from dermanet.intake.tombstones import Discard, Gone, ImageOf, forget, forgotten, lesion_digest, tombstones
+from dermanet.records import Labels, Record, Refusal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,28 +104,12 @@ class Catalogue:
         """The digests of the images, files and lesion ids that were forgotten."""
         return patience.read(self.engine, lambda c: frozenset(c.scalars(sa.select(FORGOTTEN.c.digest))))
 
-    def lesions_of(self, patient_id: str) -> list[str]:
-        """The lesions of a patient, of whatever revision of the labels, those of refused records too."""
-        query = sa.select(LABELS.c.lesion_id).where(LABELS.c.patient_id == patient_id).distinct()
-        refused = sa.select(REFUSALS).where(REFUSALS.c.record.is_not(None))
-        with self.engine.connect() as connection:
-            rows = [refusal_of(row).row for row in connection.execute(refused)]
-            lesions = {row.lesion_id for row in rows if row and row.patient_id == patient_id and row.lesion_id}
-            return sorted(lesions | set(connection.scalars(query)))
-
-    def refused_files(self, lesions: Collection[str]) -> list[tuple[str, str]]:
-        """The files in quarantine of lesions' refused records: id of the refusal, digest of the file."""
-        ours = REFUSALS.c.lesion_id.in_([legible(lesion) for lesion in lesions])
-        with self.engine.connect() as connection:
-            rows = connection.execute(sa.select(REFUSALS).where(ours, REFUSALS.c.file.is_not(None)))
-            return [(row.id, row.file) for row in rows]
-
     def forget(
-        self, lesions: Collection[str], refused: Collection[str], discard: Discard, patient_id: str = ""
-    ) -> list[str] | None:
+        self, lesions: Collection[str], image_of: ImageOf, discard: Discard, patient_id: str = ""
+    ) -> Gone | None:
         """Removes all that is known of lesions but digests, in one transaction: `tombstones.forget`."""
         with writing(self.engine) as connection:
-            return forget(connection, lesions, refused, discard, patient_id)
+            return forget(connection, lesions, image_of, discard, patient_id)
 
     def originals(self) -> "NDArray[np.uint64]":
         """The first 64 bits of the digest of every file that came, sorted: what is not among them is surely not known."""
@@ -158,21 +142,24 @@ class Catalogue:
         row = patience.read(self.engine, lambda connection: connection.execute(found).first())
         return (row.digest, Header(row.format, row.width, row.height)) if row else None
 
-    def refuse(self, source: str, refusals: Sequence[Refusal], discard: Discard = keep_all) -> None:
-        """Keeps refusals; one record of a source has one, the latest. A file that it no longer has is discarded."""
+    def refuse(self, source: str, refusals: Sequence[Refusal], discard: Discard = keep_all) -> list[Refusal]:
+        """Keeps refusals and returns them as they are kept; one record of a source has one, the latest.
 
-        if not refusals:
-            return
+        A file that it no longer has is discarded; so is all of what was forgotten since it was refused.
+        """
 
-        def refused(connection: sa.Connection) -> None:
-            for refusal in refusals:
+        def refused(connection: sa.Connection) -> list[Refusal]:
+            gone = set(connection.scalars(sa.select(FORGOTTEN.c.digest)))
+            kept = [forgotten(refusal.name) if gone & _marks_of(refusal) else refusal for refusal in refusals]
+            for refusal, came in zip(kept, refusals, strict=True):
                 row = refusal_row(source, refusal)
                 before = connection.execute(sa.select(REFUSALS.c.file).where(_primary(row))).scalar()
-                if before and before != refusal.file:
-                    discard(str(row["id"]), before)
+                for file in {before, came.file} - {refusal.file, None}:
+                    discard(str(row["id"]), str(file))
                 upsert(connection, REFUSALS, [row])
+            return kept
 
-        patience.write(self.engine, refused)
+        return patience.write(self.engine, refused) if refusals else []
 
     def forget_refusals(self, source: str, but: Collection[str], discard: Discard = keep_all) -> None:
         """Forgets a source's refusals except those of the records named: at an ingest's end, the rest has been mended."""
@@ -191,22 +178,33 @@ class Catalogue:
 
         patience.write(self.engine, mend)
 
-    def unrefuse(self, source: str, refusal: Refusal, discard: Discard = keep_all) -> None:
-        """Forgets one refusal and its file."""
-        ours = sa.and_(REFUSALS.c.source == legible(source), REFUSALS.c.name == legible(refusal.name))
+    def unrefuse(self, refusal: str, file: str | None, discard: Discard = keep_all) -> None:
+        """Forgets one refusal, by its id, and its file."""
 
         def forget(connection: sa.Connection) -> None:
-            if refusal.file:
-                discard(refusal_id(source, refusal.name), refusal.file)
-            connection.execute(sa.delete(REFUSALS).where(ours))
+            if file:
+                discard(refusal, file)
+            connection.execute(sa.delete(REFUSALS).where(REFUSALS.c.id == refusal))
 
         patience.write(self.engine, forget)
 
     def refusals(self, reasons: Collection[str] = ()) -> list[tuple[str, Refusal]]:
         """Every refusal in quarantine with its source, or those of some reasons."""
+        return [(source, refusal) for _, source, refusal in self.quarantined(reasons)]
+
+    def quarantined(self, reasons: Collection[str] = ()) -> list[tuple[str, str, Refusal]]:
+        """The same with their ids. Not to be told from their names, which stand there as far as any database takes them."""
         chosen = REFUSALS.c.reason.in_(reasons) if reasons else sa.true()
         query = sa.select(REFUSALS).where(REFUSALS.c.ruling == "", chosen).order_by(REFUSALS.c.source, REFUSALS.c.name)
-        return patience.read(self.engine, lambda c: [(row.source, refusal_of(row)) for row in c.execute(query)])
+        return patience.read(self.engine, lambda c: [(row.id, row.source, refusal_of(row)) for row in c.execute(query)])
+
+    def lacks(self, source: str) -> bool:
+        """Whether images that a source brought are known to be damaged in the store or missing from it."""
+        ours = sa.and_(
+            REFUSALS.c.source == legible(source), REFUSALS.c.reason.in_((DAMAGED, MISSING)), REFUSALS.c.ruling == ""
+        )
+        query = sa.select(REFUSALS.c.id).where(ours).limit(1)
+        return patience.read(self.engine, lambda connection: connection.execute(query).first() is not None)
 
     def refusals_of(self, source: str, most: int) -> list[tuple[str, Refusal]]:
         """A source's refusals in quarantine with their ids, in the order of their names, so many at most."""
@@ -247,12 +245,21 @@ class Catalogue:
         return patience.read(self.engine, lambda c: {row.id: (row.ruling, row.fingerprint) for row in c.execute(query)})
 
     def drop(self, refusal: str, discard: Discard) -> None:
-        """Removes a refusal's row and file; what is left says that this very record is not to be kept again."""
+        """Removes a refusal's row and file; what is left says that this very record is not to be kept again.
+
+        Raises BadInput where it was released.
+        """
         with writing(self.engine) as connection:
-            ours = REFUSALS.c.id == refusal
-            file = connection.execute(sa.select(REFUSALS.c.file).where(ours)).scalar()
-            empty = {"ruling": "dropped", "record": None, "lesion_id": "", "file": None, "detail": ""}
-            connection.execute(sa.update(REFUSALS).where(ours).values(**empty))
+            row = connection.execute(
+                sa.select(REFUSALS.c.file, REFUSALS.c.ruling).where(REFUSALS.c.id == refusal)
+            ).first()
+            file, ruling = (row.file, row.ruling) if row else (None, "")
+            if ruling == "released":
+                raise BadInput(
+                    f"{refusal} was released, and its image is in the catalogue; correct it in its source, or have its lesion "
+                    "forgotten: `dermanet forget --lesion ID`"
+                )
+            _empty(connection, refusal, ruling="dropped")
             if file:
                 discard(refusal, file)
 
@@ -279,8 +286,7 @@ class Catalogue:
     def emptied(self, refusal: str) -> None:
         """Notes that a released record's file has left quarantine."""
         with writing(self.engine) as connection:
-            empty = {"record": None, "lesion_id": "", "file": None, "detail": ""}
-            connection.execute(sa.update(REFUSALS).where(REFUSALS.c.id == refusal).values(**empty))
+            _empty(connection, refusal)
 
     def digests(self) -> set[str]:
         """The digests of all images, synthetic ones included."""
@@ -328,9 +334,27 @@ def _holds_real_images(connection: sa.Connection) -> bool:
     return connection.execute(query).first() is not None
 
 
+def _empty(connection: sa.Connection, refusal: str, **ruling: str) -> None:
+    """Takes out what a refusal says, all but the digest of its lesion's id, by which it is found if that is forgotten."""
+    ours = REFUSALS.c.id == refusal
+    row = connection.execute(sa.select(REFUSALS).where(ours)).first()
+    if row is not None and row.record is not None:
+        said = refusal_of(row).row
+        lesion = lesion_digest(said.lesion_id) if said and said.lesion_id else ""
+        empty = {"record": None, "lesion_id": lesion, "file": None, "detail": ""}
+        connection.execute(sa.update(REFUSALS).where(ours).values(**empty, **ruling))
+    elif ruling:
+        connection.execute(sa.update(REFUSALS).where(ours).values(file=None, detail="", **ruling))
+
+
 def _marks(arrival: Arrival) -> set[str]:
     """All by which an arrival may have been forgotten."""
     return {arrival.record.digest, arrival.original, *tombstones(arrival.record.labels)}
+
+
+def _marks_of(refusal: Refusal) -> set[str]:
+    """All by which a refused record may have been forgotten."""
+    return {*(tombstones(refusal.row) if refusal.row else ()), *([refusal.file] if refusal.file else ())}
 
 
 def _primary(row: Mapping[str, object]) -> sa.ColumnElement[bool]:

@@ -7,6 +7,7 @@ from dermanet.errors import BadInput
 from dermanet.intake import quarantine
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.stored import image_of, object_name
+from dermanet.intake.tombstones import Gone
 from dermanet.storage import Place
 
 
@@ -15,10 +16,10 @@ def forget(lesion_id: str, catalogue: Catalogue, objects: Place) -> list[str]:
 
     Raises BadInput where nothing is known of the lesion.
     """
-    digests = _forget([lesion_id], "", catalogue, objects)
-    if digests is None:
+    gone = _forget([lesion_id], "", catalogue, objects)
+    if gone is None:
         raise BadInput(f"nothing is known of a lesion {lesion_id!r}; give its id as the label file writes it")
-    return digests
+    return gone.images
 
 
 def forget_patient(patient_id: str, catalogue: Catalogue, objects: Place) -> tuple[list[str], list[str]]:
@@ -26,22 +27,20 @@ def forget_patient(patient_id: str, catalogue: Catalogue, objects: Place) -> tup
 
     Raises BadInput where nothing is known of the patient.
     """
-    lesions = catalogue.lesions_of(patient_id)
-    digests = _forget(lesions, patient_id, catalogue, objects) if patient_id else None
-    if digests is None:
+    gone = _forget([], patient_id, catalogue, objects) if patient_id else None
+    if gone is None:
         raise BadInput(f"nothing is known of a patient {patient_id!r}; give the id as the label file writes it")
-    return lesions, digests
+    return gone.lesions, gone.images
 
 
-def _forget(lesions: Sequence[str], patient_id: str, catalogue: Catalogue, objects: Place) -> list[str] | None:
-    refused = _refused(lesions, catalogue, objects)
-    digests = catalogue.forget(lesions, refused, partial(quarantine.discard, objects), patient_id)
-    for digest in digests or ():
+def _forget(lesions: Sequence[str], patient_id: str, catalogue: Catalogue, objects: Place) -> Gone | None:
+    gone = catalogue.forget(
+        lesions,
+        # One that was refused late lies in the object store already.
+        lambda refusal, file: image_of(refusal, file, objects),
+        partial(quarantine.discard, objects),
+        patient_id,
+    )
+    for digest in gone.images if gone else ():
         objects.remove(object_name(digest))
-    return digests
-
-
-def _refused(lesions: Sequence[str], catalogue: Catalogue, objects: Place) -> list[str]:
-    """Images of the lesions' refused records: one that was refused late lies in the object store already."""
-    found = (image_of(refusal, file, objects) for refusal, file in catalogue.refused_files(lesions))
-    return [digest for digest in found if digest]
+    return gone

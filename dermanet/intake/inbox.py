@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dermanet.errors import BadInput
 from dermanet.imagefile import SUFFIXES
-from dermanet.intake.sources import locate
+from dermanet.intake.sources import is_synthetic, locate
 
 LABELS = "labels.csv"
 PREFIX = "inbox:"
@@ -33,7 +33,7 @@ class Inbox:
 
 def inbox(text: str) -> Inbox | None:
     """The batches that `text` names; None where it is a source of another kind. Raises BadInput where it names no place."""
-    if text.startswith("synthetic"):
+    if is_synthetic(text):
         return None
     explicit = text.startswith(PREFIX)
     place, label_file = locate(text.removeprefix(PREFIX))
@@ -41,7 +41,8 @@ def inbox(text: str) -> Inbox | None:
         raise BadInput(f"source {text!r} names no folder; write inbox:FOLDER or inbox:s3://bucket/prefix")
     if label_file:
         return _one(str(place)) if label_file == LABELS else None
-    listing = place.listing()
+    closed = place.closed()
+    listing = place.survey(closed)
     if LABELS in listing:
         return _one(str(place))
     folders = _folders(listing)
@@ -49,7 +50,10 @@ def inbox(text: str) -> Inbox | None:
     # A label file beside the folders is one of another layout, whose images may well lie in folders.
     if not explicit and (not batches or any(name.lower().endswith(".csv") for name in folders.get("", ()))):
         return None
-    return Inbox(str(place), batches, tuple(_waiting(folders)))
+    # A folder that may not be read may well be a batch: taking it says so, and the others are taken.
+    return Inbox(
+        str(place), tuple(sorted((*batches, *(f"{place}/{folder}" for folder in closed)))), tuple(_waiting(folders))
+    )
 
 
 def _one(place: str) -> Inbox:

@@ -22,7 +22,8 @@ from dermanet.intake.conflicts import statement
 from dermanet.intake.rows import fingerprint
 from dermanet.intake.screening import check_image, check_labels
 from dermanet.intake.sources import Source
-from dermanet.intake.stored import bare_digest, object_name, restored, store
+from dermanet.intake.stored import bare_digest, object_name, remove_unheld, restored, store
+from dermanet.intake.tombstones import REASON as FORGOTTEN
 from dermanet.intake.tombstones import forgotten, tombstones
 from dermanet.records import Labels, Record, Refusal, Row, refusal_id
 from dermanet.storage import Place
@@ -73,12 +74,16 @@ def ingest(
         checked = [screen.once(item) for item in items]
         arrivals = [item for item in checked if isinstance(item, Arrival)]
         refusals = [item for item in checked if isinstance(item, Refusal)]
-        for word in catalogue.take(source.name, arrivals, screen.stated.images, batch):
+        words = catalogue.take(source.name, arrivals, screen.stated.images, batch)
+        for arrival, word in zip(arrivals, words, strict=True):
             if isinstance(word, Refusal):
+                if word.reason == FORGOTTEN:
+                    remove_unheld(arrival.record.digest, catalogue, objects)
                 refusals.append(screen.keep(word))
             else:
                 setattr(outcome, word, getattr(outcome, word) + 1)
-        catalogue.refuse(source.name, [refusal for refusal in refusals if not refusal.ruling], discard)
+        ruled = [refusal for refusal in refusals if refusal.ruling]
+        refusals = [*ruled, *catalogue.refuse(source.name, [one for one in refusals if not one.ruling], discard)]
         refused.update(refusal.name for refusal in refusals)
         outcome.known += sum(refusal.ruling == "released" for refusal in refusals)
         outcome.quarantined.update(refusal.reason for refusal in refusals if refusal.ruling != "released")

@@ -34,20 +34,21 @@ class Challenge:
 
     def rows(self) -> Iterator[Row | Refusal]:
         """The ground truth's rows joined with lesions and, where given, ages and sexes; then images that no row names."""
-        lesions = {row["image"]: row for row in self.groupings.rows()}
+        lesions: dict[str, dict[str, str]] = {**self.groupings.by("image")}
         people: dict[str, dict[str, str]] = {}
         for extra in self.extras:
-            people |= {row["image"]: row for row in extra.rows()}
+            for image, person in extra.by("image").items():
+                people[image] = {**people.get(image, {}), **person}
         named = set()
         for row in self.truth.rows():
             image = row["image"]
             named.add(image)
-            lesion, person = lesions.get(image, {}), people.get(image, {})
+            lesion, told = lesions.get(image, {}), people.get(image, {})
             yield Row(
                 image_id=image, lesion_id=lesion.get("lesion_id", ""), diagnosis=_hot(row),
-                age=person.get("age_approx", person.get("age", "")), sex=person.get("sex", ""),
-                localization=person.get("anatom_site_general", ""), confirmation=lesion.get("diagnosis_confirm_type", ""),
-                image=self.images.called(image), patient_id=person.get("patient_id", ""),
+                age=told.get("age_approx", told.get("age", "")), sex=told.get("sex", ""),
+                localization=told.get("anatom_site_general", ""), confirmation=lesion.get("diagnosis_confirm_type", ""),
+                image=self.images.called(image), patient_id=told.get("patient_id", ""), fault=row.fault,
             )  # fmt: skip
         yield from self.images.strays(named, self.truth.name)
 
@@ -86,7 +87,7 @@ def recognise(
     return Challenge(f"{place}/{truths[0]}", truth, lesions, extras, images)
 
 
-def _hot(row: dict[str, str]) -> str:
+def _hot(row: Mapping[str, str]) -> str:
     """The one code whose column says 1; otherwise what stands there, for the screening to name and refuse."""
     hot = [code for code in CODES if row[code].strip() in {"1", "1.0"}]
     return hot[0] if len(hot) == 1 else "+".join(hot)

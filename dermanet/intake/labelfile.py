@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import BinaryIO
 
@@ -19,6 +19,12 @@ from dermanet.storage import Place
 
 LONGEST_LINE = 1 << 20
 """Characters. A line of a label file has a few hundred; one without end must not fill the memory."""
+
+
+class Line(dict[str, str]):
+    """The cells of one line by column. `fault`: what is wrong with their number, or empty: which cell is which, nobody knows then."""
+
+    fault = ""
 
 
 class LabelFile:
@@ -33,15 +39,37 @@ class LabelFile:
         """SHA-256 of its bytes, hexadecimal. Raises BadInput where it is not UTF-8 text or cannot be read."""
         return self._copied[1]
 
-    def rows(self) -> Iterator[dict[str, str]]:
+    def rows(self) -> Iterator[Line]:
         """The rows by column name, names lower-cased and trimmed, values as they stand; a missing cell is empty.
 
-        Raises BadInput before the first row where a line further down is no CSV: half a label file is not taken in.
+        Raises BadInput before the first row where two columns have one name, or where a line further down is no CSV: half a label
+        file is not taken in.
         """
-        reader = csv.DictReader(_lines(self._sound))
-        reader.fieldnames = [column.strip().lower() for column in reader.fieldnames or ()]
-        for row in reader:
-            yield {key: value or "" for key, value in row.items() if isinstance(key, str)}
+        reader = csv.reader(_lines(self._sound), strict=True)
+        names = columns(self.name, next(reader, []))
+        for cells in filter(None, reader):
+            line = Line(dict.fromkeys(names, "") | dict(zip(names, cells, strict=False)))
+            if len(cells) < len(names) or any(cells[len(names) :]):
+                line.fault = (
+                    f"line {reader.line_num} has {len(cells)} cells and the header {len(names)}; "
+                    "leave none out, and put a cell with a comma into quotation marks"
+                )
+            yield line
+
+    def by(self, column: str) -> dict[str, Line]:
+        """The rows by what stands in one column.
+
+        Raises BadInput where two that differ have the same there, or where one has too few cells or too many.
+        """
+        found: dict[str, Line] = {}
+        for line in self.rows():
+            if line.fault:
+                raise BadInput(f"{self.name}: {line.fault}")
+            if found.setdefault(line[column], line) != line:
+                raise BadInput(
+                    f"{self.name} says two things of the {column} {line[column]!r}; keep the line that is right"
+                )
+        return found
 
     @cached_property
     def _copied(self) -> tuple[BinaryIO, str]:
@@ -61,13 +89,22 @@ class LabelFile:
     @cached_property
     def _sound(self) -> BinaryIO:
         """The copy, every line of which is CSV. Raises BadInput."""
-        reader = csv.reader(_lines(self._copied[0]))
+        reader = csv.reader(_lines(self._copied[0]), strict=True)
         try:
             for _ in reader:
                 pass
         except csv.Error as error:
             raise BadInput(f"{self.name}: line {reader.line_num}: {error}; mend the line") from None
         return self._copied[0]
+
+
+def columns(name: str, cells: Sequence[str]) -> tuple[str, ...]:
+    """The column names of a CSV file's first line, lower-cased and trimmed. Raises BadInput where two are the same."""
+    found = tuple(cell.strip().lower() for cell in cells)
+    twice = next((column for column in found if column and found.count(column) > 1), None)
+    if twice:
+        raise BadInput(f"{name} has two columns called {twice!r}; keep the one that is right")
+    return found
 
 
 def _lines(copy: BinaryIO) -> Iterator[str]:

@@ -41,11 +41,11 @@ def discard(objects: Place, refusal: str, digest: str) -> None:
 
 
 def corrected(row: Row, changes: Mapping[str, str]) -> Row:
-    """The row with some cells set anew. Raises BadInput for a column that it has not."""
+    """The row with some cells set anew; whoever sets any has looked at all. Raises BadInput for a column that it has not."""
     unknown = [name for name in changes if name not in CELLS]
     if unknown:
         raise BadInput(f"--set {unknown[0]}: no such column; allowed are {', '.join(CELLS)}")
-    return replace(row, **{CELLS[name]: value for name, value in changes.items()})
+    return replace(row, **{CELLS[name]: value for name, value in changes.items()}, fault="" if changes else row.fault)
 
 
 def screened(

@@ -113,7 +113,11 @@ def fingerprint(refusal: Refusal) -> str:
 
 def _written(row: Row | None) -> str | None:
     """A row as JSON; plain ASCII, because a cell may hold what is no text."""
-    return json.dumps({name: value and value[:CELL] for name, value in asdict(row).items()}) if row else None
+    if row is None:
+        return None
+    said = {name: value and value[:CELL] for name, value in asdict(row).items()}
+    # What was ruled on before rows could have a fault stays ruled on.
+    return json.dumps(said if row.fault else {name: value for name, value in said.items() if name != "fault"})
 
 
 def refusal_row(source: str, refusal: Refusal) -> dict[str, object]:

@@ -27,6 +27,8 @@ MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "unknown"})
 
 def check_labels(row: Row, taxonomy: Taxonomy) -> Labels | Refusal:
     """The row's labels, checked; or the first thing that is wrong with them."""
+    if row.fault:
+        return Refusal(row.image_id, "cells do not fit", row.fault)
     names = {"image id": row.image_id, "lesion id": row.lesion_id, "patient id": row.patient_id}
     for what, value in names.items():
         if not value and what == "patient id":

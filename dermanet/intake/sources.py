@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dermanet.errors import BadInput
+from dermanet.intake.labelfile import columns
 from dermanet.records import Refusal, Row
 from dermanet.storage import Bucket, Entry, Folder, Place
 
@@ -40,10 +41,15 @@ def open_source(text: str) -> Source:
     """The source that `text` names, its layout told from its CSV files' headers. Raises BadInput with one line that says why not."""
     from dermanet.intake import synthetic
 
-    if text.startswith("synthetic:") or text == "synthetic":
+    if is_synthetic(text):
         return synthetic.parse(text)
     place, label_file = locate(text)
     return open_place(text, place, place.survey(), label_file)
+
+
+def is_synthetic(text: str) -> bool:
+    """Whether a source's text asks for drawn images, and names no folder."""
+    return text == "synthetic" or text.startswith("synthetic:")
 
 
 def open_place(text: str, place: Place, listing: Mapping[str, Entry], label_file: str | None) -> Source:
@@ -91,14 +97,17 @@ def label_files(listing: Iterable[str], only: str | None) -> list[str]:
 
 
 def header(place: Place, name: str) -> tuple[str, ...]:
-    """The column names of a CSV file, lower-cased and trimmed; none where it is empty. Raises BadInput where it is no CSV."""
+    """The column names of a CSV file, lower-cased and trimmed; none where it is empty.
+
+    Raises BadInput where it is no CSV, or where two columns have one name.
+    """
     # Only the start is read: beside its metadata, HAM10000 is given out with tables of pixels of a hundred megabytes.
     data = place.start(name, HEADER_BYTES)
     try:
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(data)
-        first = next(csv.reader(io.StringIO(text, newline="")), [])
+        first = next(csv.reader(io.StringIO(text, newline=""), strict=True), [])
     except UnicodeDecodeError as error:
         raise BadInput(f"{name}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except csv.Error as error:
         raise BadInput(f"{name}: line 1: {error}; give a CSV file") from None
-    return tuple(column.strip().lower() for column in first)
+    return columns(name, first)

@@ -66,7 +66,13 @@ def remove_copy(refusal: str, catalogue: Catalogue, objects: Place) -> None:
     """Removes the stored copy of a refused record's image, which one that was refused late has, unless the catalogue has the image."""
     file = catalogue.refusal(refusal)[1].file
     digest = image_of(refusal, file, objects) if file else None
-    if digest and not catalogue.held([digest]):
+    if digest:
+        remove_unheld(digest, catalogue, objects)
+
+
+def remove_unheld(digest: str, catalogue: Catalogue, objects: Place) -> None:
+    """Removes a stored image, unless the catalogue has it."""
+    if not catalogue.held([digest]):
         objects.remove(object_name(digest))
 
 
@@ -125,10 +131,10 @@ def trouble(found: Collection[Fault]) -> DermaNetError:
 
 def restored(catalogue: Catalogue, objects: Place) -> None:
     """Takes out of quarantine what was noted of images that are in the store again."""
-    for source, refusal in catalogue.refusals((DAMAGED, MISSING)):
+    for name, _, refusal in catalogue.quarantined((DAMAGED, MISSING)):
         digest = refusal.name.rpartition("(")[2].removesuffix(")")
         if objects.exists(object_name(digest)):
-            catalogue.unrefuse(source, refusal, partial(quarantine.discard, objects))
+            catalogue.unrefuse(name, refusal.file, partial(quarantine.discard, objects))
 
 
 def _set_aside(found: Iterable[Fault], catalogue: Catalogue, objects: Place) -> None:

@@ -1,12 +1,15 @@
 """The layouts with one CSV row an image: HAM10000 (metadata and image folders, found by image_id) and a plain CSV (paths).
 
 HAM10000   lesion_id, image_id, dx, dx_type, age, sex, localization[, dataset, patient_id]   the file is <image_id>.jpg in any folder
-plain      image (a path from the CSV's folder), lesion_id, age, sex, dx[, …]    the image_id is the file's name
+plain      image (a path from the CSV's folder), lesion_id, age, sex, dx[, …]    the image_id is the file's name, with its folders'
+           where images in several folders have one name
 """
 
+import posixpath
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from functools import cached_property
 
 from dermanet.errors import BadInput
 from dermanet.intake import imagefiles
@@ -36,12 +39,13 @@ class Table:
         """The CSV's rows, then a refusal for every image file that none of them names."""
         wanted: set[str] = set()
         for row in self.labels.rows():
-            wanted.add(row[self.column])
+            word = self._word(row[self.column])
+            wanted.add(word)
             yield Row(
-                image_id=self._image_id(row[self.column]),
+                image_id=self._image_id(word),
                 lesion_id=row["lesion_id"], age=row["age"], sex=row["sex"], diagnosis=row["dx"],
                 localization=row.get("localization", ""), confirmation=row.get("dx_type", ""), clinic=row.get("dataset", ""),
-                image=self.images.called(row[self.column]), patient_id=row.get("patient_id", ""),
+                image=self.images.called(word), patient_id=row.get("patient_id", ""), fault=row.fault,
             )  # fmt: skip
         yield from self.images.strays(wanted, self.labels.name)
 
@@ -53,11 +57,29 @@ class Table:
         """The MD5 of an image file, where the place states it; else empty."""
         return self.images.md5(image)
 
-    def _image_id(self, cell: str) -> str:
+    def _word(self, cell: str) -> str:
+        """What a cell calls an image file: a path as it is written from the CSV's folder, without detours."""
+        return cell if self.column == "image_id" or not _inside(cell) else posixpath.normpath(cell)
+
+    def _image_id(self, word: str) -> str:
         # A path's own name is the id; a path that leaves its folder is passed on whole, for the screening to name and refuse.
-        if self.column == "image_id" or ".." in cell or cell.startswith("/"):
-            return cell
-        return PurePosixPath(cell).stem
+        if self.column == "image_id" or not _inside(word):
+            return word
+        bare = posixpath.splitext(word)[0]
+        name = posixpath.basename(bare)
+        return bare.replace("/", "_") if name in self._shared else name
+
+    @cached_property
+    def _shared(self) -> frozenset[str]:
+        """The names that images in several folders have: there the folders belong to the id."""
+        words = (self._word(row[self.column]) for row in self.labels.rows())
+        bare = {posixpath.splitext(word)[0] for word in words if _inside(word)}
+        named = Counter(map(posixpath.basename, bare))
+        return frozenset(name for name, count in named.items() if count > 1)
+
+
+def _inside(path: str) -> bool:
+    return path != "" and ".." not in path and not path.startswith("/")
 
 
 def recognise(

@@ -1,17 +1,20 @@
 """Tombstones: what is left of whom a person asked to forget, and the transaction that leaves nothing else."""
 
 import hashlib
+import json
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from dermanet.database.schema import FORGOTTEN, IMAGES, LABELS, ORIGINALS, PARTED, PREDICTIONS, REFUSALS, SIDES
+from dermanet.database.schema import BATCHES, FORGOTTEN, IMAGES, LABELS, ORIGINALS, PARTED, PREDICTIONS, REFUSALS, SIDES
 from dermanet.intake.company import forget_company
 from dermanet.intake.rows import legible, refusal_of, upsert
 from dermanet.records import Labels, Refusal, Row
 
 NEAR_DUPLICATE = "near-duplicate under another lesion"
+REASON = "forgotten"
 
 Discard = Callable[[str, str], None]
 """Removes a refusal's file from quarantine, by the refusal's id and the file's digest. Called before the refusal is gone from the
@@ -35,32 +38,54 @@ def lesion_digest(lesion_id: str) -> str:
 
 def forgotten(name: str) -> Refusal:
     """The refusal of a record that was forgotten on request; neither its row nor its file is kept."""
-    return Refusal(name, "forgotten", "it was forgotten on request and never comes back; remove it from the source")
+    return Refusal(name, REASON, "it was forgotten on request and never comes back; remove it from the source")
+
+
+ImageOf = Callable[[str, str], str | None]
+"""The digest under which the image of a refusal's file would be stored, by the refusal's id and the file's digest; None: no image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """What was forgotten: the ids of its lesions, and the digests of their images."""
+
+    lesions: list[str]
+    images: list[str]
+
+
+def lesions_of(connection: sa.Connection, patient_id: str) -> set[str]:
+    """The lesions of a patient, of whatever revision of the labels, those of refused records too."""
+    rows = [
+        refusal_of(row).row for row in connection.execute(sa.select(REFUSALS).where(REFUSALS.c.record.is_not(None)))
+    ]
+    refused = {row.lesion_id for row in rows if row and row.patient_id == patient_id and row.lesion_id}
+    return refused | set(connection.scalars(sa.select(LABELS.c.lesion_id).where(LABELS.c.patient_id == patient_id)))
 
 
 def forget(
-    connection: sa.Connection,
-    lesions: Collection[str],
-    refused: Collection[str],
-    discard: Discard,
-    patient_id: str = "",
-) -> list[str] | None:
-    """Removes all that is known of lesions but digests, and returns those of their images; None where nothing is known of them.
+    connection: sa.Connection, lesions: Collection[str], image_of: ImageOf, discard: Discard, patient_id: str = ""
+) -> Gone | None:
+    """Removes all that is known of lesions, or of all lesions of a patient, but digests; None where nothing is known of them.
 
-    `refused`: digests of images of their refused records. `patient_id`: whose lesions they all are, if a patient is forgotten.
+    All of it is looked up here, in the transaction that removes it: an ingest that was under way has come before or comes after, and
+    after it finds the tombstones.
     """
+    lesions = sorted({*lesions, *(lesions_of(connection, patient_id) if patient_id else ())})
     ids = {lesion_digest(lesion) for lesion in lesions} | ({patient_digest(patient_id)} if patient_id else set())
     whose = patient_digest(patient_id) if patient_id else next(iter(ids))
     ours = connection.scalars(sa.select(LABELS.c.digest).where(LABELS.c.lesion_id.in_(lesions)).distinct()).all()
     files = connection.scalars(sa.select(ORIGINALS.c.original).where(ORIGINALS.c.digest.in_(ours))).all()
-    of_lesions = sa.or_(REFUSALS.c.lesion_id.in_([legible(lesion) for lesion in lesions]), REFUSALS.c.file.in_(files))
+    # Of a record that was released or dropped the digest of its lesion's id is left.
+    named = [name for lesion in lesions for name in (legible(lesion), lesion_digest(lesion))]
+    of_lesions = sa.or_(REFUSALS.c.lesion_id.in_(named), REFUSALS.c.file.in_(files))
     held = connection.execute(sa.select(REFUSALS).where(of_lesions)).all()
+    refused = {digest for row in held if row.file and (digest := image_of(row.id, row.file))}
     known = sa.or_(FORGOTTEN.c.lesion == whose, FORGOTTEN.c.digest.in_(ids))
     before = connection.execute(sa.select(FORGOTTEN).where(known)).all()
     if not (ours or held or before):
         return None
     kept = set(connection.scalars(sa.select(IMAGES.c.digest).where(IMAGES.c.digest.in_(refused)))) - set(ours)
-    images = {*ours, *(set(refused) - kept), *(row.digest for row in before if row.image)}
+    images = {*ours, *(refused - kept), *(row.digest for row in before if row.image)}
     marks = ids | {*images, *files, *(row.file for row in held if row.file)}
     upsert(
         connection, FORGOTTEN, [{"digest": mark, "lesion": whose, "image": mark in images} for mark in sorted(marks)]
@@ -76,7 +101,9 @@ def forget(
         if row.file:
             discard(row.id, row.file)
     connection.execute(sa.delete(REFUSALS).where(of_lesions))
-    return sorted(images)
+    for source in {row.source for row in held}:
+        _forget_in_receipts(connection, source, {row.id for row in held if row.source == source})
+    return Gone(list(lesions), sorted(images))
 
 
 def lesions_below(connection: sa.Connection, marks: Collection[str]) -> list[str]:
@@ -104,7 +131,9 @@ def _forget_sides(connection: sa.Connection, lesions: Collection[str], images: S
     """Removes what is written of lesions beside their labels: their sides, what parts their images, and their names elsewhere."""
     connection.execute(sa.delete(SIDES).where(SIDES.c.lesion_id.in_(lesions)))
     connection.execute(sa.delete(PARTED).where(sa.or_(PARTED.c.one.in_(images), PARTED.c.other.in_(images))))
-    decided = [f"lesion {lesion}" for lesion in lesions] + [f"patient {patient_id}"]
+    decided = [f"{which} {lesion}" for lesion in lesions for which in ("lesion", "with lesion")] + [
+        f"patient {patient_id}"
+    ]
     connection.execute(sa.update(SIDES).where(SIDES.c.because.in_(decided)).values(because="an id that was forgotten"))
     for lesion in lesions:
         naming = sa.and_(
@@ -113,3 +142,15 @@ def _forget_sides(connection: sa.Connection, lesions: Collection[str], images: S
         connection.execute(
             sa.update(REFUSALS).where(naming).values(detail="the other image was forgotten; ingest again")
         )
+
+
+def _forget_in_receipts(connection: sa.Connection, source: str, refusals: Collection[str]) -> None:
+    """Takes a batch's refused records out of the receipts of its takings; how many there were stays."""
+    for row in connection.execute(sa.select(BATCHES).where(BATCHES.c.source == source)).all():
+        receipt = json.loads(row.receipt)
+        told = [one for one in receipt["refused"] if one["id"] not in refusals]
+        hidden = len(receipt["refused"]) - len(told)
+        if hidden:
+            receipt |= {"refused": told, "refused_not_listed": receipt["refused_not_listed"] + hidden}
+            ours = sa.and_(BATCHES.c.source == source, BATCHES.c.number == row.number)
+            connection.execute(sa.update(BATCHES).where(ours).values(receipt=json.dumps(receipt, indent=1) + "\n"))

@@ -14,15 +14,14 @@ if TYPE_CHECKING:
 def quarantined(reason: str = "") -> dict[str, Any]:
     """Every record in quarantine, or those of one reason: id, name, reason, detail, source, and whether its file is kept."""
     from dermanet.intake.catalogue import Catalogue
-    from dermanet.records import refusal_id
 
+    reasons = (reason,) if reason else ()
     found = [
         {
-            "id": refusal_id(source, refusal.name), "name": refusal.name, "reason": refusal.reason,
-            "detail": refusal.detail, "source": source, "file": refusal.file is not None,
+            "id": name, "name": refusal.name, "reason": refusal.reason, "detail": refusal.detail, "source": source,
+            "file": refusal.file is not None,
         }
-        for source, refusal in Catalogue(settings.read().catalogue).refusals()
-        if reason in ("", refusal.reason)
+        for name, source, refusal in Catalogue(settings.read().catalogue).quarantined(reasons)
     ]  # fmt: skip
     return {"count": len(found), "records": found}
 
