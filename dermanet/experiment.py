@@ -142,8 +142,8 @@ PROBE = replace(
     PLAIN, name="probe", method="probe", backbone=PYRAMID, taps=True, last_map=False, recipe="square@384", hidden=0, balance=1.0,
 )  # fmt: skip
 FINETUNE = replace(
-    PROBE, name="finetune", method="finetune", backbone=SMALL, beside="probe", last_map=True, views=2, unfrozen=0.75, epochs=12, kept="last",
-    learning_rate=1e-3, warmup=1.0, weight_decay=1e-4, averaging=0.98, crops=0.7, light=0.15, smoothing=0.1, balance=0.5,
+    PROBE, name="finetune", method="finetune", backbone=SMALL, beside="probe", last_map=True, views=2, unfrozen=0.75, epochs=12,
+    kept="last", learning_rate=1e-3, warmup=1.0, weight_decay=1e-4, averaging=0.98, crops=0.7, light=0.15, smoothing=0.1, balance=0.5,
     age_weight=0.5, sex_weight=0.5,
 )  # fmt: skip
 EXPERIMENTS = {

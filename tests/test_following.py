@@ -1,6 +1,7 @@
 """Following the champion: under load, and while everything around it breaks."""
 
 import base64
+import json
 import os
 import threading
 import time
@@ -109,6 +110,45 @@ def test_a_version_that_is_broken_leaves_the_old_one_serving_and_says_why(
     following.versions.move(CHAMPION, "1")
     following.look()
     assert following.trouble is None
+
+
+def test_a_full_disk_ends_no_following_and_is_told(
+    installation: Installation, following: Following, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = older(installation, tmp_path / "two")
+    whole = Path.write_text
+
+    def full(self: Path, *given: Any, **named: Any) -> int:
+        if self.name.startswith("served.json"):
+            raise OSError(28, "No space left on device")
+        return whole(self, *given, **named)
+
+    following.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        following.versions.move(CHAMPION, two)
+        until(lambda: following.trouble is not None)
+        assert following.served and following.served.version == two
+        assert following.trouble and "a start without the registry would not find it" in following.trouble
+    until(lambda: following.trouble is None)
+    assert json.loads((installation.home / "served/served.json").read_text())["about"]["version"] == two
+    following.versions.move(CHAMPION, "1")
+    until(lambda: following.served is not None and following.served.version == "1")
+
+
+def test_whatever_a_look_raises_the_next_one_comes(following: Following, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[int] = []
+
+    def deaf() -> None:
+        heard.append(1)
+        raise RuntimeError("of no interest\nand long")
+
+    following.looked.append(deaf)
+    following.start()
+    until(lambda: len(heard) > 3)
+    assert following.trouble == "the look at the registry failed: RuntimeError: of no interest"
+    following.looked.remove(deaf)
+    until(lambda: following.trouble is None)
 
 
 def test_what_was_broken_is_tried_again_ever_more_rarely(

@@ -32,7 +32,7 @@ from dermanet.serving.abstention import Abstention, kinds
 from dermanet.serving.app import build
 from dermanet.serving.follow import Following
 from dermanet.serving.guard import LONG, Limits
-from dermanet.serving.reader import Reader
+from dermanet.serving.reader import Reader, cores
 
 HERE = "http://127.0.0.1"
 SECRET = "Mrs-Miller-1961-left-shoulder"
@@ -291,7 +291,7 @@ def test_garbage_in_the_form_of_a_request_is_answered_or_refused(
 def test_a_fault_inside_is_a_fault_and_says_nothing(
     client: TestClient, cell: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(self: Reader, cells: list[str]) -> None:
+    def broken(self: Reader, *given: Any) -> None:
         raise RuntimeError(SECRET)
 
     monkeypatch.setattr(Reader, "read_all", broken)
@@ -330,10 +330,10 @@ class _Slow:
         self.go, self.inside = threading.Event(), 0
         whole = Reader.read_all
 
-        def slow(reader: Reader, cells: list[str]) -> Any:
+        def slow(reader: Reader, *given: Any) -> Any:
             self.inside += 1
             self.go.wait(30)
-            return whole(reader, cells)
+            return whole(reader, *given)
 
         patch.setattr(Reader, "read_all", slow)
 
@@ -420,6 +420,55 @@ def test_a_long_request_holds_up_no_short_one_and_long_ones_wait_for_each_other(
         finally:
             go.set()
         assert [first.result(), second.result()] == [200, 200]
+
+
+def test_two_images_beside_a_batch_wait_for_one_of_its_and_not_for_all(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert following.served
+    reader, go, begun = following.served.reader, threading.Semaphore(0), list[bytes]()
+
+    def slow(self: Reader, data: bytes) -> bytes:
+        begun.append(data)
+        if data == b"large":
+            assert go.acquire(timeout=60)
+        return data
+
+    monkeypatch.setattr(Reader, "read", slow)
+    with ThreadPoolExecutor(2) as pool:
+        batch = pool.submit(reader.read_files, [b"large"] * 30)
+        until(lambda: len(begun) == cores())
+        few = pool.submit(reader.read_files, [b"small"] * 2)
+        time.sleep(0.2)
+        go.release()
+        assert few.result(30) == [b"small"] * 2 and begun.count(b"large") <= cores() + 1
+        go.release(29)
+        assert batch.result(30) == [b"large"] * 30
+
+
+def test_a_batch_that_was_given_up_is_not_computed_to_its_end(
+    following: Following, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, begun, whole = threading.Event(), list[int](), Reader.read
+
+    def slow(self: Reader, data: bytes) -> Any:
+        begun.append(1)
+        go.wait(30)
+        return whole(self, data)
+
+    monkeypatch.setattr(Reader, "read", slow)
+    with TestClient(build(following, Limits(seconds=0.5)), base_url=HERE) as client:
+        files = [("image", ("one.jpg", base64.b64decode(cell)))] * 20
+        for ask in (
+            lambda: client.post("/predict", files=files),
+            lambda: client.post("/invocations", json=_body(*[cell] * 20)),
+        ):
+            begun.clear()
+            assert ask().status_code == 504
+            assert len(begun) <= cores()
+        go.set()
+        until(lambda: client.post("/invocations", json=_body(cell)).status_code == 200)
+        assert len(begun) < 20
 
 
 def test_an_answer_that_takes_too_long_is_given_up_but_keeps_its_slot(

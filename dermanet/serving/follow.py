@@ -63,7 +63,7 @@ class Visit:
     """One request: the version that answers it, whatever is promoted meanwhile, and how many images it may bring.
 
     `reached`: whether it came to images at all. `refusal`: status and message of what was wrong with them as a whole. `broken`:
-    whether it was not the client's fault.
+    whether it was not the client's fault. `given_up`: whether it was told that it took too long: nobody waits for what is left of it.
     """
 
     served: Served | None
@@ -71,6 +71,7 @@ class Visit:
     reached: bool = False
     refusal: tuple[int, str] | None = None
     broken: bool = False
+    given_up: bool = False
 
     def require_few(self, count: int) -> None:
         """Raises MlflowException where a request brings more images than it may."""
@@ -111,6 +112,7 @@ class Following:
         self.looked: list[Callable[[], None]] = []
         """Are told of every look, whatever came of it."""
         self._refused, self._pause, self._again = "", FIRST_PAUSE, 0.0
+        self._remembered = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="follow", daemon=True)
 
@@ -137,7 +139,7 @@ class Following:
         """The rows of one request, as a version answers them. Raises MlflowException where it brings more images than it may."""
         visit.require_few(len(cells))
         try:
-            return self.told(served, served.reader.read_all(cells))
+            return self.told(served, served.reader.read_all(cells, lambda: not visit.given_up))
         except Exception as error:
             # MLflow would call it the client's fault, with all that it says.
             log.error("%s while images were read", type(error).__name__)
@@ -151,10 +153,14 @@ class Following:
         return [reading.row for reading in readings]
 
     def look(self) -> None:
-        """Looks once, and swaps if the alias has moved to a version that loads."""
-        self._look()
-        for told in self.looked:
-            told()
+        """Looks once, and swaps if the alias has moved to a version that loads. Whatever goes wrong, the next look is another try."""
+        try:
+            self._look()
+            for told in self.looked:
+                told()
+        except Exception as error:
+            # The thread that looks must outlive it: a scorer that no longer follows would never hear of a rollback.
+            self._say(f"the look at the registry failed: {_line(error)}")
 
     def _look(self) -> None:
         try:
@@ -171,7 +177,7 @@ class Following:
             self._take(found)
         else:
             self.served.about.update(_about(found))
-            self._say(None)
+            self._say(self._remember())
 
     def start(self) -> None:
         """Looks once now and then every `poll` seconds, in a thread."""
@@ -193,9 +199,19 @@ class Following:
             self._refuse(name, f"version {found.version} does not load: {_line(error)}")
             return
         self._refused = ""
-        self._say(None)
-        if not self.pinned:
-            self.noticeboard.remember(name, _about(found))
+        self._say(self._remember())
+
+    def _remember(self) -> str | None:
+        """Notes which version is served, unless that is noted; what is wrong where it cannot be."""
+        served = self.served
+        if served is None or self.pinned or served.about["name"] == self._remembered:
+            return None
+        try:
+            self.noticeboard.remember(served.about["name"], served.about)
+        except OSError as error:
+            return f"version {served.version} is served, and a start without the registry would not find it: {_line(error)}"
+        self._remembered = served.about["name"]
+        return None
 
     def _swap(self, served: Served) -> None:
         self.served = served

@@ -229,6 +229,8 @@ class Guard:
         done, _ = await asyncio.wait({task}, timeout=max(0.0, until - asyncio.get_running_loop().time()))
         if not done:
             answer.late = True
+            if answer.visit:
+                answer.visit.given_up = True
             task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             raise Refused(504, *MEANINGS[504])
         task.result()

@@ -18,10 +18,13 @@ class Noticeboard:
     root: Path
 
     def remember(self, name: str, about: dict[str, Any]) -> None:
-        """Keeps which version is served, for a start without the registry."""
+        """Keeps which version is served, for a start without the registry. Raises OSError, as where the disk is full."""
         half = self.root / f"served.json.{os.getpid()}"
-        half.write_text(json.dumps({"name": name, "about": about}))
-        half.rename(self.root / "served.json")
+        try:
+            half.write_text(json.dumps({"name": name, "about": about}))
+            half.rename(self.root / "served.json")
+        finally:
+            half.unlink(missing_ok=True)
 
     def remembered(self) -> tuple[str, dict[str, Any]] | None:
         """What was served last."""

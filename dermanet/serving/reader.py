@@ -20,11 +20,11 @@ import logging
 import os
 import re
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ from dermanet.serving.abstention import Abstention
 from dermanet.serving.network import CARD, Network, load
 
 log = logging.getLogger("dermanet.serving")
+
+Found = TypeVar("Found")
 
 GRAPH = "model.onnx"
 COLUMNS = (
@@ -105,15 +107,35 @@ class Reader:
         except UnreadableImage as error:
             return Reading(refused(str(error)), "", 0.0)
 
-    def read_all(self, cells: Sequence[Any]) -> list[Reading]:
-        """Many cells, side by side on all cores, in order."""
-        if len(cells) == 1:
-            return [self.read_cell(cells[0])]
-        return list(self.pool.map(self.read_cell, cells))
+    def read_all(self, cells: Sequence[Any], wanted: Callable[[], bool] = lambda: True) -> list[Reading]:
+        """Many cells, side by side on all cores, in order. Raises TimeoutError once they are no longer `wanted`."""
+        return self.side_by_side(self.read_cell, cells, wanted)
 
-    def read_files(self, images: Sequence[bytes]) -> list[Reading]:
+    def read_files(self, images: Sequence[bytes], wanted: Callable[[], bool] = lambda: True) -> list[Reading]:
         """Many images' bytes, likewise."""
-        return list(self.pool.map(self.read, images)) if len(images) > 1 else [self.read(images[0])]
+        return self.side_by_side(self.read, images, wanted)
+
+    def side_by_side(
+        self, call: Callable[[Any], Found], items: Iterable[Any], wanted: Callable[[], bool] = lambda: True
+    ) -> list[Found]:
+        """What a call says of each item, on all cores, in order. Raises TimeoutError once that is no longer `wanted`.
+
+        Never are more handed out than there are cores: a request beside it with two small images waits for one of its, not for all.
+        """
+        found: list[Future[Found]] = []
+        under_way: set[Future[Found]] = set()
+        try:
+            for item in items:
+                if len(under_way) >= cores():
+                    under_way = wait(under_way, return_when=FIRST_COMPLETED).not_done
+                if not wanted():
+                    raise TimeoutError("nobody waits for the answer any more")
+                found.append(self.pool.submit(call, item))
+                under_way.add(found[-1])
+            return [one.result() for one in found]
+        finally:
+            for one in under_way:
+                one.cancel()
 
     def prepared(self, data: bytes) -> NDArray[np.uint8]:
         """An image as the network sees it: uint8 (size, size, 3). Raises UnreadableImage."""

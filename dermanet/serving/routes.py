@@ -92,7 +92,7 @@ def _add_reading(app: FastAPI, following: Following) -> None:
         found = await images_of(request, visit)
         if not found:
             return Response(status_code=400)
-        readings = await asyncio.to_thread(visit.served.reader.read_files, found)
+        readings = await asyncio.to_thread(visit.served.reader.read_files, found, lambda: not visit.given_up)
         return JSONResponse({**_served(following, visit), "predictions": following.told(visit.served, readings)})
 
     @app.post("/explain", openapi_extra=_form(FILE))

@@ -91,7 +91,7 @@ def explain(reader: Reader, data: bytes) -> dict[str, Any]:
         return network.answer(images).diagnosis[:, which]
 
     grid = fineness(_seconds(probability, pixels), cores())
-    found = occlude(probability, pixels, grid, _batch(len(pixels)), reader.pool.map)
+    found = occlude(probability, pixels, grid, _batch(len(pixels)), reader.side_by_side)
     return {
         "seen": _picture(pixels), "saliency": _picture(overlay(found.heat, len(pixels))), "diagnosis": row["diagnosis"],
         "probability": row["diagnosis_probabilities"][row["diagnosis"]], "fall": found.fall, "grid": grid, "error": None,
