@@ -24,7 +24,7 @@ from dermanet.errors import BadInput
 from dermanet.registry.tracking import model_files
 from dermanet.serving.reader import Reader
 from dermanet.stages import answers
-from dermanet.stages.imagelist import ImageList, identity, walk, written
+from dermanet.stages.imagelist import ImageList, identity, place, walk, written
 from dermanet.stages.results import Results
 
 COUNT = 12
@@ -73,6 +73,63 @@ def test_an_image_that_is_named_twice_is_answered_once(folder: Path, monkeypatch
     again = ImageList(given, done)
     assert (again.count, again.left) == (COUNT, COUNT - 2)
     assert list(again) == list(found)[1:8] + list(found)[9:]
+
+
+def test_a_place_is_the_same_from_everywhere_and_above_a_link_is_above_its_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "far/away").mkdir(parents=True)
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near/link").symlink_to(tmp_path / "far/away")
+    monkeypatch.chdir(tmp_path / "near")
+    odd = os.fsdecode(b"../\xff\n.jpg")
+    assert place("./1.jpg") == place("../near//1.jpg") == str(tmp_path / "near/1.jpg")
+    assert place("link/1.jpg") == str(tmp_path / "near/link/1.jpg")
+    assert place("link/../1.jpg") == str(tmp_path / "far/1.jpg")
+    assert place("link/..") == str(tmp_path / "far")
+    assert place(odd) == place(place(odd)) == f"{tmp_path}/\\xff\\n.jpg"
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_from_another_folder_nothing_is_passed_over_and_nothing_answered_twice(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    out = tmp_path / f"all.{ending}"
+    for number, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(samples.jpeg(number))
+    (tmp_path / "b" / os.fsdecode(b"\xff.jpg")).write_bytes(samples.jpeg())
+    for here, given, before, images in (
+        ("a", ".", 0, 1),
+        ("b", ".", 1, 3),
+        ("b", "../a", 3, 3),
+        (".", "b", 3, 3),
+        ("a", "../b/1.jpg", 3, 3),
+    ):
+        monkeypatch.chdir(tmp_path / here)
+        done = stages.predict_into(os.path.relpath(out), [given])
+        assert (done["before"], done["images"], done["errors"]) == (before, images, 0), (here, given)
+    rows = rows_of(out) if ending == "csv" else [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["image"] for row in rows] == [f"{tmp_path}/{name}" for name in ("a/1.jpg", "b/1.jpg", "b/\\xff.jpg")]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_names_that_begin_nowhere_are_refused_until_they_begin_at_the_root(
+    installation: Installation, folder: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    out = folder / f"results.{ending}"
+    stages.predict_into(str(out), [str(folder / "b")])
+    whole = out.read_text()
+    old = whole.replace(f"{folder}/b", "./b")
+    out.write_text(old)
+    monkeypatch.chdir(folder)
+    with pytest.raises(
+        BadInput, match=r"names '\./b/01\.JPEG' in line [12] without its folder.*write names from the root"
+    ):
+        stages.predict_into(str(out), ["."])
+    assert out.read_text() == old
+    out.write_text(old.replace("./b", f"{folder}/./b"))
+    assert stages.predict_into(str(out), ["b"])["before"] == 4
 
 
 def test_a_row_says_what_the_reader_says(
@@ -227,7 +284,7 @@ def test_the_command_says_what_is_wrong_and_ends_with_2(
     (folder / "bad.png").write_bytes(b"GIF89a")
     bad = dermanet(".", "--out", "r.csv")
     assert bad.returncode == 2
-    assert bad.stderr.splitlines()[0].startswith("./bad.png: not an image")
+    assert bad.stderr.splitlines()[0].startswith(f"{folder}/bad.png: not an image")
     assert "13 images, 12 answered by version 1, 1 not; 8 were there before" in bad.stderr
     listed = json.loads(dermanet("b", "--json").stdout)
     assert [Path(row["image"]).name for row in listed] == ["01.JPEG", "04.jpg", "07.JPEG", "10.jpg"]

@@ -51,10 +51,11 @@ def predict_into(
 ) -> dict[str, Any]:
     """Rows for any number of images into a file, `.csv` or `.jsonl`, in order; one that was broken off is gone on with.
 
+    In a row `image` is the path from the root, so that it says the same wherever the next call comes from.
     `again`: begin the file anew. Returns how many images there are, of which `before` were there already, and how many got `error`.
     Raises BadInput, also where the file holds the answers of another version.
     """
-    from dermanet.stages.imagelist import ImageList
+    from dermanet.stages.imagelist import ImageList, place
     from dermanet.stages.results import Results, form_of
 
     start = time.monotonic()
@@ -68,7 +69,7 @@ def predict_into(
         before = len(results.done)
         total = before + found.left
         for number, (image, row) in enumerate(_side_by_side(found, reader), start=before + 1):
-            row = {"image": image, **row, **same}
+            row = {"image": place(image), **row, **same}
             results.add(row)
             if on_row:
                 on_row(row, number, total)

@@ -56,10 +56,18 @@ def walk(given: Iterable[str]) -> Iterator[str]:
             yield name
 
 
+def place(name: str) -> str:
+    """A file's path from the root, as it stands in a file of results: the same from wherever it is named, and its own place."""
+    folder, file = os.path.split(name)
+    if os.pardir in name.split(os.sep):
+        # What is above a link's target is not what is above the link.
+        folder = os.path.realpath(folder)
+    return written(os.path.abspath(os.path.join(folder, file)))
+
+
 def identity(name: str) -> int:
-    """64 bits that tell a file from every other, by whatever path it is named from here."""
-    path = os.path.abspath(written(name))
-    return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "big")
+    """64 bits that tell a file from every other, by its place."""
+    return int.from_bytes(hashlib.blake2b(place(name).encode(), digest_size=8).digest(), "big")
 
 
 def written(text: str) -> str:
