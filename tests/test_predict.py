@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,10 @@ def test_a_folder_is_walked_once_in_a_stable_order_without_what_is_hidden(folder
 def test_an_image_that_is_named_twice_is_answered_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     given = ["00.jpg", "./00.jpg", str(folder), "b"]
-    found = ImageList(given, np.zeros(0, np.uint64))
+    found = ImageList(given)
     assert (found.count, found.left, len(list(found))) == (COUNT, COUNT, COUNT)
-    done = np.array([identity("00.jpg"), identity(str(folder / "b/01.JPEG"))], np.uint64)
-    again = ImageList(given, done)
+    again = ImageList(given)
+    again.pass_over(np.array([identity("00.jpg"), identity(str(folder / "b/01.JPEG"))], np.uint64))
     assert (again.count, again.left) == (COUNT, COUNT - 2)
     assert list(again) == list(found)[1:8] + list(found)[9:]
 
@@ -253,6 +254,37 @@ def test_a_folder_without_images_is_wrong_use(installation: Installation, tmp_pa
     for ask in (lambda given: stages.predict(given), lambda given: stages.predict_into(str(tmp_path / "r.csv"), given)):
         with pytest.raises(BadInput, match="no JPEG or PNG in"):
             ask([str(tmp_path / "void")])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_refused_leaves_earlier_results_alone_and_makes_no_file(
+    installation: Installation, folder: Path, tmp_path: Path, again: bool
+) -> None:
+    out = tmp_path / "results.csv"
+    stages.predict_into(str(out), [str(folder)])
+    whole = out.read_bytes()
+    (tmp_path / "void").mkdir()
+    asked = [
+        ("results.csv", "void", None),
+        ("new/results.csv", "void", None),
+        ("results.csv", "clinic", "models:/dermanet/9"),
+    ]
+    if again:
+        asked.append(("results.csv", "clinc", None))
+    for name, given, model in asked:
+        with pytest.raises(BadInput):
+            stages.predict_into(str(tmp_path / name), [str(tmp_path / given)], model, again)
+    assert out.read_bytes() == whole and not (tmp_path / "new").exists()
+
+
+def test_a_file_that_is_being_written_is_not_begun_anew(tmp_path: Path) -> None:
+    out, row = tmp_path / "results.csv", {"image": "/1.jpg", "error": None, "version": "1", "model_digest": "a"}
+    with closing(Results(out, row)) as first:
+        first.add(row)
+        whole = out.read_bytes()
+        with pytest.raises(BadInput, match="being written by another"):
+            Results(out, row, again=True)
+    assert out.read_bytes() == whole
 
 
 def test_images_are_not_read_far_ahead_and_memory_does_not_grow(

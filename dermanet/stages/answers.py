@@ -62,10 +62,12 @@ def predict_into(
     form_of(Path(out))
     version, reader = _opened(model)
     same = {"version": version, "model_digest": reader.digest}
+    # Before the file is touched: what is refused leaves it as it is, and a mistyped name is no reason to empty it.
+    found = ImageList(images)
+    if not found.count or (again and not any(map(os.path.lexists, images))):
+        raise _nothing(images)
     with closing(Results(Path(out), {"image": "", **_example(reader), **same}, again)) as results:
-        found = ImageList(images, results.done)
-        if not found.count:
-            raise _nothing(images)
+        found.pass_over(results.done)
         before = len(results.done)
         total = before + found.left
         for number, (image, row) in enumerate(_side_by_side(found, reader), start=before + 1):
