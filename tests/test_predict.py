@@ -76,6 +76,15 @@ def test_an_image_that_is_named_twice_is_answered_once(folder: Path, monkeypatch
     assert list(again) == list(found)[1:8] + list(found)[9:]
 
 
+def test_for_the_eye_too_an_image_that_is_named_twice_is_answered_once(
+    installation: Installation, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    rows = stages.predict(["b/04.jpg", "./b/04.jpg", str(folder / "b"), "no.jpg", "no.jpg"])
+    names = [f"{folder}/b/{name}" for name in ("01.JPEG", "07.JPEG", "10.jpg")]
+    assert [row["image"] for row in rows] == ["b/04.jpg", *names, "no.jpg"]
+
+
 def test_a_place_is_the_same_from_everywhere_and_above_a_link_is_above_its_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

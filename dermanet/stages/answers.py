@@ -34,16 +34,15 @@ def predict(images: Sequence[str], model: str | None = None) -> list[dict[str, A
 
 def predict_each(images: Sequence[str], model: str | None = None) -> Iterator[dict[str, Any]]:
     """The same rows, each as soon as it is there. Raises BadInput."""
-    from dermanet.stages.imagelist import walk, written
+    from dermanet.stages.imagelist import ImageList, written
 
     _, reader = _opened(model)
-    empty = True
-    for image, row in _side_by_side(walk(images), reader):
-        empty = False
+    found = ImageList(images)
+    if not found.count:
+        raise _nothing(images)
+    for image, row in _side_by_side(found, reader):
         kept = {"error": row["error"]} if row["error"] else {name: row[name] for name in row if name != "error"}
         yield {"image": written(image), **kept}
-    if empty:
-        raise _nothing(images)
 
 
 def predict_into(
