@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from dermanet.errors import BadInput
 from dermanet.registry.tracking import model_files
 from dermanet.serving.reader import Reader
 from dermanet.stages import answers
-from dermanet.stages.imagelist import ImageList, identity, walk, written
+from dermanet.stages.imagelist import ImageList, identity, place, walk, written
 from dermanet.stages.results import Results
 
 COUNT = 12
@@ -67,12 +68,78 @@ def test_a_folder_is_walked_once_in_a_stable_order_without_what_is_hidden(folder
 def test_an_image_that_is_named_twice_is_answered_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     given = ["00.jpg", "./00.jpg", str(folder), "b"]
-    found = ImageList(given, np.zeros(0, np.uint64))
+    found = ImageList(given)
     assert (found.count, found.left, len(list(found))) == (COUNT, COUNT, COUNT)
-    done = np.array([identity("00.jpg"), identity(str(folder / "b/01.JPEG"))], np.uint64)
-    again = ImageList(given, done)
+    again = ImageList(given)
+    again.pass_over(np.array([identity("00.jpg"), identity(str(folder / "b/01.JPEG"))], np.uint64))
     assert (again.count, again.left) == (COUNT, COUNT - 2)
     assert list(again) == list(found)[1:8] + list(found)[9:]
+
+
+def test_for_the_eye_too_an_image_that_is_named_twice_is_answered_once(
+    installation: Installation, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    rows = stages.predict(["b/04.jpg", "./b/04.jpg", str(folder / "b"), "no.jpg", "no.jpg"])
+    names = [f"{folder}/b/{name}" for name in ("01.JPEG", "07.JPEG", "10.jpg")]
+    assert [row["image"] for row in rows] == ["b/04.jpg", *names, "no.jpg"]
+
+
+def test_a_place_is_the_same_from_everywhere_and_above_a_link_is_above_its_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "far/away").mkdir(parents=True)
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near/link").symlink_to(tmp_path / "far/away")
+    monkeypatch.chdir(tmp_path / "near")
+    odd = os.fsdecode(b"../\xff\n.jpg")
+    assert place("./1.jpg") == place("../near//1.jpg") == str(tmp_path / "near/1.jpg")
+    assert place("link/1.jpg") == str(tmp_path / "near/link/1.jpg")
+    assert place("link/../1.jpg") == str(tmp_path / "far/1.jpg")
+    assert place("link/..") == str(tmp_path / "far")
+    assert place(odd) == place(place(odd)) == f"{tmp_path}/\\xff\\n.jpg"
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_from_another_folder_nothing_is_passed_over_and_nothing_answered_twice(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    out = tmp_path / f"all.{ending}"
+    for number, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(samples.jpeg(number))
+    (tmp_path / "b" / os.fsdecode(b"\xff.jpg")).write_bytes(samples.jpeg())
+    for here, given, before, images in (
+        ("a", ".", 0, 1),
+        ("b", ".", 1, 3),
+        ("b", "../a", 3, 3),
+        (".", "b", 3, 3),
+        ("a", "../b/1.jpg", 3, 3),
+    ):
+        monkeypatch.chdir(tmp_path / here)
+        done = stages.predict_into(os.path.relpath(out), [given])
+        assert (done["before"], done["images"], done["errors"]) == (before, images, 0), (here, given)
+    rows = rows_of(out) if ending == "csv" else [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["image"] for row in rows] == [f"{tmp_path}/{name}" for name in ("a/1.jpg", "b/1.jpg", "b/\\xff.jpg")]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_names_that_begin_nowhere_are_refused_until_they_begin_at_the_root(
+    installation: Installation, folder: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    out = folder / f"results.{ending}"
+    stages.predict_into(str(out), [str(folder / "b")])
+    whole = out.read_text()
+    old = whole.replace(f"{folder}/b", "./b")
+    out.write_text(old)
+    monkeypatch.chdir(folder)
+    with pytest.raises(
+        BadInput, match=r"names '\./b/01\.JPEG' in line [12] without its folder.*write names from the root"
+    ):
+        stages.predict_into(str(out), ["."])
+    assert out.read_text() == old
+    out.write_text(old.replace("./b", f"{folder}/./b"))
+    assert stages.predict_into(str(out), ["b"])["before"] == 4
 
 
 def test_a_row_says_what_the_reader_says(
@@ -198,6 +265,37 @@ def test_a_folder_without_images_is_wrong_use(installation: Installation, tmp_pa
             ask([str(tmp_path / "void")])
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_refused_leaves_earlier_results_alone_and_makes_no_file(
+    installation: Installation, folder: Path, tmp_path: Path, again: bool
+) -> None:
+    out = tmp_path / "results.csv"
+    stages.predict_into(str(out), [str(folder)])
+    whole = out.read_bytes()
+    (tmp_path / "void").mkdir()
+    asked = [
+        ("results.csv", "void", None),
+        ("new/results.csv", "void", None),
+        ("results.csv", "clinic", "models:/dermanet/9"),
+    ]
+    if again:
+        asked.append(("results.csv", "clinc", None))
+    for name, given, model in asked:
+        with pytest.raises(BadInput):
+            stages.predict_into(str(tmp_path / name), [str(tmp_path / given)], model, again)
+    assert out.read_bytes() == whole and not (tmp_path / "new").exists()
+
+
+def test_a_file_that_is_being_written_is_not_begun_anew(tmp_path: Path) -> None:
+    out, row = tmp_path / "results.csv", {"image": "/1.jpg", "error": None, "version": "1", "model_digest": "a"}
+    with closing(Results(out, row)) as first:
+        first.add(row)
+        whole = out.read_bytes()
+        with pytest.raises(BadInput, match="being written by another"):
+            Results(out, row, again=True)
+    assert out.read_bytes() == whole
+
+
 def test_images_are_not_read_far_ahead_and_memory_does_not_grow(
     installation: Installation, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +325,7 @@ def test_the_command_says_what_is_wrong_and_ends_with_2(
     (folder / "bad.png").write_bytes(b"GIF89a")
     bad = dermanet(".", "--out", "r.csv")
     assert bad.returncode == 2
-    assert bad.stderr.splitlines()[0].startswith("./bad.png: not an image")
+    assert bad.stderr.splitlines()[0].startswith(f"{folder}/bad.png: not an image")
     assert "13 images, 12 answered by version 1, 1 not; 8 were there before" in bad.stderr
     listed = json.loads(dermanet("b", "--json").stdout)
     assert [Path(row["image"]).name for row in listed] == ["01.JPEG", "04.jpg", "07.JPEG", "10.jpg"]

@@ -109,7 +109,8 @@ def predict(
         str,
         typer.Option(
             "--out",
-            help="Write a row an image to this .csv or .jsonl file, as each is answered. Called again it goes on where it was.",
+            help="Write a row an image to this .csv or .jsonl file, as each is answered, with its path from the root. Called again, "
+            "from any folder, it goes on where it was.",
         ),
     ] = "",
     again: Annotated[bool, typer.Option("--again", help="Begin the file of --out anew.")] = False,

@@ -34,16 +34,15 @@ def predict(images: Sequence[str], model: str | None = None) -> list[dict[str, A
 
 def predict_each(images: Sequence[str], model: str | None = None) -> Iterator[dict[str, Any]]:
     """The same rows, each as soon as it is there. Raises BadInput."""
-    from dermanet.stages.imagelist import walk, written
+    from dermanet.stages.imagelist import ImageList, written
 
     _, reader = _opened(model)
-    empty = True
-    for image, row in _side_by_side(walk(images), reader):
-        empty = False
+    found = ImageList(images)
+    if not found.count:
+        raise _nothing(images)
+    for image, row in _side_by_side(found, reader):
         kept = {"error": row["error"]} if row["error"] else {name: row[name] for name in row if name != "error"}
         yield {"image": written(image), **kept}
-    if empty:
-        raise _nothing(images)
 
 
 def predict_into(
@@ -51,24 +50,27 @@ def predict_into(
 ) -> dict[str, Any]:
     """Rows for any number of images into a file, `.csv` or `.jsonl`, in order; one that was broken off is gone on with.
 
+    In a row `image` is the path from the root, so that it says the same wherever the next call comes from.
     `again`: begin the file anew. Returns how many images there are, of which `before` were there already, and how many got `error`.
     Raises BadInput, also where the file holds the answers of another version.
     """
-    from dermanet.stages.imagelist import ImageList
+    from dermanet.stages.imagelist import ImageList, place
     from dermanet.stages.results import Results, form_of
 
     start = time.monotonic()
     form_of(Path(out))
     version, reader = _opened(model)
     same = {"version": version, "model_digest": reader.digest}
+    # Before the file is touched: what is refused leaves it as it is, and a mistyped name is no reason to empty it.
+    found = ImageList(images)
+    if not found.count or (again and not any(map(os.path.lexists, images))):
+        raise _nothing(images)
     with closing(Results(Path(out), {"image": "", **_example(reader), **same}, again)) as results:
-        found = ImageList(images, results.done)
-        if not found.count:
-            raise _nothing(images)
+        found.pass_over(results.done)
         before = len(results.done)
         total = before + found.left
         for number, (image, row) in enumerate(_side_by_side(found, reader), start=before + 1):
-            row = {"image": image, **row, **same}
+            row = {"image": place(image), **row, **same}
             results.add(row)
             if on_row:
                 on_row(row, number, total)

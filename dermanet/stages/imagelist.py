@@ -20,20 +20,23 @@ UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class ImageList:
-    """Images in the order in which they were found, without those that are done. Memory grows by some 20 bytes an image."""
+    """Images in the order in which they were found, each once. Memory grows by some 20 bytes an image."""
 
-    def __init__(self, given: Iterable[str], done: NDArray[np.uint64]) -> None:
-        """`given`: files and folders. `done`: `identity` of what is to be passed over, (n,)."""
+    def __init__(self, given: Iterable[str]) -> None:
+        """`given`: files and folders."""
         self._names = SpooledTemporaryFile(SPOOL)  # noqa: SIM115 - as long-lived as this object
         found = array("Q")
         for name in walk(given):
             self._names.write(os.fsencode(name) + b"\0")
             found.append(identity(name))
-        numbers = np.array(found, np.uint64)
-        self._wanted = np.zeros(len(numbers), bool)
-        self._wanted[np.unique(numbers, return_index=True)[1]] = True
-        self.count = int(self._wanted.sum())
-        self._wanted &= ~np.isin(numbers, done)
+        self._numbers = np.array(found, np.uint64)
+        self._wanted = np.zeros(len(found), bool)
+        self._wanted[np.unique(self._numbers, return_index=True)[1]] = True
+        self.count = self.left = int(self._wanted.sum())
+
+    def pass_over(self, done: NDArray[np.uint64]) -> None:
+        """Leaves out what is done. `done`: its `identity`, (n,)."""
+        self._wanted &= ~np.isin(self._numbers, done)
         self.left = int(self._wanted.sum())
 
     def __iter__(self) -> Iterator[str]:
@@ -56,10 +59,18 @@ def walk(given: Iterable[str]) -> Iterator[str]:
             yield name
 
 
+def place(name: str) -> str:
+    """A file's path from the root, as it stands in a file of results: the same from wherever it is named, and its own place."""
+    folder, file = os.path.split(name)
+    if os.pardir in name.split(os.sep):
+        # What is above a link's target is not what is above the link.
+        folder = os.path.realpath(folder)
+    return written(os.path.abspath(os.path.join(folder, file)))
+
+
 def identity(name: str) -> int:
-    """64 bits that tell a file from every other, by whatever path it is named from here."""
-    path = os.path.abspath(written(name))
-    return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "big")
+    """64 bits that tell a file from every other, by its place."""
+    return int.from_bytes(hashlib.blake2b(place(name).encode(), digest_size=8).digest(), "big")
 
 
 def written(text: str) -> str:

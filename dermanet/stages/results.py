@@ -94,7 +94,8 @@ class Results:
     def __init__(self, path: Path, example: Mapping[str, Any], again: bool = False) -> None:
         """`example`: an answered row of the version that writes. `again`: begin anew, whatever stands there.
 
-        Raises BadInput where the file was made by another version, has other columns, or is being written by another process.
+        Raises BadInput where the file was made by another version, has other columns, names images without their folder, or is being
+        written by another process.
         """
         self.path, self._form = path, form_of(path)(example)
         self._model = {name: str(example[name]) for name in (VERSION, DIGEST)}
@@ -161,11 +162,18 @@ class Results:
         for name, ours in self._model.items():
             if str(row[name]) != ours:
                 raise self._refusal(f"was made by {name.replace('_', ' ')} {row[name]}, and this is {ours}")
+        image = str(row[IMAGE])
+        if not os.path.isabs(image):
+            # Seen from a folder that is not on record: taken from this one, it might be an image that nobody answered.
+            raise self._refusal(
+                f"names {image!r} in line {number} without its folder, as earlier releases did",
+                "write names from the root, ",
+            )
         self.errors += bool(row.get("error"))
-        return identity(str(row[IMAGE]))
+        return identity(image)
 
-    def _refusal(self, why: str) -> BadInput:
-        return BadInput(f"{self.path} {why}; name another file, or begin it anew with --again")
+    def _refusal(self, why: str, remedy: str = "") -> BadInput:
+        return BadInput(f"{self.path} {why}; {remedy}name another file, or begin it anew with --again")
 
     def _write(self, line: bytes) -> None:
         left = memoryview(line)
