@@ -33,6 +33,7 @@ from dermanet.serving.app import build
 from dermanet.serving.follow import Following
 from dermanet.serving.guard import LONG, Limits
 from dermanet.serving.reader import Reader
+from dermanet.serving.routes import FIELDS
 
 HERE = "http://127.0.0.1"
 SECRET = "Mrs-Miller-1961-left-shoulder"
@@ -117,6 +118,24 @@ def test_a_form_without_an_image_says_what_is_wanted(client: TestClient) -> None
         answer = client.post("/predict", **wrong)
         assert (answer.status_code, answer.json()["error_code"]) == (400, "BAD_REQUEST")
         assert "`image`" in answer.json()["message"]
+
+
+def test_a_form_of_too_much_says_of_what(following: Following, cell: str) -> None:
+    files = [("image", ("a.jpg", base64.b64decode(cell), "image/jpeg"))]
+    fields = {f"field{number}": "x" for number in range(FIELDS)}
+    with TestClient(build(following, Limits(megabytes=4, images=4)), base_url=HERE) as client:
+        for path, count in (("/predict", 5), ("/predict", 6), ("/predict", 40), ("/explain", 6)):
+            answer = client.post(path, files=files * count)
+            assert answer.status_code == 413
+            assert answer.json()["message"].startswith("more than 4 images in one request")
+        assert client.post("/predict", files=files, data=fields).status_code == 200
+        for data, words in (
+            (fields | {"more": "x"}, "more than 16 fields"),
+            ({"image": "x" * 2**21}, "a field of text is larger"),
+        ):
+            answer = client.post("/predict", files=files, data=data)
+            assert answer.status_code == 400
+            assert answer.json()["message"].startswith(words)
 
 
 def test_tokens_are_wanted_where_there_are_some(following: Following, cell: str) -> None:
