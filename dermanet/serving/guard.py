@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 from dermanet import memory
@@ -39,8 +40,6 @@ OPEN = frozenset({
     "/swagger-ui.css", "/swagger-ui.js",
 })  # fmt: skip
 """What needs no token: whether it is alive, pages, which ask for the token themselves, and the bell, which MLflow's webhooks ring."""
-
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 SMALL = 64 * 1024
 """Bytes of the body of a request that reads no image."""
@@ -166,11 +165,12 @@ class Guard:
     def _check_host(self, scope: Scope) -> None:
         host = _header(scope, b"host").decode("latin-1").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
-        if self.hosts and name not in LOOPBACK:
-            # A page elsewhere may have its own name lead here, and would then read the answers.
+        if self.hosts and not is_loopback(name[1:-1] if name.startswith("[") else name):
+            # A page elsewhere may have its own name lead here, and would then read the answers. No name is an address, though.
             raise Refused(
-                421, "BAD_REQUEST", "this scorer answers to 127.0.0.1 and localhost; others need DERMANET_TOKENS"
-            )
+                421, "BAD_REQUEST",
+                "this scorer answers to localhost and loopback's addresses, such as 127.0.0.1; others need DERMANET_TOKENS",
+            )  # fmt: skip
 
     def _check_token(self, scope: Scope) -> None:
         if not self.tokens or scope["path"] in OPEN:
@@ -353,6 +353,14 @@ class _Answer:
 
 
 _CLOSE = {"Connection": "close"}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine and nobody else's: `localhost`, or any address of loopback."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _too_large(most: int) -> Refused:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -32,7 +31,7 @@ from dermanet.registry.tracking import Tracking
 from dermanet.registry.versions import CHAMPION, Versions
 from dermanet.serving.app import at_the_end, build
 from dermanet.serving.follow import Following, Served
-from dermanet.serving.guard import Limits
+from dermanet.serving.guard import Limits, is_loopback
 from dermanet.serving.metrics import FOLDER, Metrics
 from dermanet.serving.reader import Reading, cores
 
@@ -315,17 +314,10 @@ def _end_with(parent: int) -> None:
 
 
 def _require_tokens(host: str, tokens: tuple[str, ...]) -> None:
-    if not tokens and not _is_loopback(host):
+    if not tokens and not is_loopback(host):
         raise BadInput(
             f"--host {host} lets other machines ask, and no token is set; set DERMANET_TOKENS to one or more, or bind to 127.0.0.1"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _versions(here: settings.Settings) -> Versions:
