@@ -194,6 +194,55 @@ def test_every_answer_has_the_headers_of_a_careful_server(client: TestClient, ce
     assert client.put("/invocations").status_code == 405
 
 
+def test_another_method_is_told_which_there_are(client: TestClient) -> None:
+    for path in ("/invocations", "/predict", "/explain", "/follow"):
+        for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS"):
+            answer = client.request(method, path)
+            assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    for path in (
+        "/",
+        "/docs",
+        "/ping",
+        "/health",
+        "/ready",
+        "/version",
+        "/model",
+        "/metrics",
+        "/openapi.json",
+        "/page.js",
+    ):
+        answer = client.post(path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+        assert answer.json()["error_code"] == "BAD_REQUEST"
+    assert "allow" not in client.get("/nothing").headers
+
+
+def test_head_gets_what_get_gets_without_a_body(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    for path in (
+        "/",
+        "/docs",
+        "/ping",
+        "/health",
+        "/ready",
+        "/version",
+        "/openapi.json",
+        "/page.css",
+        "/page.js",
+        "/nothing",
+    ):
+        got = client.get(path)
+        with caplog.at_level(logging.INFO, "dermanet.access"):
+            answer = client.head(path)
+        assert (answer.status_code, answer.content, answer.headers) == (got.status_code, b"", got.headers)
+        assert int(answer.headers["content-length"]) == len(got.content) > 0
+        assert re.match(r"HEAD \S+ \d+ 0 B ", caplog.records[-1].getMessage())
+
+
+def test_head_needs_the_token_that_get_needs(following: Following) -> None:
+    with TestClient(build(following, tokens=TOKENS, hosts=False), base_url="http://scorer.clinic:8000") as client:
+        assert [client.head(path).status_code for path in ("/ping", "/model", "/metrics")] == [200, 401, 401]
+
+
 @pytest.mark.parametrize(
     ("kind", "body"),
     [

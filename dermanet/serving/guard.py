@@ -257,8 +257,10 @@ class Guard:
             replayed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
+        # What GET gets, but for the body, which stays behind on its way out (RFC 9110, 9.3.2): for checks of health above all.
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await self.app(scope, again, answer.pass_on)
+            await self.app(inner, again, answer.pass_on)
         except Exception as error:
             # What it says may repeat what was sent: only its kind and its place are kept.
             log.error("%s at %s", type(error).__name__, _place(error))
@@ -294,6 +296,7 @@ class _Answer:
         self.method, self.path = str(scope["method"])[:8], _known(str(scope["path"]))
         self.visit: Visit | None = None
         self.status, self.size = 0, 0
+        self.allowed = ""
         self.late = self.broken = False
         self._begun = False
 
@@ -303,12 +306,13 @@ class _Answer:
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if self.status == 405:
+                self.allowed = _methods(message)
             if self.status < 400:
                 self._begun = True
                 await self.send({**message, "headers": [*message.get("headers", ()), *self._headers()]})
         elif self._begun:
-            self.size += len(message.get("body", b""))
-            await self.send(message)
+            await self._send_body(message)
 
     async def finish(self) -> None:
         """Says what is to be said of an error, once the inner application is done."""
@@ -325,7 +329,7 @@ class _Answer:
         code, message = MEANINGS.get(
             status, ("BAD_REQUEST" if status < 500 else "INTERNAL_ERROR", "the request was refused")
         )
-        await self.refuse(Refused(status, code, message))
+        await self.refuse(Refused(status, code, message, {"Allow": self.allowed} if status == 405 else None))
 
     async def refuse(self, refusal: Refused) -> None:
         """Answers with an error."""
@@ -333,7 +337,7 @@ class _Answer:
             return
         self._begun = True
         body = json.dumps({"error_code": refusal.code, "message": refusal.message}).encode()
-        self.status, self.size = refusal.status, len(body)
+        self.status = refusal.status
         own = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
         headers = [
             (b"content-type", b"application/json"),
@@ -343,7 +347,13 @@ class _Answer:
         ]
         with suppress(OSError):
             await self.send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-            await self.send({"type": "http.response.body", "body": body})
+            await self._send_body({"type": "http.response.body", "body": body})
+
+    async def _send_body(self, message: Message) -> None:
+        if self.method == "HEAD":
+            message = {**message, "body": b""}
+        self.size += len(message.get("body", b""))
+        await self.send(message)
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         served = self.visit.served if self.visit else None
@@ -380,6 +390,13 @@ def _busy(why: str) -> Refused:
 
 def _header(scope: Scope, wanted: bytes) -> bytes:
     return next((bytes(value) for name, value in scope["headers"] if name == wanted), b"")
+
+
+def _methods(message: Message) -> str:
+    """The methods that an inner application names as those of an address. It knows nothing of HEAD, which is answered as GET is."""
+    told = next((value.decode("latin-1") for name, value in message.get("headers", ()) if name.lower() == b"allow"), "")
+    names = {name.strip() for name in told.split(",")} - {""}
+    return ", ".join(sorted(names | ({"HEAD"} if "GET" in names else set())))
 
 
 def _known(path: str) -> str:
