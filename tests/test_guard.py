@@ -33,6 +33,7 @@ from dermanet.serving.app import build
 from dermanet.serving.follow import Following
 from dermanet.serving.guard import LONG, Limits
 from dermanet.serving.reader import Reader, cores
+from dermanet.serving.routes import FIELDS
 
 HERE = "http://127.0.0.1"
 SECRET = "Mrs-Miller-1961-left-shoulder"
@@ -119,6 +120,24 @@ def test_a_form_without_an_image_says_what_is_wanted(client: TestClient) -> None
         assert "`image`" in answer.json()["message"]
 
 
+def test_a_form_of_too_much_says_of_what(following: Following, cell: str) -> None:
+    files = [("image", ("a.jpg", base64.b64decode(cell), "image/jpeg"))]
+    fields = {f"field{number}": "x" for number in range(FIELDS)}
+    with TestClient(build(following, Limits(megabytes=4, images=4)), base_url=HERE) as client:
+        for path, count in (("/predict", 5), ("/predict", 6), ("/predict", 40), ("/explain", 6)):
+            answer = client.post(path, files=files * count)
+            assert answer.status_code == 413
+            assert answer.json()["message"].startswith("more than 4 images in one request")
+        assert client.post("/predict", files=files, data=fields).status_code == 200
+        for data, words in (
+            (fields | {"more": "x"}, "more than 16 fields"),
+            ({"image": "x" * 2**21}, "a field of text is larger"),
+        ):
+            answer = client.post("/predict", files=files, data=data)
+            assert answer.status_code == 400
+            assert answer.json()["message"].startswith(words)
+
+
 def test_tokens_are_wanted_where_there_are_some(following: Following, cell: str) -> None:
     with TestClient(build(following, tokens=TOKENS, hosts=False), base_url="http://scorer.clinic:8000") as client:
         for token in (None, "wrong", TOKENS[0][:-1], TOKENS[0] + "x", ""):
@@ -149,11 +168,20 @@ def test_the_token_for_metrics_lets_in_there_alone(following: Following, cell: s
         assert client.post("/invocations", json=_body(cell), headers=own).status_code == 401
 
 
-def test_another_s_name_does_not_lead_here(following: Following) -> None:
+@pytest.mark.parametrize(
+    ("status", "names"),
+    [
+        (200, ["localhost:8000", "LOCALHOST", "127.0.0.1", "127.0.0.2", "127.0.0.2:8000", "127.1.2.3:80", "[::1]", "[::1]:8000"]),
+        (421, ["evil.example", "127.0.0.1.evil.example", "127.0.0.2.evil.example:8000", "localhost.evil.example",
+               "127.0.0.1@evil.example", "127.0.0.2:80:evil.example", "128.0.0.2", "10.0.0.1",
+               "0.0.0.0", "[::2]", "[evil.example]", "[]", ":8000", ""]),
+    ],
+)  # fmt: skip
+def test_another_s_name_does_not_lead_here(following: Following, status: int, names: list[str]) -> None:
     with TestClient(build(following), base_url=HERE) as client:
-        for name, status in (("evil.example", 421), ("127.0.0.1.evil.example", 421), ("localhost:8000", 200), ("[::1]:8000", 200),
-                             ("127.0.0.1", 200), ("LOCALHOST", 200), ("", 421)):  # fmt: skip
-            assert client.get("/model", headers={"host": name}).status_code == status
+        assert {name: client.get("/model", headers={"host": name}).status_code for name in names} == dict.fromkeys(
+            names, status
+        )
 
 
 def test_every_answer_has_the_headers_of_a_careful_server(client: TestClient, cell: str) -> None:
@@ -164,6 +192,55 @@ def test_every_answer_has_the_headers_of_a_careful_server(client: TestClient, ce
         assert "server" not in answer.headers
     assert client.get("/nothing").json()["error_code"] == "RESOURCE_DOES_NOT_EXIST"
     assert client.put("/invocations").status_code == 405
+
+
+def test_another_method_is_told_which_there_are(client: TestClient) -> None:
+    for path in ("/invocations", "/predict", "/explain", "/follow"):
+        for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS"):
+            answer = client.request(method, path)
+            assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    for path in (
+        "/",
+        "/docs",
+        "/ping",
+        "/health",
+        "/ready",
+        "/version",
+        "/model",
+        "/metrics",
+        "/openapi.json",
+        "/page.js",
+    ):
+        answer = client.post(path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+        assert answer.json()["error_code"] == "BAD_REQUEST"
+    assert "allow" not in client.get("/nothing").headers
+
+
+def test_head_gets_what_get_gets_without_a_body(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    for path in (
+        "/",
+        "/docs",
+        "/ping",
+        "/health",
+        "/ready",
+        "/version",
+        "/openapi.json",
+        "/page.css",
+        "/page.js",
+        "/nothing",
+    ):
+        got = client.get(path)
+        with caplog.at_level(logging.INFO, "dermanet.access"):
+            answer = client.head(path)
+        assert (answer.status_code, answer.content, answer.headers) == (got.status_code, b"", got.headers)
+        assert int(answer.headers["content-length"]) == len(got.content) > 0
+        assert re.match(r"HEAD \S+ \d+ 0 B ", caplog.records[-1].getMessage())
+
+
+def test_head_needs_the_token_that_get_needs(following: Following) -> None:
+    with TestClient(build(following, tokens=TOKENS, hosts=False), base_url="http://scorer.clinic:8000") as client:
+        assert [client.head(path).status_code for path in ("/ping", "/model", "/metrics")] == [200, 401, 401]
 
 
 @pytest.mark.parametrize(

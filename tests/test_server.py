@@ -39,7 +39,8 @@ class Server:
 
     def __init__(self, installation: Installation, folder: Path, words: tuple[str, ...], **environment: str) -> None:
         self.port = mlflowserver.free_port()
-        self.address = f"http://127.0.0.1:{self.port}"
+        self.host = words[words.index("--host") + 1] if "--host" in words else "127.0.0.1"
+        self.address = f"http://{self.host}:{self.port}"
         self.client = requests.Session()
         self.client.trust_env = False
         self.log = folder / "serve.log"
@@ -62,7 +63,7 @@ class Server:
         return dict(self.client.get(f"{self.address}/model", timeout=10).json())
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        return socket.create_connection((self.host, self.port), timeout=30)
 
     def workers(self) -> list[psutil.Process]:
         """Those of its processes that serve."""
@@ -281,6 +282,12 @@ def test_a_body_of_two_gigabytes_is_refused_in_bounded_memory(serve: Serve, body
     assert sent < 100
     assert psutil.Process(server.process.pid).memory_info().rss - before < 60 * 1024 * 1024
     assert server.ask(body).status_code == 200
+
+
+def test_at_another_address_of_loopback_it_answers(serve: Serve) -> None:
+    # `ready` asks there.
+    server = serve("--host", "127.0.0.2")
+    assert server.model()["version"] == "1"
 
 
 def test_strangers_are_not_let_in_without_a_token(installation: Installation) -> None:

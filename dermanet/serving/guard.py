@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 from dermanet import memory
@@ -39,8 +40,6 @@ OPEN = frozenset({
     "/swagger-ui.css", "/swagger-ui.js",
 })  # fmt: skip
 """What needs no token: whether it is alive, pages, which ask for the token themselves, and the bell, which MLflow's webhooks ring."""
-
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 SMALL = 64 * 1024
 """Bytes of the body of a request that reads no image."""
@@ -166,11 +165,12 @@ class Guard:
     def _check_host(self, scope: Scope) -> None:
         host = _header(scope, b"host").decode("latin-1").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
-        if self.hosts and name not in LOOPBACK:
-            # A page elsewhere may have its own name lead here, and would then read the answers.
+        if self.hosts and not is_loopback(name[1:-1] if name.startswith("[") else name):
+            # A page elsewhere may have its own name lead here, and would then read the answers. No name is an address, though.
             raise Refused(
-                421, "BAD_REQUEST", "this scorer answers to 127.0.0.1 and localhost; others need DERMANET_TOKENS"
-            )
+                421, "BAD_REQUEST",
+                "this scorer answers to localhost and loopback's addresses, such as 127.0.0.1; others need DERMANET_TOKENS",
+            )  # fmt: skip
 
     def _check_token(self, scope: Scope) -> None:
         if not self.tokens or scope["path"] in OPEN:
@@ -259,8 +259,10 @@ class Guard:
             replayed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
+        # What GET gets, but for the body, which stays behind on its way out (RFC 9110, 9.3.2): for checks of health above all.
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await self.app(scope, again, answer.pass_on)
+            await self.app(inner, again, answer.pass_on)
         except Exception as error:
             # What it says may repeat what was sent: only its kind and its place are kept.
             log.error("%s at %s", type(error).__name__, _place(error))
@@ -296,6 +298,7 @@ class _Answer:
         self.method, self.path = str(scope["method"])[:8], _known(str(scope["path"]))
         self.visit: Visit | None = None
         self.status, self.size = 0, 0
+        self.allowed = ""
         self.late = self.broken = False
         self._begun = False
 
@@ -305,12 +308,13 @@ class _Answer:
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if self.status == 405:
+                self.allowed = _methods(message)
             if self.status < 400:
                 self._begun = True
                 await self.send({**message, "headers": [*message.get("headers", ()), *self._headers()]})
         elif self._begun:
-            self.size += len(message.get("body", b""))
-            await self.send(message)
+            await self._send_body(message)
 
     async def finish(self) -> None:
         """Says what is to be said of an error, once the inner application is done."""
@@ -327,7 +331,7 @@ class _Answer:
         code, message = MEANINGS.get(
             status, ("BAD_REQUEST" if status < 500 else "INTERNAL_ERROR", "the request was refused")
         )
-        await self.refuse(Refused(status, code, message))
+        await self.refuse(Refused(status, code, message, {"Allow": self.allowed} if status == 405 else None))
 
     async def refuse(self, refusal: Refused) -> None:
         """Answers with an error."""
@@ -335,7 +339,7 @@ class _Answer:
             return
         self._begun = True
         body = json.dumps({"error_code": refusal.code, "message": refusal.message}).encode()
-        self.status, self.size = refusal.status, len(body)
+        self.status = refusal.status
         own = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
         headers = [
             (b"content-type", b"application/json"),
@@ -345,7 +349,13 @@ class _Answer:
         ]
         with suppress(OSError):
             await self.send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-            await self.send({"type": "http.response.body", "body": body})
+            await self._send_body({"type": "http.response.body", "body": body})
+
+    async def _send_body(self, message: Message) -> None:
+        if self.method == "HEAD":
+            message = {**message, "body": b""}
+        self.size += len(message.get("body", b""))
+        await self.send(message)
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         served = self.visit.served if self.visit else None
@@ -355,6 +365,14 @@ class _Answer:
 
 
 _CLOSE = {"Connection": "close"}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine and nobody else's: `localhost`, or any address of loopback."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _too_large(most: int) -> Refused:
@@ -374,6 +392,13 @@ def _busy(why: str) -> Refused:
 
 def _header(scope: Scope, wanted: bytes) -> bytes:
     return next((bytes(value) for name, value in scope["headers"] if name == wanted), b"")
+
+
+def _methods(message: Message) -> str:
+    """The methods that an inner application names as those of an address. It knows nothing of HEAD, which is answered as GET is."""
+    told = next((value.decode("latin-1") for name, value in message.get("headers", ()) if name.lower() == b"allow"), "")
+    names = {name.strip() for name in told.split(",")} - {""}
+    return ", ".join(sorted(names | ({"HEAD"} if "GET" in names else set())))
 
 
 def _known(path: str) -> str:

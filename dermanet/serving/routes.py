@@ -40,6 +40,9 @@ PAGES = {
 """The page, that of the API, and all they need, from this server alone: type, and the files one after another."""
 
 USE = "For research use; not a medical device."
+FIELDS = 16
+"""So many fields of text may stand beside the files of a form, for clients that send some; none is read."""
+
 FILE = {"type": "string", "format": "binary"}
 
 
@@ -59,16 +62,26 @@ async def images_of(request: Request, visit: Visit) -> list[bytes]:
     """The files named `image` of a multipart request. Marks the visit as refused, and gives none, where there is none."""
     visit.reached = True
     try:
-        form = await InMemory(request.headers, request.stream(), max_files=visit.most + 1, max_fields=16).parse()
-    except (MultiPartException, KeyError, ValueError, AssertionError):
-        visit.refusal = 400, "the body is no multipart/form-data; send one or more files named `image`"
+        form = await InMemory(request.headers, request.stream(), max_files=visit.most, max_fields=FIELDS).parse()
+    except (MultiPartException, KeyError, ValueError, AssertionError) as error:
+        visit.refusal = _refusal(error, visit.most)
         return []
     found = [await part.read() for part in form.getlist("image") if not isinstance(part, str)]
     if not found:
         visit.refusal = 400, "no file named `image`; send one or more, as multipart/form-data"
-    if len(found) > visit.most:
-        visit.refusal = 413, f"more than {visit.most:,} images in one request; send the others in another"
-    return [] if visit.refusal else found
+    return found
+
+
+def _refusal(error: Exception, most: int) -> tuple[int, str]:
+    """What is said of a form that could not be taken apart; which of its limits it was, the parser's words alone tell."""
+    words = error.message if isinstance(error, MultiPartException) else ""
+    if words.startswith("Too many files"):
+        return 413, f"more than {most:,} images in one request; send the others in another"
+    if words.startswith("Too many fields"):
+        return 400, f"more than {FIELDS} fields of text in one request; send files named `image`, which alone are read"
+    if words.startswith("Part exceeded"):
+        return 400, "a field of text is larger than 1 MiB; send images as files named `image`, not as text"
+    return 400, "the body is no multipart/form-data; send one or more files named `image`"
 
 
 def add(app: FastAPI, following: Following, metrics: Metrics, largest: int) -> None:

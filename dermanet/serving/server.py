@@ -12,12 +12,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any, cast
 
+import httptools
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client.multiprocess import mark_process_dead
@@ -31,7 +31,7 @@ from dermanet.registry.tracking import Tracking
 from dermanet.registry.versions import CHAMPION, Versions
 from dermanet.serving.app import at_the_end, build
 from dermanet.serving.follow import Following, Served
-from dermanet.serving.guard import Limits
+from dermanet.serving.guard import Limits, is_loopback
 from dermanet.serving.metrics import FOLDER, Metrics
 from dermanet.serving.reader import Reading, cores
 
@@ -142,7 +142,12 @@ class Workers(Multiprocess):
 
 
 class Strict(HttpToolsProtocol):
-    """uvicorn's protocol for clients who do not end what they begin: their connection is closed."""
+    """uvicorn's protocol for clients who do not end what they begin: their connection is closed.
+
+    And for those who ask for another protocol, as Java's and curl do for HTTP/2: there is none, and they are answered in this one.
+    """
+
+    parser: httptools.HttpRequestParser
 
     def connection_made(self, transport: Any) -> None:
         """Starts the clock of the first request's head."""
@@ -154,6 +159,18 @@ class Strict(HttpToolsProtocol):
         """Stops it."""
         self._late.cancel()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Reads what has come. A request with `Upgrade` is read a second time without it, and its body then (RFC 9110, 7.8)."""
+        self._unset_keepalive_if_required()
+        rest = memoryview(data)
+        try:
+            # A loop: one packet may bring thousands of such requests.
+            while rest:
+                rest = self._read(rest)
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("Invalid HTTP request received.")
 
     def on_message_begin(self) -> None:
         """Starts the clock of a later request's head."""
@@ -174,10 +191,18 @@ class Strict(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Stops the clock: from here on the guard has its own."""
+        if self.parser.should_upgrade():
+            self._again = self._without_upgrade()
+            return
         self._late.cancel()
         super().on_headers_complete()
         if self._last:
             self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """Ends a request, unless it is to be read a second time."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def shutdown(self) -> None:
         """Lets what is under way end, and takes one more request where nothing is: closed at once, one on its way would be lost."""
@@ -187,6 +212,27 @@ class Strict(HttpToolsProtocol):
             self._late = self.loop.call_later(LAST_CALL, self._give_up)
         else:
             super().shutdown()
+
+    def _read(self, data: memoryview) -> memoryview:
+        """Reads to the end, or to where a request with `Upgrade` has its head's end; what is left."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # What follows is another protocol's to the parser, which would go on to read a body as requests that nobody made. And it
+            # takes nothing more where the connection is to be closed: hence a new one.
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.parser.feed_data(self._again)
+            return data[upgrade.args[0] :]
+        return data[:0]
+
+    def _without_upgrade(self) -> bytes:
+        """The head that has come, without the header. Raises HttpParserError for a tunnel: none is made here."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            raise httptools.HttpParserError("no tunnel is made here")
+        lines = [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([method + b" " + self.url + b" HTTP/" + version, *lines, b"", b""])
 
     def _count(self, size: int) -> None:
         self._head += size
@@ -268,17 +314,10 @@ def _end_with(parent: int) -> None:
 
 
 def _require_tokens(host: str, tokens: tuple[str, ...]) -> None:
-    if not tokens and not _is_loopback(host):
+    if not tokens and not is_loopback(host):
         raise BadInput(
             f"--host {host} lets other machines ask, and no token is set; set DERMANET_TOKENS to one or more, or bind to 127.0.0.1"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _versions(here: settings.Settings) -> Versions:
