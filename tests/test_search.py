@@ -1,5 +1,6 @@
 """Searches: the space as people write it, studies whose trials outlive their processes, and nothing seen of the holdout."""
 
+import hashlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import optuna
 import psutil
 import pytest
 import samples
@@ -210,14 +212,37 @@ def test_other_studies_are_other_plans(tmp_path: Path) -> None:
         Studies(tmp_path).find("x")
 
 
-def test_the_better_is_the_smaller_loss_and_the_greater_figure(tmp_path: Path) -> None:
-    for objective, best in (("loss", 0), ("age_mae", 0), ("diagnosis_f1_macro", 2)):
-        one = study(tmp_path, objective=objective)
-        for value in (0.25, 0.5, 0.75):
-            with one.take(9) as taken:  # type: ignore[union-attr]
-                taken.finish(value)
-        found = one.best()
-        assert found and found["trial"] == best
+@pytest.mark.parametrize(
+    ("objective", "best"),
+    [
+        ("loss", 0), ("age_mae", 0), ("diagnosis_log_loss", 0), ("sex_ece", 0), ("diagnosis_brier", 0), ("sex_auc", 2),
+        ("diagnosis_f1_macro", 2),
+    ],
+)  # fmt: skip
+def test_the_better_is_the_smaller_error_and_the_greater_share(tmp_path: Path, objective: str, best: int) -> None:
+    one = study(tmp_path, objective=objective)
+    for value in (0.25, 0.5, 0.75):
+        with one.take(9) as taken:  # type: ignore[union-attr]
+            taken.finish(value)
+    found = one.best()
+    assert found and found["trial"] == best
+    assert one.kept.best_trial.number == best
+
+
+def test_a_study_that_was_searched_the_wrong_way_is_not_gone_on_with_and_can_still_be_read(tmp_path: Path) -> None:
+    new = study(tmp_path, objective="sex_brier")
+    plan = {name: value for name, value in new.plan.as_dict().items() if name != "direction"}
+    name = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
+    kept = optuna.create_study(storage=Studies(tmp_path).storage, study_name=name, direction="maximize")
+    kept.set_user_attr("plan", plan)
+    old = Studies(tmp_path).find(name)
+    for value in (0.25, 0.75):
+        with old.take(9) as taken:  # type: ignore[union-attr]
+            taken.finish(value)
+    assert study(tmp_path, objective="sex_brier").trials() == []
+    assert [(one.id, len(one.trials())) for one in Studies(tmp_path).every()] == [(new.id, 0), (old.id, 2)]
+    found = old.best()
+    assert found and found["value"] == 0.25
 
 
 @pytest.mark.parametrize("objective", ["loss", "sex_auc"])

@@ -28,13 +28,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from dermanet import experiment
 from dermanet.errors import BadInput
 from dermanet.experiment import Experiment
+from dermanet.figures import LESS_IS_BETTER
 from dermanet.searching import space as spaces
 from dermanet.searching.space import Choices, Dimension, Space, Value
 
 LOSS = "loss"
 """The objective that is there without being named: the validation loss of the finished network, by the base experiment's weights."""
-
-LOWER_IS_BETTER = (LOSS, "age_mae")
 
 FIRST = 4
 """Finished trials before any is pruned."""
@@ -70,7 +69,12 @@ class Plan:
     @property
     def greater_is_better(self) -> bool:
         """Whether the objective is to become great."""
-        return self.objective not in LOWER_IS_BETTER
+        return self.objective != LOSS and not LESS_IS_BETTER.fullmatch(self.objective)
+
+    @property
+    def direction(self) -> str:
+        """The same in Optuna's words."""
+        return "maximize" if self.greater_is_better else "minimize"
 
     @property
     def prunes(self) -> bool:
@@ -81,7 +85,7 @@ class Plan:
         """The plan as plain JSON."""
         return {
             "snapshot": self.snapshot, "experiment": self.base.as_dict(), "space": spaces.as_list(self.space),
-            "objective": self.objective,
+            "objective": self.objective, "direction": self.direction,
         }  # fmt: skip
 
 
@@ -103,25 +107,24 @@ class Studies:
 
     def open(self, plan: Plan) -> "Study":
         """The study of a plan, made at the first call."""
-        direction = "maximize" if plan.greater_is_better else "minimize"
         with self.door():
             made = optuna.create_study(
-                storage=self.storage, study_name=plan.digest, direction=direction, load_if_exists=True
+                storage=self.storage, study_name=plan.digest, direction=plan.direction, load_if_exists=True
             )
             if "plan" not in made.user_attrs:
                 made.set_user_attr("plan", plan.as_dict())
-        return Study(self, plan)
+        return Study(self, plan.digest, plan)
 
     def find(self, study_id: str) -> "Study":
         """A study by its id. Raises BadInput where there is none."""
         plans = self._plans()
         if study_id not in plans:
             raise BadInput(f"no study {study_id!r}; there are {', '.join(plans) or 'none: dermanet search makes one'}")
-        return Study(self, plans[study_id])
+        return Study(self, study_id, plans[study_id])
 
     def every(self) -> list["Study"]:
         """All studies, oldest first."""
-        return [Study(self, plan) for plan in self._plans().values()]
+        return [Study(self, study_id, plan) for study_id, plan in self._plans().items()]
 
     def drop(self, study: "Study", before: float) -> bool:
         """Removes a study with its trials, if it is still idle; whether it was."""
@@ -141,18 +144,18 @@ class Studies:
             yield
 
     def _plans(self) -> dict[str, Plan]:
-        known = [study.user_attrs for study in optuna.get_all_study_summaries(self.storage, include_best_trial=False)]
-        plans = [plan_from(attributes["plan"]) for attributes in known if "plan" in attributes]
-        return {plan.digest: plan for plan in plans}
+        """By the names they were kept under: a plan of an older version would have another digest today."""
+        known = optuna.get_all_study_summaries(self.storage, include_best_trial=False)
+        return {one.study_name: plan_from(one.user_attrs["plan"]) for one in known if "plan" in one.user_attrs}
 
 
 class Study:
     """One study: gives out its trials, and tells them."""
 
-    def __init__(self, studies: Studies, plan: Plan) -> None:
-        self.id, self.plan, self._studies = plan.digest, plan, studies
+    def __init__(self, studies: Studies, study_id: str, plan: Plan) -> None:
+        self.id, self.plan, self._studies = study_id, plan, studies
         self.door = studies.door
-        self.kept = optuna.load_study(study_name=plan.digest, storage=studies.storage, pruner=_pruner(plan))
+        self.kept = optuna.load_study(study_name=study_id, storage=studies.storage, pruner=_pruner(plan))
 
     def take(self, asked: int) -> "Taken | None":
         """A trial to train: one that a process has left behind, or else a new one; None where `asked` are begun."""

@@ -157,8 +157,7 @@ def _told(study: "Study") -> dict[str, Any]:
     best, plan = study.best(), study.plan
     return {
         "study": study.id, "snapshot": plan.snapshot, "objective": plan.objective,
-        "direction": "maximize" if plan.greater_is_better else "minimize",
-        "trials": dict(Counter(row["state"] for row in study.trials())), "best": best,
+        "direction": plan.direction, "trials": dict(Counter(row["state"] for row in study.trials())), "best": best,
         "command": f"dermanet retrain --experiment '{best['experiment']}'" if best else "",
     }  # fmt: skip
 
