@@ -87,6 +87,7 @@ def test_what_would_change_nothing_in_a_probe_is_refused() -> None:
         ("dropout: {low: 0, high: 0.1, log: 3}\n", "line 1: dropout has log 3; true or false"),
         ("dropout: {low: 0, hihg: 0.1}\n", "line 1: dropout is {'low': 0, 'hihg': 0.1}; allowed are"),
         ("turns: {low: false, high: true}\n", "line 1: turns is no number"),
+        ("views: {low: 1, high: 8}\n", "line 1: views has no value between some of 1, 2, 4, 8"),
         ("name: [a, b]\n", "line 1: experiment field 'name'"),
         ("a: 1\na: 2\n", "line 2: 'a' stands in line 1"),
         ("- learning_rate\n", "needs fields of an experiment"),
@@ -298,6 +299,52 @@ def test_a_failed_trial_counts_and_is_never_the_best(tmp_path: Path) -> None:
         taken.fail("no number")
     assert one.take(1) is None and one.best() is None and pictures.draw(one) == {}
     assert [(trial["state"], trial["reason"]) for trial in one.trials()] == [("failed", "no number")]
+
+
+EITHER = "method=probe|finetune,start=imagenet|champion"
+"""Each is allowed, and a probe that begins with the champion is not."""
+
+
+def test_a_combination_that_experiments_do_not_allow_is_refused_and_another_drawn(tmp_path: Path) -> None:
+    one = study(tmp_path, EITHER, base=experiment.named("finetune28:seed=1,epochs=1"))
+    while taken := one.take(4):
+        with taken:
+            assert (taken.experiment.method, taken.experiment.start) != ("probe", "champion")
+            taken.finish(1.0)
+    told = one.trials()
+    refused = [trial for trial in told if trial["state"] == "refused"]
+    assert refused and len(told) - len(refused) == one.begun() == 4
+    for trial in refused:
+        assert (trial["experiment"], trial["value"]) == ("", None) and "method=probe needs start=imagenet" in trial[
+            "reason"
+        ]
+    assert one.take(4) is None and not [path for path in tmp_path.iterdir() if path.name.startswith(one.id)]
+
+
+def test_a_study_that_such_a_combination_had_stopped_can_be_listed_and_goes_on(tmp_path: Path) -> None:
+    one = study(tmp_path, EITHER, base=experiment.named("finetune28:epochs=1"))
+    one.kept.enqueue_trial({"method": "probe", "start": "champion"})
+    left = one.kept.ask()
+    for dimension in one.plan.space:
+        left.suggest_categorical(dimension.field, dimension.values)  # type: ignore[union-attr]
+    assert [(trial["state"], trial["experiment"]) for trial in one.trials()] == [("running", "")]
+    with one.take(1) as taken:  # type: ignore[union-attr]
+        assert taken.number > 0
+        taken.finish(1.0)
+    states = [trial["state"] for trial in one.trials()]
+    assert (states[0], states[-1], one.begun()) == ("refused", "finished", 1)
+
+
+def test_a_space_of_which_no_combination_is_allowed_ends_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dermanet.searching.study.IN_VAIN", 5)
+    text = "method=probe|scratch,beside=probe|probe112"
+    one = study(tmp_path, text, base=experiment.named("finetune28:epochs=1"))
+    for _ in range(2):
+        with pytest.raises(BadInput, match=r"space: of 5 combinations .* none is allowed.* needs method=finetune"):
+            one.take(1)
+        assert len(one.trials()) == 5
 
 
 def test_pictures_say_what_mattered_once_enough_has_finished(tmp_path: Path) -> None:

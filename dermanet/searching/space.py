@@ -5,7 +5,8 @@
 
     learning_rate=1e-4..1e-2:log,batch_size=16|32|64        the same in one word
 
-Every bound and choice passes `experiment.check`, so that no trial can leave the ranges that experiments have.
+Every bound and choice passes `experiment.check`, so that no trial can leave the ranges that experiments have. Choices that exclude one
+another in some combinations are allowed: those are refused when they are drawn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -145,6 +146,9 @@ def _range(name: str, entry: Mapping[str, Any], base: Experiment, where: str) ->
     log = entry.get("log", False)
     if isinstance(low, bool | str) or isinstance(high, bool | str):
         _refuse(where, f"{name} is no number and has no range; give a list of values")
+    if name in experiment.CHOICES:
+        allowed = ", ".join(map(str, experiment.CHOICES[name]))
+        _refuse(where, f"{name} has no value between some of {allowed}, and so no range; give a list of values")
     if not low < high:
         _refuse(where, f"{name} goes from {low} to {high}; the lower bound comes first")
     if not isinstance(log, bool):

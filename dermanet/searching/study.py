@@ -41,6 +41,12 @@ FIRST = 4
 WARM_UP = 0.2
 """The share of a training's epochs in which it is not pruned."""
 
+IN_VAIN = 100
+"""Draws that are refused one after the other before a space is."""
+
+REFUSED = "refused"
+"""A trial that was never begun: its values exclude one another. It does not count among the trials that were asked for."""
+
 STATES = {
     TrialState.RUNNING: "running", TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
 }  # fmt: skip
@@ -158,18 +164,20 @@ class Study:
         self.kept = optuna.load_study(study_name=study_id, storage=studies.storage, pruner=_pruner(plan))
 
     def take(self, asked: int) -> "Taken | None":
-        """A trial to train: one that a process has left behind, or else a new one; None where `asked` are begun."""
+        """A trial to train: one that a process has left behind, or else a new one; None where `asked` are begun.
+
+        Raises BadInput where hardly any combination of the space is one that experiments allow.
+        """
         with self.door():
-            trials = self.kept.get_trials(deepcopy=False)
-            for left in (trial for trial in trials if trial.state == TrialState.RUNNING):
-                if hold := self._hold(left.number):
-                    return self._taken(Trial(self.kept, left._trial_id), hold, trials)
-            if len(trials) >= asked:
-                return None
-            trial = self.kept.ask()
-            hold = self._hold(trial.number)
-            assert hold, "a number that was just given belongs to nobody"
-            return self._taken(trial, hold, trials)
+            while True:
+                trials = self.kept.get_trials(deepcopy=False)
+                found = self._left_behind(trials) or self._new(trials, asked)
+                if not found:
+                    return None
+                try:
+                    return self._taken(*found, trials)
+                except BadInput as reason:
+                    self._refuse(*found, str(reason))
 
     def idle(self, before: float) -> bool:
         """Whether nobody holds a trial of it, and none was begun or ended since a moment, in seconds since 1970."""
@@ -177,6 +185,10 @@ class Study:
         moments = [moment.timestamp() for t in trials for moment in (t.datetime_start, t.datetime_complete) if moment]
         held = any(self._held(trial.number) for trial in trials if trial.state == TrialState.RUNNING)
         return not held and bool(moments) and max(moments) < before
+
+    def begun(self) -> int:
+        """How many trials are begun or have ended, without those that were refused."""
+        return _begun(self.kept.get_trials(deepcopy=False))
 
     def trials(self) -> list[dict[str, Any]]:
         """Every trial by its number: state, value (None without one), epochs, seconds, notes, and the experiment as text."""
@@ -188,15 +200,49 @@ class Study:
         sign = -1 if self.plan.greater_is_better else 1
         return min(finished, key=lambda trial: (sign * trial["value"], trial["trial"]), default=None)
 
+    def _left_behind(self, trials: Sequence[FrozenTrial]) -> tuple[Trial, IO[str]] | None:
+        for left in (trial for trial in trials if trial.state == TrialState.RUNNING):
+            if hold := self._hold(left.number):
+                return Trial(self.kept, left._trial_id), hold
+        return None
+
+    def _new(self, trials: Sequence[FrozenTrial], asked: int) -> tuple[Trial, IO[str]] | None:
+        if _begun(trials) >= asked:
+            return None
+        if len(trials) >= IN_VAIN and all(map(_was_refused, trials[-IN_VAIN:])):
+            raise BadInput(
+                f"space: of {IN_VAIN} combinations drawn one after the other none is allowed ({trials[-1].user_attrs['reason']}); "
+                "leave out what excludes one another"
+            )
+        trial = self.kept.ask()
+        hold = self._hold(trial.number)
+        assert hold, "a number that was just given belongs to nobody"
+        return trial, hold
+
+    def _refuse(self, trial: Trial, hold: IO[str], reason: str) -> None:
+        trial.set_user_attr("reason", reason)
+        trial.set_user_attr(REFUSED, True)
+        self.kept.tell(trial, state=TrialState.FAIL)
+        _let_go(hold)
+
     def _told(self, trial: FrozenTrial) -> dict[str, Any]:
-        # A process that was killed while it drew has left a trial with some fields only.
-        whole = set(trial.params) == {dimension.field for dimension in self.plan.space}
+        notes = {name: note for name, note in trial.user_attrs.items() if name != REFUSED}
         return {
-            "trial": trial.number, "state": STATES[trial.state],
+            "trial": trial.number, "state": REFUSED if _was_refused(trial) else STATES[trial.state],
             "value": trial.value if trial.state == TrialState.COMPLETE else None,
-            "epochs": len(trial.intermediate_values), **trial.user_attrs,
-            "experiment": experiment.text_of(spaces.changed(self.plan.base, self.plan.space, trial.params)) if whole else "",
+            "epochs": len(trial.intermediate_values), **notes, "experiment": self._experiment_of(trial),
         }  # fmt: skip
+
+    def _experiment_of(self, trial: FrozenTrial) -> str:
+        """The experiment as text; empty where there is none."""
+        # A process that was killed while it drew has left a trial with some fields only.
+        if set(trial.params) != {dimension.field for dimension in self.plan.space}:
+            return ""
+        try:
+            return experiment.text_of(spaces.changed(self.plan.base, self.plan.space, trial.params))
+        except BadInput:
+            # Refused, or by an older version not: one trial's fault must not hide all others.
+            return ""
 
     def _taken(self, trial: Trial, hold: IO[str], others: Sequence[FrozenTrial]) -> "Taken":
         for dimension in self.plan.space:
@@ -276,7 +322,20 @@ class Taken:
         self.note(seconds=round(time.monotonic() - self._start, 1))
         with self._study.door():
             self._study.kept.tell(self._trial, value, state)
-            Path(self._hold.name).unlink(missing_ok=True)
+            _let_go(self._hold)
+
+
+def _begun(trials: Sequence[FrozenTrial]) -> int:
+    return sum(not _was_refused(trial) for trial in trials)
+
+
+def _was_refused(trial: FrozenTrial) -> bool:
+    return REFUSED in trial.user_attrs
+
+
+def _let_go(hold: IO[str]) -> None:
+    Path(hold.name).unlink(missing_ok=True)
+    hold.close()
 
 
 def _pruner(plan: Plan) -> optuna.pruners.BasePruner:

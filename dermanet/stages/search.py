@@ -63,7 +63,7 @@ def search(
     study = studies_of(here).open(plan)
     run_id = _run(search_tracking(here), study)
     count = min(jobs or side_by_side.fitting(), trials)
-    progress(f"study {study.id}: {len(study.trials())} of {trials} trials are begun; {count} side by side")
+    progress(f"study {study.id}: {study.begun()} of {trials} trials are begun; {count} side by side")
     try:
         _work(study, trials, count, run_id, progress)
     except KeyboardInterrupt:
@@ -158,7 +158,7 @@ def _told(study: "Study") -> dict[str, Any]:
     return {
         "study": study.id, "snapshot": plan.snapshot, "objective": plan.objective,
         "direction": plan.direction, "trials": dict(Counter(row["state"] for row in study.trials())), "best": best,
-        "command": f"dermanet retrain --experiment '{best['experiment']}'" if best else "",
+        "command": f"dermanet retrain --experiment '{best['experiment']}'" if best and best["experiment"] else "",
     }  # fmt: skip
 
 
