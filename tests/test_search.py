@@ -55,6 +55,13 @@ def test_a_file_and_one_word_say_the_same(tmp_path: Path) -> None:
     assert space.from_list(json.loads(json.dumps(space.as_list(found)))) == found
 
 
+def test_a_word_may_be_longer_than_the_name_of_a_file() -> None:
+    text = "batch_size=" + "|".join(map(str, range(1, 200)))
+    assert len(text) > 255 and space.chosen(text, BASE) == (space.Choices("batch_size", tuple(range(1, 200))),)
+    with pytest.raises(BadInput, match="--space"):
+        space.chosen("x" * 300, BASE)
+
+
 def test_the_default_space_suits_every_named_experiment() -> None:
     for base in experiment.EXPERIMENTS.values():
         wanted = {"balance", "taps"} if base.method == "probe" else {"learning_rate", "dropout"}

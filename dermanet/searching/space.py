@@ -9,6 +9,7 @@ Every bound and choice passes `experiment.check`, so that no trial can leave the
 another in some combinations are allowed: those are refused when they are drawn.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -58,7 +59,9 @@ def chosen(text: str, base: Experiment) -> Space:
 
     Raises BadInput with the field, and in a file its line, and what is allowed there; and for fields that would change nothing.
     """
-    space = _in_one_word(text, base) if text and "=" in text and not Path(text).exists() else _in_a_file(text, base)
+    # Not Path.exists: it raises where a word is longer than a file's name may be.
+    in_one_word = "=" in text and not os.path.exists(text)
+    space = _in_one_word(text, base) if in_one_word else _in_a_file(text, base)
     idle = [one.field for one in space if one.field in experiment.OF_STEPS]
     if idle and base.method == "probe" and not any(one.field == "method" for one in space):
         others = [name for name in base.as_dict() if name not in (*experiment.OF_STEPS, *experiment.GIVEN)]
