@@ -571,6 +571,7 @@ def test_a_fault_spends_no_trial_and_what_was_found_is_not_trained_again(snapsho
     [
         ({"objective": "diagnosis_f1_acne"}, "objective 'diagnosis_f1_acne'; on the validation side .* there are loss, age_mae"),
         ({"space_text": "recipe=dermanet@32|blurred"}, "recipe"),
+        ({"space_text": "backbone=plain|grand"}, "backbone 'grand'; allowed are plain"),
         ({"experiment_text": "grand"}, "experiment 'grand'"),
         ({"snapshot_id": "0000"}, "no snapshot '0000'"),
         ({"sources": ["synthetic:lesions=4"]}, "a snapshot or sources, not both"),

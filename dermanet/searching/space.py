@@ -101,10 +101,10 @@ def changed(base: Experiment, space: Space, drawn: Mapping[str, Value]) -> Exper
     return experiment.check(replace(base, **values))  # type: ignore[arg-type]
 
 
-def recipes(base: Experiment, space: Space) -> list[str]:
-    """Every recipe of pixels that a trial may ask for."""
-    own = [one.values for one in space if isinstance(one, Choices) and one.field == "recipe"]
-    return [str(value) for value in own[0]] if own else [base.recipe]
+def words(field: str, base: Experiment, space: Space) -> list[str]:
+    """Every value that a field of words, as `recipe`, may have in a trial."""
+    own = [one.values for one in space if isinstance(one, Choices) and one.field == field]
+    return [str(value) for value in own[0]] if own else [str(getattr(base, field))]
 
 
 def _rounded(dimension: Dimension, value: Value) -> Value:

@@ -52,6 +52,7 @@ def search(
     base = chosen_experiment(here, experiment_text)
     space = spaces.chosen(space_text, base)
     recipes = _recipes(base, space)
+    _require_backbones(base, space)
     if snapshot_id and sources:
         raise BadInput("a search takes a snapshot or sources, not both; leave one out")
     frozen = frozen_snapshot(here, snapshot_id or gather(sources, progress, accept_data)["snapshot"])
@@ -90,10 +91,18 @@ def _recipes(base: "Experiment", space: "Space") -> list[str]:
     from dermanet.pixels.preprocess import recipe
     from dermanet.searching import space as spaces
 
-    found = spaces.recipes(base, space)
+    found = spaces.words("recipe", base, space)
     for text in found:
         recipe(text)
     return found
+
+
+def _require_backbones(base: "Experiment", space: "Space") -> None:
+    from dermanet.learning.parts import parts
+    from dermanet.searching import space as spaces
+
+    for text in spaces.words("backbone", base, space):
+        parts(text)
 
 
 def _require_objective(frozen: "Snapshot", objective: str) -> None:
