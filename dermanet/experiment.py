@@ -168,7 +168,11 @@ def named(text: str) -> Experiment:
     name, _, differences = text.partition(":")
     if name not in EXPERIMENTS:
         raise BadInput(f"experiment {name!r}; allowed are {', '.join(EXPERIMENTS)}")
-    changes = dict(_difference(part) for part in differences.split(",") if part)
+    changes: dict[str, Any] = {}
+    for field, value in (_difference(part) for part in differences.split(",") if part):
+        if field in changes:
+            raise BadInput(f"experiment {text!r}: {field} stands twice; keep one of them")
+        changes[field] = value
     return check(replace(EXPERIMENTS[name], **changes))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dermanet import settings, stages
+from dermanet.errors import BadInput
 
 PROBE = "probe:backbone=efficientnet-lite0+efficientnet-lite0@48x1.5,recipe=square@32,taps=false,views=1"
 
@@ -75,6 +76,27 @@ import sys
 from dermanet import stages
 stages.extract_part({snapshot!r}, "smoke", stages.feature_parts({snapshot!r}, "smoke")[0])
 sys.exit(bool({{"keras", "tensorflow", "onnxruntime"}} & set(sys.modules)))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("text", ["smoke:backbone=nonsense", "probe112:backbone=efficientnet-lite0+nonsense"])
+def test_a_backbone_that_there_is_not_is_refused_before_any_image_is_prepared(snapshot: str, text: str) -> None:
+    stage: Callable[..., object]
+    for stage in (stages.preparation_parts, stages.prepare, stages.feature_parts, stages.extract, stages.train):
+        with pytest.raises(BadInput, match="backbone 'nonsense'; allowed are plain, efficientnet-lite0"):
+            stage(snapshot, text)
+    home = settings.read().home
+    assert not any((home / name).exists() for name in ("prepared", "features", "training"))
+    assert not (home / "mlflow.db").exists()
+
+
+def test_nothing_heavy_is_imported_to_prepare_for_a_backbone_whose_weights_are_installed(snapshot: str) -> None:
+    code = f"""
+import sys
+from dermanet import stages
+stages.prepare({snapshot!r}, {PROBE!r})
+sys.exit(bool({{"keras", "tensorflow", "onnxruntime", "mlflow"}} & set(sys.modules)))
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -1,5 +1,6 @@
 """Searches: the space as people write it, studies whose trials outlive their processes, and nothing seen of the holdout."""
 
+import hashlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import optuna
 import psutil
 import pytest
 import samples
@@ -53,6 +55,13 @@ def test_a_file_and_one_word_say_the_same(tmp_path: Path) -> None:
     assert space.from_list(json.loads(json.dumps(space.as_list(found)))) == found
 
 
+def test_a_word_may_be_longer_than_the_name_of_a_file() -> None:
+    text = "batch_size=" + "|".join(map(str, range(1, 200)))
+    assert len(text) > 255 and space.chosen(text, BASE) == (space.Choices("batch_size", tuple(range(1, 200))),)
+    with pytest.raises(BadInput, match="--space"):
+        space.chosen("x" * 300, BASE)
+
+
 def test_the_default_space_suits_every_named_experiment() -> None:
     for base in experiment.EXPERIMENTS.values():
         wanted = {"balance", "taps"} if base.method == "probe" else {"learning_rate", "dropout"}
@@ -85,6 +94,7 @@ def test_what_would_change_nothing_in_a_probe_is_refused() -> None:
         ("dropout: {low: 0, high: 0.1, log: 3}\n", "line 1: dropout has log 3; true or false"),
         ("dropout: {low: 0, hihg: 0.1}\n", "line 1: dropout is {'low': 0, 'hihg': 0.1}; allowed are"),
         ("turns: {low: false, high: true}\n", "line 1: turns is no number"),
+        ("views: {low: 1, high: 8}\n", "line 1: views has no value between some of 1, 2, 4, 8"),
         ("name: [a, b]\n", "line 1: experiment field 'name'"),
         ("a: 1\na: 2\n", "line 2: 'a' stands in line 1"),
         ("- learning_rate\n", "needs fields of an experiment"),
@@ -210,14 +220,37 @@ def test_other_studies_are_other_plans(tmp_path: Path) -> None:
         Studies(tmp_path).find("x")
 
 
-def test_the_better_is_the_smaller_loss_and_the_greater_figure(tmp_path: Path) -> None:
-    for objective, best in (("loss", 0), ("age_mae", 0), ("diagnosis_f1_macro", 2)):
-        one = study(tmp_path, objective=objective)
-        for value in (0.25, 0.5, 0.75):
-            with one.take(9) as taken:  # type: ignore[union-attr]
-                taken.finish(value)
-        found = one.best()
-        assert found and found["trial"] == best
+@pytest.mark.parametrize(
+    ("objective", "best"),
+    [
+        ("loss", 0), ("age_mae", 0), ("diagnosis_log_loss", 0), ("sex_ece", 0), ("diagnosis_brier", 0), ("sex_auc", 2),
+        ("diagnosis_f1_macro", 2),
+    ],
+)  # fmt: skip
+def test_the_better_is_the_smaller_error_and_the_greater_share(tmp_path: Path, objective: str, best: int) -> None:
+    one = study(tmp_path, objective=objective)
+    for value in (0.25, 0.5, 0.75):
+        with one.take(9) as taken:  # type: ignore[union-attr]
+            taken.finish(value)
+    found = one.best()
+    assert found and found["trial"] == best
+    assert one.kept.best_trial.number == best
+
+
+def test_a_study_that_was_searched_the_wrong_way_is_not_gone_on_with_and_can_still_be_read(tmp_path: Path) -> None:
+    new = study(tmp_path, objective="sex_brier")
+    plan = {name: value for name, value in new.plan.as_dict().items() if name != "direction"}
+    name = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
+    kept = optuna.create_study(storage=Studies(tmp_path).storage, study_name=name, direction="maximize")
+    kept.set_user_attr("plan", plan)
+    old = Studies(tmp_path).find(name)
+    for value in (0.25, 0.75):
+        with old.take(9) as taken:  # type: ignore[union-attr]
+            taken.finish(value)
+    assert study(tmp_path, objective="sex_brier").trials() == []
+    assert [(one.id, len(one.trials())) for one in Studies(tmp_path).every()] == [(new.id, 0), (old.id, 2)]
+    found = old.best()
+    assert found and found["value"] == 0.25
 
 
 @pytest.mark.parametrize("objective", ["loss", "sex_auc"])
@@ -273,6 +306,52 @@ def test_a_failed_trial_counts_and_is_never_the_best(tmp_path: Path) -> None:
         taken.fail("no number")
     assert one.take(1) is None and one.best() is None and pictures.draw(one) == {}
     assert [(trial["state"], trial["reason"]) for trial in one.trials()] == [("failed", "no number")]
+
+
+EITHER = "method=probe|finetune,start=imagenet|champion"
+"""Each is allowed, and a probe that begins with the champion is not."""
+
+
+def test_a_combination_that_experiments_do_not_allow_is_refused_and_another_drawn(tmp_path: Path) -> None:
+    one = study(tmp_path, EITHER, base=experiment.named("finetune28:seed=1,epochs=1"))
+    while taken := one.take(4):
+        with taken:
+            assert (taken.experiment.method, taken.experiment.start) != ("probe", "champion")
+            taken.finish(1.0)
+    told = one.trials()
+    refused = [trial for trial in told if trial["state"] == "refused"]
+    assert refused and len(told) - len(refused) == one.begun() == 4
+    for trial in refused:
+        assert (trial["experiment"], trial["value"]) == ("", None) and "method=probe needs start=imagenet" in trial[
+            "reason"
+        ]
+    assert one.take(4) is None and not [path for path in tmp_path.iterdir() if path.name.startswith(one.id)]
+
+
+def test_a_study_that_such_a_combination_had_stopped_can_be_listed_and_goes_on(tmp_path: Path) -> None:
+    one = study(tmp_path, EITHER, base=experiment.named("finetune28:epochs=1"))
+    one.kept.enqueue_trial({"method": "probe", "start": "champion"})
+    left = one.kept.ask()
+    for dimension in one.plan.space:
+        left.suggest_categorical(dimension.field, dimension.values)  # type: ignore[union-attr]
+    assert [(trial["state"], trial["experiment"]) for trial in one.trials()] == [("running", "")]
+    with one.take(1) as taken:  # type: ignore[union-attr]
+        assert taken.number > 0
+        taken.finish(1.0)
+    states = [trial["state"] for trial in one.trials()]
+    assert (states[0], states[-1], one.begun()) == ("refused", "finished", 1)
+
+
+def test_a_space_of_which_no_combination_is_allowed_ends_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dermanet.searching.study.IN_VAIN", 5)
+    text = "method=probe|scratch,beside=probe|probe112"
+    one = study(tmp_path, text, base=experiment.named("finetune28:epochs=1"))
+    for _ in range(2):
+        with pytest.raises(BadInput, match=r"space: of 5 combinations .* none is allowed.* needs method=finetune"):
+            one.take(1)
+        assert len(one.trials()) == 5
 
 
 def test_pictures_say_what_mattered_once_enough_has_finished(tmp_path: Path) -> None:
@@ -492,6 +571,7 @@ def test_a_fault_spends_no_trial_and_what_was_found_is_not_trained_again(snapsho
     [
         ({"objective": "diagnosis_f1_acne"}, "objective 'diagnosis_f1_acne'; on the validation side .* there are loss, age_mae"),
         ({"space_text": "recipe=dermanet@32|blurred"}, "recipe"),
+        ({"space_text": "backbone=plain|grand"}, "backbone 'grand'; allowed are plain"),
         ({"experiment_text": "grand"}, "experiment 'grand'"),
         ({"snapshot_id": "0000"}, "no snapshot '0000'"),
         ({"sources": ["synthetic:lesions=4"]}, "a snapshot or sources, not both"),

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from dermanet import taxonomy, yamlentries
+from dermanet.figures import LESS_IS_BETTER
 from dermanet.judging.slices import AXES, NOT_RECORDED, known_values
 from dermanet.yamlentries import Entry
 
@@ -27,7 +28,6 @@ METRIC = re.compile(
 )
 """The names that figures have; `metrics` says what they are."""
 
-LESS_IS_BETTER = re.compile(r"age_mae|.*_(ece|brier|log_loss)")
 NO_SHARE = re.compile(r"age_mae|.*_(brier|log_loss)")
 """Figures that are not between 0 and 1."""
 

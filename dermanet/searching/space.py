@@ -5,9 +5,11 @@
 
     learning_rate=1e-4..1e-2:log,batch_size=16|32|64        the same in one word
 
-Every bound and choice passes `experiment.check`, so that no trial can leave the ranges that experiments have.
+Every bound and choice passes `experiment.check`, so that no trial can leave the ranges that experiments have. Choices that exclude one
+another in some combinations are allowed: those are refused when they are drawn.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -57,7 +59,9 @@ def chosen(text: str, base: Experiment) -> Space:
 
     Raises BadInput with the field, and in a file its line, and what is allowed there; and for fields that would change nothing.
     """
-    space = _in_one_word(text, base) if text and "=" in text and not Path(text).exists() else _in_a_file(text, base)
+    # Not Path.exists: it raises where a word is longer than a file's name may be.
+    in_one_word = "=" in text and not os.path.exists(text)
+    space = _in_one_word(text, base) if in_one_word else _in_a_file(text, base)
     idle = [one.field for one in space if one.field in experiment.OF_STEPS]
     if idle and base.method == "probe" and not any(one.field == "method" for one in space):
         others = [name for name in base.as_dict() if name not in (*experiment.OF_STEPS, *experiment.GIVEN)]
@@ -97,10 +101,10 @@ def changed(base: Experiment, space: Space, drawn: Mapping[str, Value]) -> Exper
     return experiment.check(replace(base, **values))  # type: ignore[arg-type]
 
 
-def recipes(base: Experiment, space: Space) -> list[str]:
-    """Every recipe of pixels that a trial may ask for."""
-    own = [one.values for one in space if isinstance(one, Choices) and one.field == "recipe"]
-    return [str(value) for value in own[0]] if own else [base.recipe]
+def words(field: str, base: Experiment, space: Space) -> list[str]:
+    """Every value that a field of words, as `recipe`, may have in a trial."""
+    own = [one.values for one in space if isinstance(one, Choices) and one.field == field]
+    return [str(value) for value in own[0]] if own else [str(getattr(base, field))]
 
 
 def _rounded(dimension: Dimension, value: Value) -> Value:
@@ -145,6 +149,9 @@ def _range(name: str, entry: Mapping[str, Any], base: Experiment, where: str) ->
     log = entry.get("log", False)
     if isinstance(low, bool | str) or isinstance(high, bool | str):
         _refuse(where, f"{name} is no number and has no range; give a list of values")
+    if name in experiment.CHOICES:
+        allowed = ", ".join(map(str, experiment.CHOICES[name]))
+        _refuse(where, f"{name} has no value between some of {allowed}, and so no range; give a list of values")
     if not low < high:
         _refuse(where, f"{name} goes from {low} to {high}; the lower bound comes first")
     if not isinstance(log, bool):

@@ -28,19 +28,24 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from dermanet import experiment
 from dermanet.errors import BadInput
 from dermanet.experiment import Experiment
+from dermanet.figures import LESS_IS_BETTER
 from dermanet.searching import space as spaces
 from dermanet.searching.space import Choices, Dimension, Space, Value
 
 LOSS = "loss"
 """The objective that is there without being named: the validation loss of the finished network, by the base experiment's weights."""
 
-LOWER_IS_BETTER = (LOSS, "age_mae")
-
 FIRST = 4
 """Finished trials before any is pruned."""
 
 WARM_UP = 0.2
 """The share of a training's epochs in which it is not pruned."""
+
+IN_VAIN = 100
+"""Draws that are refused one after the other before a space is."""
+
+REFUSED = "refused"
+"""A trial that was never begun: its values exclude one another. It does not count among the trials that were asked for."""
 
 STATES = {
     TrialState.RUNNING: "running", TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
@@ -70,7 +75,12 @@ class Plan:
     @property
     def greater_is_better(self) -> bool:
         """Whether the objective is to become great."""
-        return self.objective not in LOWER_IS_BETTER
+        return self.objective != LOSS and not LESS_IS_BETTER.fullmatch(self.objective)
+
+    @property
+    def direction(self) -> str:
+        """The same in Optuna's words."""
+        return "maximize" if self.greater_is_better else "minimize"
 
     @property
     def prunes(self) -> bool:
@@ -81,7 +91,7 @@ class Plan:
         """The plan as plain JSON."""
         return {
             "snapshot": self.snapshot, "experiment": self.base.as_dict(), "space": spaces.as_list(self.space),
-            "objective": self.objective,
+            "objective": self.objective, "direction": self.direction,
         }  # fmt: skip
 
 
@@ -103,25 +113,24 @@ class Studies:
 
     def open(self, plan: Plan) -> "Study":
         """The study of a plan, made at the first call."""
-        direction = "maximize" if plan.greater_is_better else "minimize"
         with self.door():
             made = optuna.create_study(
-                storage=self.storage, study_name=plan.digest, direction=direction, load_if_exists=True
+                storage=self.storage, study_name=plan.digest, direction=plan.direction, load_if_exists=True
             )
             if "plan" not in made.user_attrs:
                 made.set_user_attr("plan", plan.as_dict())
-        return Study(self, plan)
+        return Study(self, plan.digest, plan)
 
     def find(self, study_id: str) -> "Study":
         """A study by its id. Raises BadInput where there is none."""
         plans = self._plans()
         if study_id not in plans:
             raise BadInput(f"no study {study_id!r}; there are {', '.join(plans) or 'none: dermanet search makes one'}")
-        return Study(self, plans[study_id])
+        return Study(self, study_id, plans[study_id])
 
     def every(self) -> list["Study"]:
         """All studies, oldest first."""
-        return [Study(self, plan) for plan in self._plans().values()]
+        return [Study(self, study_id, plan) for study_id, plan in self._plans().items()]
 
     def drop(self, study: "Study", before: float) -> bool:
         """Removes a study with its trials, if it is still idle; whether it was."""
@@ -141,32 +150,34 @@ class Studies:
             yield
 
     def _plans(self) -> dict[str, Plan]:
-        known = [study.user_attrs for study in optuna.get_all_study_summaries(self.storage, include_best_trial=False)]
-        plans = [plan_from(attributes["plan"]) for attributes in known if "plan" in attributes]
-        return {plan.digest: plan for plan in plans}
+        """By the names they were kept under: a plan of an older version would have another digest today."""
+        known = optuna.get_all_study_summaries(self.storage, include_best_trial=False)
+        return {one.study_name: plan_from(one.user_attrs["plan"]) for one in known if "plan" in one.user_attrs}
 
 
 class Study:
     """One study: gives out its trials, and tells them."""
 
-    def __init__(self, studies: Studies, plan: Plan) -> None:
-        self.id, self.plan, self._studies = plan.digest, plan, studies
+    def __init__(self, studies: Studies, study_id: str, plan: Plan) -> None:
+        self.id, self.plan, self._studies = study_id, plan, studies
         self.door = studies.door
-        self.kept = optuna.load_study(study_name=plan.digest, storage=studies.storage, pruner=_pruner(plan))
+        self.kept = optuna.load_study(study_name=study_id, storage=studies.storage, pruner=_pruner(plan))
 
     def take(self, asked: int) -> "Taken | None":
-        """A trial to train: one that a process has left behind, or else a new one; None where `asked` are begun."""
+        """A trial to train: one that a process has left behind, or else a new one; None where `asked` are begun.
+
+        Raises BadInput where hardly any combination of the space is one that experiments allow.
+        """
         with self.door():
-            trials = self.kept.get_trials(deepcopy=False)
-            for left in (trial for trial in trials if trial.state == TrialState.RUNNING):
-                if hold := self._hold(left.number):
-                    return self._taken(Trial(self.kept, left._trial_id), hold, trials)
-            if len(trials) >= asked:
-                return None
-            trial = self.kept.ask()
-            hold = self._hold(trial.number)
-            assert hold, "a number that was just given belongs to nobody"
-            return self._taken(trial, hold, trials)
+            while True:
+                trials = self.kept.get_trials(deepcopy=False)
+                found = self._left_behind(trials) or self._new(trials, asked)
+                if not found:
+                    return None
+                try:
+                    return self._taken(*found, trials)
+                except BadInput as reason:
+                    self._refuse(*found, str(reason))
 
     def idle(self, before: float) -> bool:
         """Whether nobody holds a trial of it, and none was begun or ended since a moment, in seconds since 1970."""
@@ -174,6 +185,10 @@ class Study:
         moments = [moment.timestamp() for t in trials for moment in (t.datetime_start, t.datetime_complete) if moment]
         held = any(self._held(trial.number) for trial in trials if trial.state == TrialState.RUNNING)
         return not held and bool(moments) and max(moments) < before
+
+    def begun(self) -> int:
+        """How many trials are begun or have ended, without those that were refused."""
+        return _begun(self.kept.get_trials(deepcopy=False))
 
     def trials(self) -> list[dict[str, Any]]:
         """Every trial by its number: state, value (None without one), epochs, seconds, notes, and the experiment as text."""
@@ -185,15 +200,49 @@ class Study:
         sign = -1 if self.plan.greater_is_better else 1
         return min(finished, key=lambda trial: (sign * trial["value"], trial["trial"]), default=None)
 
+    def _left_behind(self, trials: Sequence[FrozenTrial]) -> tuple[Trial, IO[str]] | None:
+        for left in (trial for trial in trials if trial.state == TrialState.RUNNING):
+            if hold := self._hold(left.number):
+                return Trial(self.kept, left._trial_id), hold
+        return None
+
+    def _new(self, trials: Sequence[FrozenTrial], asked: int) -> tuple[Trial, IO[str]] | None:
+        if _begun(trials) >= asked:
+            return None
+        if len(trials) >= IN_VAIN and all(map(_was_refused, trials[-IN_VAIN:])):
+            raise BadInput(
+                f"space: of {IN_VAIN} combinations drawn one after the other none is allowed ({trials[-1].user_attrs['reason']}); "
+                "leave out what excludes one another"
+            )
+        trial = self.kept.ask()
+        hold = self._hold(trial.number)
+        assert hold, "a number that was just given belongs to nobody"
+        return trial, hold
+
+    def _refuse(self, trial: Trial, hold: IO[str], reason: str) -> None:
+        trial.set_user_attr("reason", reason)
+        trial.set_user_attr(REFUSED, True)
+        self.kept.tell(trial, state=TrialState.FAIL)
+        _let_go(hold)
+
     def _told(self, trial: FrozenTrial) -> dict[str, Any]:
-        # A process that was killed while it drew has left a trial with some fields only.
-        whole = set(trial.params) == {dimension.field for dimension in self.plan.space}
+        notes = {name: note for name, note in trial.user_attrs.items() if name != REFUSED}
         return {
-            "trial": trial.number, "state": STATES[trial.state],
+            "trial": trial.number, "state": REFUSED if _was_refused(trial) else STATES[trial.state],
             "value": trial.value if trial.state == TrialState.COMPLETE else None,
-            "epochs": len(trial.intermediate_values), **trial.user_attrs,
-            "experiment": experiment.text_of(spaces.changed(self.plan.base, self.plan.space, trial.params)) if whole else "",
+            "epochs": len(trial.intermediate_values), **notes, "experiment": self._experiment_of(trial),
         }  # fmt: skip
+
+    def _experiment_of(self, trial: FrozenTrial) -> str:
+        """The experiment as text; empty where there is none."""
+        # A process that was killed while it drew has left a trial with some fields only.
+        if set(trial.params) != {dimension.field for dimension in self.plan.space}:
+            return ""
+        try:
+            return experiment.text_of(spaces.changed(self.plan.base, self.plan.space, trial.params))
+        except BadInput:
+            # Refused, or by an older version not: one trial's fault must not hide all others.
+            return ""
 
     def _taken(self, trial: Trial, hold: IO[str], others: Sequence[FrozenTrial]) -> "Taken":
         for dimension in self.plan.space:
@@ -273,7 +322,20 @@ class Taken:
         self.note(seconds=round(time.monotonic() - self._start, 1))
         with self._study.door():
             self._study.kept.tell(self._trial, value, state)
-            Path(self._hold.name).unlink(missing_ok=True)
+            _let_go(self._hold)
+
+
+def _begun(trials: Sequence[FrozenTrial]) -> int:
+    return sum(not _was_refused(trial) for trial in trials)
+
+
+def _was_refused(trial: FrozenTrial) -> bool:
+    return REFUSED in trial.user_attrs
+
+
+def _let_go(hold: IO[str]) -> None:
+    Path(hold.name).unlink(missing_ok=True)
+    hold.close()
 
 
 def _pruner(plan: Plan) -> optuna.pruners.BasePruner:

@@ -47,11 +47,13 @@ def say_nothing(line: str) -> None:
 
 
 def chosen_experiment(here: Settings, text: str) -> experiment.Experiment:
-    """The experiment asked for, or the configured one where `text` is empty. Raises BadInput, also for its recipe."""
+    """The experiment asked for, or the configured one where `text` is empty. Raises BadInput, also for its recipe and backbones."""
+    from dermanet.learning.parts import parts
     from dermanet.pixels.preprocess import recipe
 
     chosen = experiment.named(text or here.experiment)
     recipe(chosen.recipe)
+    parts(chosen.backbones)
     return chosen
 
 

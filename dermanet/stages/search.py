@@ -52,6 +52,7 @@ def search(
     base = chosen_experiment(here, experiment_text)
     space = spaces.chosen(space_text, base)
     recipes = _recipes(base, space)
+    _require_backbones(base, space)
     if snapshot_id and sources:
         raise BadInput("a search takes a snapshot or sources, not both; leave one out")
     frozen = frozen_snapshot(here, snapshot_id or gather(sources, progress, accept_data)["snapshot"])
@@ -63,7 +64,7 @@ def search(
     study = studies_of(here).open(plan)
     run_id = _run(search_tracking(here), study)
     count = min(jobs or side_by_side.fitting(), trials)
-    progress(f"study {study.id}: {len(study.trials())} of {trials} trials are begun; {count} side by side")
+    progress(f"study {study.id}: {study.begun()} of {trials} trials are begun; {count} side by side")
     try:
         _work(study, trials, count, run_id, progress)
     except KeyboardInterrupt:
@@ -90,10 +91,18 @@ def _recipes(base: "Experiment", space: "Space") -> list[str]:
     from dermanet.pixels.preprocess import recipe
     from dermanet.searching import space as spaces
 
-    found = spaces.recipes(base, space)
+    found = spaces.words("recipe", base, space)
     for text in found:
         recipe(text)
     return found
+
+
+def _require_backbones(base: "Experiment", space: "Space") -> None:
+    from dermanet.learning.parts import parts
+    from dermanet.searching import space as spaces
+
+    for text in spaces.words("backbone", base, space):
+        parts(text)
 
 
 def _require_objective(frozen: "Snapshot", objective: str) -> None:
@@ -157,9 +166,8 @@ def _told(study: "Study") -> dict[str, Any]:
     best, plan = study.best(), study.plan
     return {
         "study": study.id, "snapshot": plan.snapshot, "objective": plan.objective,
-        "direction": "maximize" if plan.greater_is_better else "minimize",
-        "trials": dict(Counter(row["state"] for row in study.trials())), "best": best,
-        "command": f"dermanet retrain --experiment '{best['experiment']}'" if best else "",
+        "direction": plan.direction, "trials": dict(Counter(row["state"] for row in study.trials())), "best": best,
+        "command": f"dermanet retrain --experiment '{best['experiment']}'" if best and best["experiment"] else "",
     }  # fmt: skip
 
 
