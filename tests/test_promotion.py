@@ -91,6 +91,16 @@ def test_a_promotion_keeps_who_and_why_and_the_way_back(ledger: Ledger) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["02", "+2", " 2", "2 ", "2.0", "\u0662", "\u00b2", "0", "-1", ""])
+def test_a_version_has_one_name(ledger: Ledger, name: str) -> None:
+    _more_versions(1)
+    stages.promote("2")
+    for stage in (stages.promote, stages.promote_judged, stages.compile_dossier, stages.replay, stages.smoke_test):
+        with pytest.raises(BadInput, match=r"dermanet has no version .*; there are \[1, 2\]"):
+            stage(name)
+    assert _aliases() == ("2", "1") and _moves()[-1] == ("promotion", "promoted", "2"), "the way back is still there"
+
+
 def test_two_at_once_are_two_in_turn(installation: Installation, ledger: Ledger) -> None:
     made = _more_versions(6)
     with ThreadPoolExecutor(6) as threads:
