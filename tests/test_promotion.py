@@ -207,6 +207,26 @@ def test_a_version_deleted_by_hand_is_no_champion_and_no_way_back(
     assert stages.promote("1")["before"] == "4", "what is undone does not need the version that was there"
 
 
+def test_a_version_whose_files_are_gone_does_not_become_champion(ledger: Ledger) -> None:
+    _more_versions(1)
+    stages.promote("2")
+    before, gone = (
+        _moves(),
+        r"the files of models:/dermanet/\d are not there \(card.json\); put them back from a backup",
+    )
+    model = _client().get_logged_model(_client().get_model_version("dermanet", "1").source.removeprefix("models:/"))
+    files = Path(model.artifact_location.removeprefix("file://"))
+    files.rename(files.with_name("elsewhere"))
+    for move in (partial(stages.promote, "1"), stages.roll_back):
+        with pytest.raises(BadInput, match=gone):
+            move()
+    assert _aliases() == ("2", "1") and _moves() == before
+    with pytest.raises(BadInput, match=r"the files of models:/m-.* are not there \(artifacts\)"):
+        stages.evaluate(str(_client().get_model_version("dermanet", "1").run_id))
+    files.with_name("elsewhere").rename(files)
+    assert stages.roll_back()["champion"] == "1"
+
+
 def test_a_verdict_beside_another_champion_promotes_nobody(ledger: Ledger) -> None:
     _more_versions(2)
     stages.promote("3")
