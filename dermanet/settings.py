@@ -1,6 +1,7 @@
 """Where am I running: environment variables, read once, at the door. What is being tried is an `experiment`, not a setting."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -52,7 +53,7 @@ class Settings:
     objects: str
     """`DERMANET_OBJECTS`: where images are kept, by content: a folder or `s3://bucket/prefix`. Default: a folder in the home."""
     model: str
-    """`DERMANET_MODEL`: the name of the registered model. Default `dermanet`."""
+    """`DERMANET_MODEL`: the name of the registered model: letters, digits and `. _ -`. Default `dermanet`."""
     processes: int
     """`DERMANET_PROCESSES`: how many processes train together, on JAX. Default 0: the stage trains itself, on its own Keras."""
     coordinator: str
@@ -122,7 +123,7 @@ class Settings:
 def read(environ: Mapping[str, str] | None = None) -> Settings:
     """The settings of this process. Touches nothing: no folder is made and no service is asked.
 
-    Raises BadInput where those of several processes contradict one another.
+    Raises BadInput where one of them cannot be, or those of several processes contradict one another.
     """
     environ = os.environ if environ is None else environ
     processes, coordinator, process = _processes(environ)
@@ -139,7 +140,7 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
         experiment=environ.get("DERMANET_EXPERIMENT") or EXPERIMENT,
         catalogue=environ.get("DERMANET_CATALOGUE") or f"sqlite:///{home / 'catalogue.db'}",
         objects=environ.get("DERMANET_OBJECTS") or str(home / "objects"),
-        model=environ.get("DERMANET_MODEL") or "dermanet",
+        model=_name("DERMANET_MODEL", environ.get("DERMANET_MODEL") or "dermanet"),
         processes=processes,
         coordinator=coordinator,
         process=process,
@@ -197,6 +198,13 @@ def _tokens(name: str, environ: Mapping[str, str]) -> tuple[str, ...]:
             "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
     return tokens
+
+
+def _name(name: str, text: str) -> str:
+    # It stands in addresses and in queries: MLflow takes no slash, and a quote would end a query.
+    if not re.fullmatch(r"\w[\w.-]*", text):
+        raise BadInput(f"{name}={text!r}; allowed are letters, digits and the signs . _ -")
+    return text
 
 
 def _number(name: str, text: str, low: int, high: int) -> int:

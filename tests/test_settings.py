@@ -43,7 +43,7 @@ def test_a_relative_path_means_the_folder_it_was_read_in(tmp_path: Path, monkeyp
     ("variable", "field"),
     [
         ("DERMANET_SOURCE", "source"), ("DERMANET_EXPERIMENT", "experiment"), ("DERMANET_CATALOGUE", "catalogue"),
-        ("DERMANET_OBJECTS", "objects"), ("DERMANET_MODEL", "model"), ("MLFLOW_TRACKING_URI", "tracking_uri"),
+        ("DERMANET_OBJECTS", "objects"), ("MLFLOW_TRACKING_URI", "tracking_uri"),
     ],
 )  # fmt: skip
 def test_a_variable_sets_its_field_and_an_empty_one_does_not(variable: str, field: str) -> None:
@@ -100,3 +100,10 @@ def test_the_log_of_predictions_goes_back_some_days_or_is_off() -> None:
     assert [settings.read({"DERMANET_PREDICTION_DAYS": text}).prediction_days for text in ("", "7", "0")] == [90, 7, 0]
     with pytest.raises(BadInput, match="DERMANET_PREDICTION_DAYS='forever'; allowed are 0 to"):
         settings.read({"DERMANET_PREDICTION_DAYS": "forever"})
+
+
+def test_the_model_s_name_can_stand_in_addresses_and_queries() -> None:
+    assert settings.read({"DERMANET_MODEL": "skin-2.b_1"}).model == "skin-2.b_1"
+    for name in ("a/b", "it's", "a b", "a:b", "models@x", "..", "a\n"):
+        with pytest.raises(BadInput, match=r"DERMANET_MODEL=.*; allowed are letters, digits and the signs"):
+            settings.read({"DERMANET_MODEL": name})
