@@ -127,7 +127,7 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
     """
     environ = os.environ if environ is None else environ
     processes, coordinator, process = _processes(environ)
-    home = Path(environ.get("DERMANET_HOME") or ".dermanet").absolute()
+    home = _home(environ.get("DERMANET_HOME") or ".dermanet")
     tracking_uri = environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
     elsewhere = not tracking_uri.startswith(("sqlite:", "postgresql"))
     return Settings(
@@ -175,6 +175,16 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
         airflow_logs=Path(environ.get("AIRFLOW__LOGGING__BASE_LOG_FOLDER") or home / "airflow" / "logs").absolute(),
         mlflow_pages=environ.get("DERMANET_MLFLOW_PAGES", "").rstrip("/"),
     )
+
+
+def _home(text: str) -> Path:
+    home = Path(text).absolute()
+    # In a database's address one begins its options and the other a sign's number: the file would be another one.
+    if re.search("[?%]", str(home)):
+        raise BadInput(
+            f"DERMANET_HOME={str(home)!r}; a path with ? or % is none for databases: take another, or a link to it"
+        )
+    return home
 
 
 def _processes(environ: Mapping[str, str]) -> tuple[int, str, int]:

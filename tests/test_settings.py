@@ -107,3 +107,18 @@ def test_the_model_s_name_can_stand_in_addresses_and_queries() -> None:
     for name in ("a/b", "it's", "a b", "a:b", "models@x", "..", "a\n"):
         with pytest.raises(BadInput, match=r"DERMANET_MODEL=.*; allowed are letters, digits and the signs"):
             settings.read({"DERMANET_MODEL": name})
+
+
+@pytest.mark.parametrize("sign", "?%")
+def test_a_home_that_no_database_could_be_in_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: str
+) -> None:
+    odd = tmp_path / f"what{sign}41"
+    with pytest.raises(BadInput, match=r"DERMANET_HOME=.*; a path with \? or % is none for databases: take another"):
+        settings.read({"DERMANET_HOME": str(odd)})
+    odd.mkdir()
+    (tmp_path / "plain").symlink_to(odd)
+    assert settings.read({"DERMANET_HOME": str(tmp_path / "plain")}).home == tmp_path / "plain", "a link is a way out"
+    monkeypatch.chdir(odd)
+    with pytest.raises(BadInput, match="DERMANET_HOME="):
+        settings.read({})
