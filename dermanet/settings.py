@@ -193,7 +193,7 @@ def _processes(environ: Mapping[str, str]) -> tuple[int, str, int]:
     if not coordinator:
         return _number("DERMANET_PROCESSES", environ.get("DERMANET_PROCESSES") or "0", 0, PROCESSES), "", 0
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not _digits(port):
         raise BadInput(f"DERMANET_COORDINATOR={coordinator!r}; host:port of the first process is needed")
     processes = _number("DERMANET_PROCESSES", environ.get("DERMANET_PROCESSES", ""), 1, PROCESSES)
     return processes, coordinator, _number("DERMANET_PROCESS", environ.get("DERMANET_PROCESS", ""), 0, processes - 1)
@@ -218,9 +218,14 @@ def _name(name: str, text: str) -> str:
 
 
 def _number(name: str, text: str, low: int, high: int) -> int:
-    if not text.isdigit() or not low <= int(text) <= high:
+    if not _digits(text) or not low <= int(text) <= high:
         raise BadInput(f"{name}={text!r}; allowed are {low} to {high}")
     return int(text)
+
+
+def _digits(text: str) -> bool:
+    """Whether it is a number to `int`, too: a superscript is a digit by `isdigit` alone."""
+    return text.isascii() and text.isdecimal()
 
 
 def _hours(name: str, environ: Mapping[str, str], default: float) -> float:

@@ -76,6 +76,9 @@ def test_one_machine_s_processes_and_several_machines_are_told_apart() -> None:
     [
         ({"DERMANET_PROCESSES": "two"}, "DERMANET_PROCESSES='two'; allowed are 0 to 4096"),
         ({"DERMANET_PROCESSES": "-1"}, "DERMANET_PROCESSES='-1'"),
+        ({"DERMANET_PROCESSES": "\u00b2"}, "DERMANET_PROCESSES='\u00b2'; allowed are 0 to 4096"),
+        ({"DERMANET_KEEP_DAYS": "\u00b2"}, "DERMANET_KEEP_DAYS='\u00b2'; allowed are 1 to"),
+        ({"DERMANET_COORDINATOR": "gpu-0:\u00b2"}, "host:port of the first process is needed"),
         ({"DERMANET_COORDINATOR": "gpu-0"}, "host:port of the first process is needed"),
         ({"DERMANET_COORDINATOR": "gpu-0:1"}, "DERMANET_PROCESSES=''; allowed are 1 to"),
         ({"DERMANET_COORDINATOR": "gpu-0:1", "DERMANET_PROCESSES": "2"}, "DERMANET_PROCESS=''; allowed are 0 to 1"),
