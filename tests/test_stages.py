@@ -1,6 +1,7 @@
 """The whole way by its stages, on real SQLite, real MLflow and a real small network."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 from installation import SOURCE, Installation, photo
 
 from dermanet import settings, stages
-from dermanet.errors import BadInput, GateRefused, StoreFault
+from dermanet.errors import BadInput, DermaNetError, GateRefused, StoreFault
 from dermanet.intake.synthetic import SyntheticSource
 
 pytestmark = pytest.mark.usefixtures("installation")
@@ -147,6 +148,26 @@ def test_a_snapshot_whose_image_is_gone_says_what_to_do(installation: Installati
 def test_an_export_in_an_unknown_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"\.pt"):
         stages.export("1", str(tmp_path / "model.pt"))
+
+
+def test_an_export_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "folder.onnx", tmp_path / "file" / "m.keras", Path("/proc/m.onnx"), Path("/proc/m.h5")):
+        with pytest.raises(BadInput, match=f"{path} cannot be written: .*; name another file"):
+            stages.export("1", str(path))
+    target = tmp_path / "kept" / "m.onnx"
+    stages.export("1", str(target))
+    before = target.read_bytes()
+
+    def full(half: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(DermaNetError, match=r"no space left for .*; make room") as raised:
+        stages.export("1", str(target))
+    assert raised.value.exit_status == 1
+    assert target.read_bytes() == before and list(target.parent.iterdir()) == [target]
 
 
 def test_a_holdout_too_small_to_decide_is_insufficient_evidence_even_when_it_is_empty(
