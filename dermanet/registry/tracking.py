@@ -263,6 +263,8 @@ def model_files(uri: str, into: str | None = None, part: str = "") -> Path:
             if part:
                 return Path(mlflow.artifacts.download_artifacts(f"{folder}/{part}", dst_path=into))
             return Path(mlflow.artifacts.download_artifacts(uri, dst_path=into)) / wanted
+        if not uri.startswith("models:"):
+            raise FileNotFoundError(f"there is no {wanted}")
     except (MlflowException, FileNotFoundError) as error:
         require_absent(error)
         raise BadInput(
