@@ -43,7 +43,7 @@ CHAMPION = Asset("dermanet_champion")
         "version": Param(
             "",
             type="string",
-            pattern="^[0-9]*$",
+            pattern="^([1-9][0-9]*)?$",
             title="Version",
             description="The version to promote, a number; empty to roll back.",
         ),

@@ -4,7 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +49,30 @@ class Doubt(Exception):
 
 
 def examine(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Every finding, `ok` or not or a `warning`, with what was seen; nothing is changed but for folders a first use would make."""
+    """Every finding, and whether all are `ok`."""
+    found = list(findings(environ))
+    return {"ok": all(finding["ok"] for finding in found), "findings": found}
+
+
+def findings(environ: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Finding by finding, `ok` or not or a `warning`, with what was seen; nothing is changed but folders that a first use makes."""
     here = settings.read(environ)
-    findings = [
-        _try("settings", lambda: _known(environ)),
-        _try("home", lambda: _writable(here.home)),
-        _try("packages", _packages),
-        _try("taxonomy", lambda: f"{len(taxonomy.load(here.taxonomy).codes)} diagnoses in {here.taxonomy}"),
-        _try("experiment", lambda: stages.experiment_summary(here)),
-        _try("gates", lambda: stages.gates_summary(here)),
-        _try("validation", lambda: stages.limits_summary(here)),
-        _try("monitoring", lambda: stages.monitoring_summary(here)),
-        _try("object store", lambda: f"{_stored(here)} images in {here.objects}"),
-        _try("catalogue", lambda: f"{stages.catalogued(here)} images in {_hidden(here.catalogue)}"),
-        _try("MLflow", lambda: _champion(environ, here)),
-        _try("Airflow", lambda: _airflow(environ, here)),
-    ]
-    return {"ok": all(finding["ok"] for finding in findings), "findings": findings}
+    looks: dict[str, Callable[[], str]] = {
+        "settings": lambda: _known(environ),
+        "home": lambda: _writable(here.home),
+        "packages": _packages,
+        "taxonomy": lambda: f"{len(taxonomy.load(here.taxonomy).codes)} diagnoses in {here.taxonomy}",
+        "experiment": lambda: stages.experiment_summary(here),
+        "gates": lambda: stages.gates_summary(here),
+        "validation": lambda: stages.limits_summary(here),
+        "monitoring": lambda: stages.monitoring_summary(here),
+        "object store": lambda: f"{_stored(here)} images in {here.objects}",
+        "catalogue": lambda: f"{stages.catalogued(here)} images in {_hidden(here.catalogue)}",
+        "MLflow": lambda: _champion(environ, here),
+        "Airflow": lambda: _airflow(environ, here),
+    }
+    for what, look in looks.items():
+        yield _try(what, look)
 
 
 def _try(what: str, look: Callable[[], str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Where am I running: environment variables, read once, at the door. What is being tried is an `experiment`, not a setting."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -52,7 +53,7 @@ class Settings:
     objects: str
     """`DERMANET_OBJECTS`: where images are kept, by content: a folder or `s3://bucket/prefix`. Default: a folder in the home."""
     model: str
-    """`DERMANET_MODEL`: the name of the registered model. Default `dermanet`."""
+    """`DERMANET_MODEL`: the name of the registered model: letters, digits and `. _ -`. Default `dermanet`."""
     processes: int
     """`DERMANET_PROCESSES`: how many processes train together, on JAX. Default 0: the stage trains itself, on its own Keras."""
     coordinator: str
@@ -122,11 +123,11 @@ class Settings:
 def read(environ: Mapping[str, str] | None = None) -> Settings:
     """The settings of this process. Touches nothing: no folder is made and no service is asked.
 
-    Raises BadInput where those of several processes contradict one another.
+    Raises BadInput where one of them cannot be, or those of several processes contradict one another.
     """
     environ = os.environ if environ is None else environ
     processes, coordinator, process = _processes(environ)
-    home = Path(environ.get("DERMANET_HOME") or ".dermanet").absolute()
+    home = _home(environ.get("DERMANET_HOME") or ".dermanet")
     tracking_uri = environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
     elsewhere = not tracking_uri.startswith(("sqlite:", "postgresql"))
     return Settings(
@@ -139,7 +140,7 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
         experiment=environ.get("DERMANET_EXPERIMENT") or EXPERIMENT,
         catalogue=environ.get("DERMANET_CATALOGUE") or f"sqlite:///{home / 'catalogue.db'}",
         objects=environ.get("DERMANET_OBJECTS") or str(home / "objects"),
-        model=environ.get("DERMANET_MODEL") or "dermanet",
+        model=_name("DERMANET_MODEL", environ.get("DERMANET_MODEL") or "dermanet"),
         processes=processes,
         coordinator=coordinator,
         process=process,
@@ -176,13 +177,23 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
     )
 
 
+def _home(text: str) -> Path:
+    home = Path(text).absolute()
+    # In a database's address one begins its options and the other a sign's number: the file would be another one.
+    if re.search("[?%]", str(home)):
+        raise BadInput(
+            f"DERMANET_HOME={str(home)!r}; a path with ? or % is none for databases: take another, or a link to it"
+        )
+    return home
+
+
 def _processes(environ: Mapping[str, str]) -> tuple[int, str, int]:
     """How many train together, where the first of them is, and which one this machine has."""
     coordinator = environ.get("DERMANET_COORDINATOR", "")
     if not coordinator:
         return _number("DERMANET_PROCESSES", environ.get("DERMANET_PROCESSES") or "0", 0, PROCESSES), "", 0
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not _digits(port):
         raise BadInput(f"DERMANET_COORDINATOR={coordinator!r}; host:port of the first process is needed")
     processes = _number("DERMANET_PROCESSES", environ.get("DERMANET_PROCESSES", ""), 1, PROCESSES)
     return processes, coordinator, _number("DERMANET_PROCESS", environ.get("DERMANET_PROCESS", ""), 0, processes - 1)
@@ -199,10 +210,22 @@ def _tokens(name: str, environ: Mapping[str, str]) -> tuple[str, ...]:
     return tokens
 
 
+def _name(name: str, text: str) -> str:
+    # It stands in addresses and in queries: MLflow takes no slash, and a quote would end a query.
+    if not re.fullmatch(r"\w[\w.-]*", text):
+        raise BadInput(f"{name}={text!r}; allowed are letters, digits and the signs . _ -")
+    return text
+
+
 def _number(name: str, text: str, low: int, high: int) -> int:
-    if not text.isdigit() or not low <= int(text) <= high:
+    if not _digits(text) or not low <= int(text) <= high:
         raise BadInput(f"{name}={text!r}; allowed are {low} to {high}")
     return int(text)
+
+
+def _digits(text: str) -> bool:
+    """Whether it is a number to `int`, too: a superscript is a digit by `isdigit` alone."""
+    return text.isascii() and text.isdecimal()
 
 
 def _hours(name: str, environ: Mapping[str, str], default: float) -> float:

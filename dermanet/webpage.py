@@ -1,5 +1,7 @@
-"""Pages for people: HTML from a template, in one style, that needs nothing beside itself."""
+"""Pages for people: HTML from a template, in one style, that needs nothing beside itself; and what stands in Markdown."""
 
+import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,3 +20,8 @@ def rendered(template: Path, **about: Any) -> str:
         trim_blocks=True,
     )
     return environment.get_template(template.name).render(**about)
+
+
+def in_markdown(text: str) -> str:
+    """A text as a line of Markdown shows it, also in a table: nothing in it is a tag, a link or the end of a cell."""
+    return re.sub(r"([\\`|\[\]])", r"\\\1", escape(" ".join(text.split()), quote=False))

@@ -290,3 +290,10 @@ def test_the_commands_end_as_the_others_do(installation: Installation, backups: 
     damaged = run("backup", str(backups), "--verify")
     assert damaged.returncode == 1 and "has 0 bytes instead of" in damaged.stdout
     assert not os.path.exists(tmp_path / "nowhere")
+
+
+def test_a_folder_that_nothing_can_be_written_into_is_the_caller_s_to_change(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in ("/proc/backups", str(tmp_path / "file"), str(tmp_path / "file" / "below")):
+        with pytest.raises(BadInput, match=f"no backup can be made in {folder}: .*; name another folder"):
+            stages.backup(folder)

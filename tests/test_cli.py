@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from commands import Commands
 from installation import Installation, photo
 from typer.testing import CliRunner
 
-from dermanet import __version__, cli
+from dermanet import __version__, cli, doctor, stages
 
 COMMANDS = (
     "ingest", "snapshot", "validate", "prepare", "train", "evaluate", "judge", "register", "retrain",
@@ -161,3 +162,21 @@ def test_doctor_names_what_is_missing(commands: Commands, dermanet: Command, ins
     assert ill.returncode == 1
     missing = [line for line in ill.stdout.splitlines() if line.startswith("MISSING")]
     assert [line.split()[1].rstrip(":") for line in missing] == ["settings", "experiment", "gates"]
+
+
+def test_who_asks_an_mlflow_that_is_away_is_told_within_seconds(commands: Commands, tmp_path: Path) -> None:
+    away = {**Installation(tmp_path).environment(), "MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}
+    line = "MLflow's server at 127.0.0.1:1 does not answer (ConnectionError); start it, or see MLFLOW_TRACKING_URI"
+    start = time.monotonic()
+    for words in (["judge", "a-run"], ["promote", "1"], ["rollback"], ["export", "1", "model.onnx"]):
+        done = commands.run(words, away, tmp_path)
+        assert (done.returncode, done.stderr.strip()) == (1, f"dermanet: {line}")
+    told = commands.run(["doctor"], away, tmp_path)
+    assert told.returncode == 1 and f"MISSING MLflow: DermaNetError: {line}" in told.stdout.splitlines()
+    assert time.monotonic() - start < 60, "MLflow's own client would try for four minutes, each time"
+
+
+def test_doctor_tells_what_it_finds_as_it_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "champion", lambda environ: pytest.fail("nobody has come so far"))
+    found = doctor.findings({"DERMANET_HOME": str(tmp_path)})
+    assert [next(found)["what"] for _ in range(2)] == ["settings", "home"]

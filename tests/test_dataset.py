@@ -242,3 +242,10 @@ def test_a_crop_is_a_square_of_at_least_its_share_and_the_whole_at_one() -> None
     width, height = (np.ptp(found[:, :, :, place], axis=(1, 2)) + 1 for place in (0, 1))
     assert np.abs(width - height).max() <= 1 and width.min() >= 32 and width.max() >= 63 and len(set(width)) > 20
     assert np.array_equal(cropped(image, 1.0, draw(np.random.default_rng(1), 500)), image)
+
+
+def test_no_known_age_is_no_error_of_nought_years() -> None:
+    wanted = targets([samples.record(n, age=None) for n in range(2)], CODES)
+    answers = Answers(np.array([90.0, 50.0]), wanted.sex, wanted.diagnosis)
+    found = figures(answers, wanted, wanted, AgeScale(40.0, 20.0), PLAIN, prefix="val_")
+    assert set(found) == {"val_loss", "val_sex_accuracy", "val_diagnosis_accuracy"}

@@ -38,7 +38,7 @@ def installation(tmp_path: Path) -> Installation:
 
 
 @contextmanager
-def _started(installation: Installation, ports: Ports, *words: str) -> Iterator[subprocess.Popen[str]]:
+def _started(installation: Installation, ports: Ports, *words: str, **more: str) -> Iterator[subprocess.Popen[str]]:
     """`dermanet run`, ended with all it started whatever becomes of the test."""
     numbers = [
         "--airflow-port",
@@ -48,7 +48,7 @@ def _started(installation: Installation, ports: Ports, *words: str) -> Iterator[
         "--scorer-port",
         str(ports.scorer),
     ]
-    own = {**installation.environment(), "DERMANET_EXPERIMENT": "smoke:epochs=1", "COLUMNS": "200"}
+    own = {**installation.environment(), "DERMANET_EXPERIMENT": "smoke:epochs=1", "COLUMNS": "200", **more}
     process = subprocess.Popen(
         [sys.executable, "-m", "dermanet", "run", *words, *numbers], env=own, cwd=installation.root,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -64,8 +64,9 @@ def _started(installation: Installation, ports: Ports, *words: str) -> Iterator[
 
 
 def test_the_main_job_once_then_interrupted_and_nothing_left(installation: Installation, ports: Ports) -> None:
-    with _started(installation, ports, SOURCE) as first:
+    with _started(installation, ports, SOURCE, DERMANET_TOKENS="t" * 16, DERMANET_METRICS_TOKEN="m" * 16) as first:
         text = _read_until(first, "its page")
+        assert "one of DERMANET_TOKENS" in text, text
         assert "registered as version 1, now champion" in text, text
         assert "verdict: pass" in text
         assert "served by version 1" in text

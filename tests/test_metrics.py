@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn
 
 from dermanet.judging import metrics
+from dermanet.judging.modelcard import model_card
 from dermanet.judging.plots import confusion_matrix
 from dermanet.judging.report import verdict_page
 from dermanet.judging.verdict import Check, Verdict
@@ -201,3 +202,28 @@ def test_the_page_of_a_verdict_holds_every_check_and_figure() -> None:
     page = verdict_page(Verdict("fail", (check,)), evaluation)
     assert "# Verdict: fail" in page and "| age_mae | threshold | FAILED | 12; at most 10 (the limit) |" in page
     assert "| age_mae | 12.000 | 11.250 to 12.750 | 13.500 |  |" in page and "| sex_auc | 0.700 |  |  |  |" in page
+
+
+ODD = "<script>x</script> | [a](b)\nc"
+
+
+def test_what_a_row_said_of_an_image_is_text_on_the_page_of_a_verdict() -> None:
+    check = Check("sex_auc", "threshold", 0.5, 0.6, "fail", f"0.5 of {ODD}", slice=f"site: {ODD}")
+    evaluation = {"run_id": "r1", "snapshot": "s1", "holdout": "h1", "candidate": {}, "baseline": {}, "champion": None}
+    page = verdict_page(Verdict("fail", (check,)), evaluation)
+    said = r"&lt;script&gt;x&lt;/script&gt; \| \[a\](b) c"
+    assert f"| sex_auc (site: {said}) | threshold | FAILED | 0.5 of {said} |" in page.splitlines()
+
+
+def test_and_on_the_model_card() -> None:
+    slices = [{"axis": "clinic", "value": ODD, "support": {"images": 3}, "candidate": {}, "intervals": {}}]
+    card = model_card(
+        "1", "0", {"experiment": {"name": "n", "backbone": "b", "method": "m", "seed": 1}, "taxonomy": [], "sexes": [],
+                   "recipe": {"name": "r", "size": 1}, "fingerprint": "f", "run_id": "r1"},
+        {"snapshot": "s1", "images": 3, "lesions": 3, "sides": {}, "diagnoses": {}},
+        {"holdout": "h1", "slices": slices, "candidate": {}, "intervals": {}},
+        {"verdict": "fail", "checks": [], "mode": "enforce", "told": [f"sex_auc of clinic: {ODD}: too low"]}, "none",
+    )  # fmt: skip
+    said = r"&lt;script&gt;x&lt;/script&gt; \| \[a\](b) c"
+    assert f"| clinic: {said} | 3 |  |  |" in card.splitlines()
+    assert f"- sex_auc of clinic: {said}: too low" in card.splitlines()

@@ -52,7 +52,7 @@ def test_two_workers_need_about_half_the_time_that_one_needs_at_best_and_more_ne
     assert taken == sorted(taken, reverse=True)
 
 
-@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "a/b", "1/0", "-1/2", "1/2/3"])
+@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "a/b", "1/0", "-1/2", "1/2/3", "\u00b2/8"])
 def test_a_part_that_is_none_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(BadInput, match="the second of eight"):
         named_part(text)

@@ -25,6 +25,11 @@ def test_a_line_says_which_epoch_and_which_was_best() -> None:
     assert "epoch 3: validation loss 2.500 (best 2.500 in epoch 2)" in epoch_line(epochs(3.0, 2.5, 2.5))
 
 
+def test_a_line_without_a_known_age_says_nothing_of_it() -> None:
+    told = [{name: value for name, value in epoch.items() if name != "val_age_mae"} for epoch in epochs(3.0)]
+    assert epoch_line(told) == "epoch 1: validation loss 3.000 (best so far), sex 0.500, diagnosis 0.250"
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Sets the time that the report reads."""

@@ -91,6 +91,16 @@ def test_a_promotion_keeps_who_and_why_and_the_way_back(ledger: Ledger) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["02", "+2", " 2", "2 ", "2.0", "\u0662", "\u00b2", "0", "-1", ""])
+def test_a_version_has_one_name(ledger: Ledger, name: str) -> None:
+    _more_versions(1)
+    stages.promote("2")
+    for stage in (stages.promote, stages.promote_judged, stages.compile_dossier, stages.replay, stages.smoke_test):
+        with pytest.raises(BadInput, match=r"dermanet has no version .*; there are \[1, 2\]"):
+            stage(name)
+    assert _aliases() == ("2", "1") and _moves()[-1] == ("promotion", "promoted", "2"), "the way back is still there"
+
+
 def test_two_at_once_are_two_in_turn(installation: Installation, ledger: Ledger) -> None:
     made = _more_versions(6)
     with ThreadPoolExecutor(6) as threads:
@@ -195,6 +205,26 @@ def test_a_version_deleted_by_hand_is_no_champion_and_no_way_back(
         stages.promote("1")
     assert _aliases() == ("4", "4")
     assert stages.promote("1")["before"] == "4", "what is undone does not need the version that was there"
+
+
+def test_a_version_whose_files_are_gone_does_not_become_champion(ledger: Ledger) -> None:
+    _more_versions(1)
+    stages.promote("2")
+    before, gone = (
+        _moves(),
+        r"the files of models:/dermanet/\d are not there \(card.json\); put them back from a backup",
+    )
+    model = _client().get_logged_model(_client().get_model_version("dermanet", "1").source.removeprefix("models:/"))
+    files = Path(model.artifact_location.removeprefix("file://"))
+    files.rename(files.with_name("elsewhere"))
+    for move in (partial(stages.promote, "1"), stages.roll_back):
+        with pytest.raises(BadInput, match=gone):
+            move()
+    assert _aliases() == ("2", "1") and _moves() == before
+    with pytest.raises(BadInput, match=r"the files of models:/m-.* are not there \(artifacts\)"):
+        stages.evaluate(str(_client().get_model_version("dermanet", "1").run_id))
+    files.with_name("elsewhere").rename(files)
+    assert stages.roll_back()["champion"] == "1"
 
 
 def test_a_verdict_beside_another_champion_promotes_nobody(ledger: Ledger) -> None:
@@ -353,6 +383,8 @@ def test_a_smoke_test_tells_a_good_version_from_a_broken_one(
     _more_versions(1)
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("DERMANET_TOKENS", "DERMANET_METRICS_TOKEN"):
+        monkeypatch.setenv(name, "t" * 16)
     assert stages.smoke_test("2") == {"version": "2", "smoke_test": "passed", "tried": True}, "no proxy is asked"
     assert stages.smoke_test("2")["tried"] is False
     assert _client().get_model_version("dermanet", "2").tags["dermanet.smoke_test"] == "passed"

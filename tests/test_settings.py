@@ -43,7 +43,7 @@ def test_a_relative_path_means_the_folder_it_was_read_in(tmp_path: Path, monkeyp
     ("variable", "field"),
     [
         ("DERMANET_SOURCE", "source"), ("DERMANET_EXPERIMENT", "experiment"), ("DERMANET_CATALOGUE", "catalogue"),
-        ("DERMANET_OBJECTS", "objects"), ("DERMANET_MODEL", "model"), ("MLFLOW_TRACKING_URI", "tracking_uri"),
+        ("DERMANET_OBJECTS", "objects"), ("MLFLOW_TRACKING_URI", "tracking_uri"),
     ],
 )  # fmt: skip
 def test_a_variable_sets_its_field_and_an_empty_one_does_not(variable: str, field: str) -> None:
@@ -76,6 +76,9 @@ def test_one_machine_s_processes_and_several_machines_are_told_apart() -> None:
     [
         ({"DERMANET_PROCESSES": "two"}, "DERMANET_PROCESSES='two'; allowed are 0 to 4096"),
         ({"DERMANET_PROCESSES": "-1"}, "DERMANET_PROCESSES='-1'"),
+        ({"DERMANET_PROCESSES": "\u00b2"}, "DERMANET_PROCESSES='\u00b2'; allowed are 0 to 4096"),
+        ({"DERMANET_KEEP_DAYS": "\u00b2"}, "DERMANET_KEEP_DAYS='\u00b2'; allowed are 1 to"),
+        ({"DERMANET_COORDINATOR": "gpu-0:\u00b2"}, "host:port of the first process is needed"),
         ({"DERMANET_COORDINATOR": "gpu-0"}, "host:port of the first process is needed"),
         ({"DERMANET_COORDINATOR": "gpu-0:1"}, "DERMANET_PROCESSES=''; allowed are 1 to"),
         ({"DERMANET_COORDINATOR": "gpu-0:1", "DERMANET_PROCESSES": "2"}, "DERMANET_PROCESS=''; allowed are 0 to 1"),
@@ -100,3 +103,25 @@ def test_the_log_of_predictions_goes_back_some_days_or_is_off() -> None:
     assert [settings.read({"DERMANET_PREDICTION_DAYS": text}).prediction_days for text in ("", "7", "0")] == [90, 7, 0]
     with pytest.raises(BadInput, match="DERMANET_PREDICTION_DAYS='forever'; allowed are 0 to"):
         settings.read({"DERMANET_PREDICTION_DAYS": "forever"})
+
+
+def test_the_model_s_name_can_stand_in_addresses_and_queries() -> None:
+    assert settings.read({"DERMANET_MODEL": "skin-2.b_1"}).model == "skin-2.b_1"
+    for name in ("a/b", "it's", "a b", "a:b", "models@x", "..", "a\n"):
+        with pytest.raises(BadInput, match=r"DERMANET_MODEL=.*; allowed are letters, digits and the signs"):
+            settings.read({"DERMANET_MODEL": name})
+
+
+@pytest.mark.parametrize("sign", "?%")
+def test_a_home_that_no_database_could_be_in_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: str
+) -> None:
+    odd = tmp_path / f"what{sign}41"
+    with pytest.raises(BadInput, match=r"DERMANET_HOME=.*; a path with \? or % is none for databases: take another"):
+        settings.read({"DERMANET_HOME": str(odd)})
+    odd.mkdir()
+    (tmp_path / "plain").symlink_to(odd)
+    assert settings.read({"DERMANET_HOME": str(tmp_path / "plain")}).home == tmp_path / "plain", "a link is a way out"
+    monkeypatch.chdir(odd)
+    with pytest.raises(BadInput, match="DERMANET_HOME="):
+        settings.read({})

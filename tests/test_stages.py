@@ -1,12 +1,14 @@
 """The whole way by its stages, on real SQLite, real MLflow and a real small network."""
 
 import csv
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -14,9 +16,10 @@ import numpy as np
 import pytest
 from installation import SOURCE, Installation, photo
 
-from dermanet import settings, stages
-from dermanet.errors import BadInput, GateRefused, StoreFault
+from dermanet import experiment, settings, stages
+from dermanet.errors import BadInput, DermaNetError, GateRefused, StoreFault
 from dermanet.intake.synthetic import SyntheticSource
+from dermanet.stages.rooms import fill_pixels, frozen_snapshot
 
 pytestmark = pytest.mark.usefixtures("installation")
 
@@ -147,6 +150,39 @@ def test_a_snapshot_whose_image_is_gone_says_what_to_do(installation: Installati
 def test_an_export_in_an_unknown_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"\.pt"):
         stages.export("1", str(tmp_path / "model.pt"))
+
+
+def test_a_validation_side_without_an_age_has_no_error_of_age(tmp_path: Path) -> None:
+    from dermanet.learning import curves, train
+
+    here, chosen = settings.read(), experiment.named("smoke:epochs=1")
+    frozen = frozen_snapshot(here, stages.snapshot()["snapshot"])
+    ageless = [replace(one, labels=replace(one.labels, age=None)) for one in frozen.validation]
+    pixels = fill_pixels(here, chosen.recipe, frozen.train + frozen.validation)[0]
+    sides = train.Sides(frozen.taxonomy.codes, frozen.train, ageless, pixels)
+    history = train.fitted(chosen, sides, tmp_path / "work", tmp_path / "features").history
+    assert "val_age_mae" not in history[0] and {"age_mae", "val_sex_accuracy"} <= set(history[0])
+    assert [axes.get_title("right") for axes in curves.draw(history, [1]).axes[:2]][1] == ""
+
+
+def test_an_export_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "folder.onnx", tmp_path / "file" / "m.keras", Path("/proc/m.onnx"), Path("/proc/m.h5")):
+        with pytest.raises(BadInput, match=f"{path} cannot be written: .*; name another file"):
+            stages.export("1", str(path))
+    target = tmp_path / "kept" / "m.onnx"
+    stages.export("1", str(target))
+    before = target.read_bytes()
+
+    def full(half: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(DermaNetError, match=r"no space left for .*; make room") as raised:
+        stages.export("1", str(target))
+    assert raised.value.exit_status == 1
+    assert target.read_bytes() == before and list(target.parent.iterdir()) == [target]
 
 
 def test_a_holdout_too_small_to_decide_is_insufficient_evidence_even_when_it_is_empty(

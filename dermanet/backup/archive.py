@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dermanet.errors import BadInput, Changed, DermaNetError, no_space_left
 from dermanet.storage import Entry, Folder, Place, inside
@@ -131,10 +131,10 @@ class Making:
 def making(root: Path, name: str) -> Iterator[Making]:
     """A backup under way, which is there whole once `finish` was called, and gone otherwise.
 
-    Raises BadInput where another is being made there, or was within the same second, and DermaNetError where the disk is full.
+    Raises BadInput where another is being made there, or was within the same second, where nothing can be written, and DermaNetError
+    where the disk is full.
     """
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (root / ".lock").open("w") as lock:
+    with _begun(root) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -153,6 +153,17 @@ def making(root: Path, name: str) -> Iterator[Making]:
             raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _begun(root: Path) -> IO[str]:
+    """The file that is locked while a backup is made in a folder."""
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return (root / ".lock").open("w")
+    except OSError as error:
+        if no_space_left(error):
+            raise DermaNetError(f"no space left for a backup in {root}; make room and run this again") from error
+        raise BadInput(f"no backup can be made in {root}: {error.strerror}; name another folder") from None
 
 
 def finish(made: Making, about: Mapping[str, Any]) -> Backup:

@@ -34,14 +34,16 @@ def doctor(as_json: Json = False) -> None:
     """What is configured, reachable and missing; ends with 1 if something is."""
     from dermanet import doctor as examination
 
-    findings = examination.examine(os.environ)
     if as_json:
-        print_json(findings)
-    else:
-        for finding in findings["findings"]:
-            mark = "WARNING" if finding["warning"] else "ok     " if finding["ok"] else "MISSING"
-            out.print(f"{mark} {finding['what']}: {finding['detail']}", markup=False)
-    raise typer.Exit(0 if findings["ok"] else 1)
+        found = examination.examine(os.environ)
+        print_json(found)
+        raise typer.Exit(0 if found["ok"] else 1)
+    well = True
+    for finding in examination.findings(os.environ):
+        mark = "WARNING" if finding["warning"] else "ok     " if finding["ok"] else "MISSING"
+        out.print(f"{mark} {finding['what']}: {finding['detail']}", markup=False)
+        well &= finding["ok"]
+    raise typer.Exit(0 if well else 1)
 
 
 @commands.command(epilog="Examples: dermanet upkeep   |   dermanet upkeep --apply   |   dermanet upkeep --json")

@@ -124,7 +124,8 @@ class Watch:
         table = Table("", "address", "log in", title="up; Ctrl-C ends it")
         table.add_row("Airflow", self.ports.address("airflow"), f"{USER} / {self.airflow.password}")
         table.add_row("MLflow", self.ports.address("mlflow"), "open")
-        table.add_row("scorer and its page", self.ports.address("scorer"), "open")
+        shown = "one of DERMANET_TOKENS" if self.services.here.tokens else "open"
+        table.add_row("scorer and its page", self.ports.address("scorer"), shown)
         self.console.print(table)
 
     def _retrained(self, run: str) -> str:
@@ -192,12 +193,14 @@ class Watch:
     def _predict(self) -> None:
         """Waits until the scorer serves the champion and asks it for one image of the holdout."""
         champion = self._champion()
-        address = self.ports.address("scorer")
-        self.services.wait_for("the champion", lambda: _ask("GET", f"{address}/model")["version"] == champion, 60)
+        address, tokens = self.ports.address("scorer"), self.services.here.tokens
+        self.services.wait_for(
+            "the champion", lambda: _ask("GET", f"{address}/model", tokens)["version"] == champion, 60
+        )
         image = stages.example(self.services.here)
         cell = base64.b64encode(image["data"]).decode()
         body = {"dataframe_records": [{"image": cell}]}
-        row = _ask("POST", f"{address}/invocations", body)["predictions"][0]
+        row = _ask("POST", f"{address}/invocations", tokens, body)["predictions"][0]
         self.say(f"served by version {champion}, holdout image {image['image_id']}:")
         for name in ("age", "sex", "diagnosis"):
             odds = row.get(f"{name}_probabilities")
@@ -216,8 +219,9 @@ def _named(tasks: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
     return [(name(task), task) for task in tasks]
 
 
-def _ask(verb: str, url: str, body: dict[str, Any] | None = None) -> Any:
-    answer = requests.request(verb, url, json=body, timeout=60)
+def _ask(verb: str, url: str, tokens: Sequence[str], body: dict[str, Any] | None = None) -> Any:
+    shown = {"Authorization": f"Bearer {tokens[0]}"} if tokens else {}
+    answer = requests.request(verb, url, json=body, headers=shown, timeout=60)
     if not answer.ok:
         raise DermaNetError(f"the scorer answered {answer.status_code} to {verb} {url}")
     return answer.json()

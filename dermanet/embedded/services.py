@@ -100,7 +100,7 @@ class Services:
         serve = ["serve", "--host", LOOPBACK, "--port", str(self.ports.scorer), "--poll", "1"]
         self._launch("scorer", [sys.executable, "-m", "dermanet", *serve])
         self.wait_for("Airflow", lambda: _answers(self.ports.address("airflow") + "/api/v2/monitor/health"))
-        self.wait_for("the scorer", lambda: _answers(self.ports.address("scorer") + "/model"))
+        self.wait_for("the scorer", lambda: _answers(self.ports.address("scorer") + "/health"))
 
     def wait_for(self, what: str, ready: Callable[[], bool], seconds: float = 180) -> None:
         """Waits until `ready`, watching that every process lives. Raises DermaNetError with the log to read."""

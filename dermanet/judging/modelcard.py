@@ -5,6 +5,7 @@ from typing import Any
 
 from dermanet.judging.page import MAIN
 from dermanet.judging.report import between
+from dermanet.webpage import in_markdown
 
 
 def model_card(
@@ -49,7 +50,7 @@ def model_card(
         *(_slice(one) for one in slices), "",
         "## Verdict", "",
         f"{verdict['verdict']} ({len(verdict['checks'])} checks, gates: {verdict['mode']}).",
-        *(f"- {line}" for line in verdict["told"]), "",
+        *(f"- {in_markdown(line)}" for line in verdict["told"]), "",
         "## Caveats", "",
         "Dermoscopes, clinics, skin tones and rare diagnoses of which the data hold few are judged by few: see the number of images.",
         "Most skin around the lesions is very light by its individual typology angle.", "",
@@ -67,4 +68,5 @@ def _slice(one: Mapping[str, Any]) -> str:
     name = "diagnosis_accuracy"
     value = one["candidate"].get(name)
     told = "" if value is None else f"{value:.3f}"
-    return f"| {one['axis']}: {one['value']} | {one['support']['images']:,} | {told} | {between(one['intervals'].get(name))} |"
+    named, interval = f"{one['axis']}: {in_markdown(one['value'])}", between(one["intervals"].get(name))
+    return f"| {named} | {one['support']['images']:,} | {told} | {interval} |"

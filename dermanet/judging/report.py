@@ -13,6 +13,7 @@ from dermanet.judging.intervals import Intervals
 from dermanet.judging.metrics import confusion, probability_figures
 from dermanet.judging.verdict import QUIET, Verdict
 from dermanet.records import SEXES, Answers, Record
+from dermanet.webpage import in_markdown
 
 WORDS = {
     "pass": "passed",
@@ -35,7 +36,8 @@ def verdict_page(verdict: Verdict, evaluation: dict[str, Any]) -> str:
         lines += [evaluation["flips"]["sentence"] + ".", ""]
     lines += ["| check | against | outcome | why |", "|---|---|---|---|"]
     lines += [
-        f"| {check.metric}{f' ({check.slice})' if check.slice else ''} | {check.kind} | {WORDS[check.outcome]} | {check.reason} |"
+        f"| {check.metric}{f' ({in_markdown(check.slice)})' if check.slice else ''} | {check.kind} | {WORDS[check.outcome]} "
+        f"| {in_markdown(check.reason)} |"
         for check in sorted(verdict.checks, key=lambda check: check.outcome in QUIET)
     ]
     champion = evaluation["champion"] or {}

@@ -1,6 +1,7 @@
 """Learning curves as a picture."""
 
 from collections.abc import Sequence
+from math import isfinite, nan
 from typing import Any
 
 from matplotlib import rc_context
@@ -43,7 +44,8 @@ def draw(history: Sequence[Epoch], best_epochs: Sequence[int]) -> Figure:
 
 def _draw_panel(axes: Any, history: Sequence[Epoch], name: str, best_epochs: Sequence[int]) -> None:
     epochs = range(1, len(history) + 1)
-    trained, validated = ([epoch[key] for epoch in history] for key in (name, f"val_{name}"))
+    # A side that knows no age has no figure for it: no line, and no value above the panel.
+    trained, validated = ([epoch.get(key, nan) for epoch in history] for key in (name, f"val_{name}"))
     # A line of one point is nothing to be seen.
     marker = "o" if len(history) < 40 else None
     axes.plot(epochs, trained, color=TRAINING, marker=marker, markersize=3, label="training")
@@ -52,7 +54,7 @@ def _draw_panel(axes: Any, history: Sequence[Epoch], name: str, best_epochs: Seq
     for place, (epoch, value) in enumerate(zip(best_epochs, kept, strict=True)):
         axes.axvline(epoch, color=KEPT, linewidth=1, linestyle="--", label=None if place else "kept epoch")
         axes.plot(epoch, value, color=KEPT, marker="o", markersize=6)
-    axes.set_title(", ".join(f"{value:.3g}" for value in kept), loc="right", color=KEPT)
+    axes.set_title(", ".join(f"{value:.3g}" for value in kept if isfinite(value)), loc="right", color=KEPT)
     axes.set_xlim(0.5, len(history) + 0.5)
     axes.grid()
 

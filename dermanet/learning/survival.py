@@ -4,7 +4,7 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -46,14 +46,15 @@ class Survival(keras.callbacks.Callback):
     Of several processes the first one writes, and what it says of an epoch all go by.
     """
 
-    def __init__(self, folder: Path, experiment: Experiment, on_epoch: OnEpoch) -> None:
+    def __init__(self, folder: Path, experiment: Experiment, on_epoch: OnEpoch, unknown: Collection[str] = ()) -> None:
+        """`unknown`: figures that nothing is there to be judged by. Keras says 0 of them, and nobody is told."""
         super().__init__()
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.seed = experiment.seed
         self.patience = experiment.patience
         self.keeps_last = experiment.kept == "last"
-        self.on_epoch = on_epoch
+        self.on_epoch, self.unknown = on_epoch, unknown
         self.writes = distribution.share().first
         self.state = folder / "progress.json"
         self.progress = Progress(**json.loads(self.state.read_text())) if self.state.exists() else Progress()
@@ -93,7 +94,7 @@ class Survival(keras.callbacks.Callback):
                 f"epoch {epoch + 1}: {', '.join(broken)}, which is no number to learn from; lower the experiment's learning_rate"
             )
         progress, loss = self.progress, figures["val_loss"]
-        progress.history.append(figures)
+        progress.history.append({name: value for name, value in figures.items() if name not in self.unknown})
         better = self.keeps_last or loss < progress.best_loss
         if better:
             progress.best_loss, progress.best_epoch = loss, epoch + 1

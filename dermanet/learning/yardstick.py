@@ -27,12 +27,14 @@ def loss(answers: Answers, wanted: Targets, taught: Targets, scale: AgeScale, we
 def figures(
     answers: Answers, wanted: Targets, taught: Targets, scale: AgeScale, weights: Experiment, prefix: str = ""
 ) -> dict[str, float]:
-    """What Keras's `fit` would say of a side: `loss`, `age_mae`, `sex_accuracy`, `diagnosis_accuracy`, after `prefix`."""
+    """What Keras's `fit` would say of a side: `loss`, `age_mae`, `sex_accuracy`, `diagnosis_accuracy`, after `prefix`.
+
+    Without a known age there is no `age_mae`.
+    """
     known = wanted.age_known > 0
-    found = {
-        "loss": loss(answers, wanted, taught, scale, weights),
-        "age_mae": float(np.abs(answers.age - wanted.age)[known].mean()) if known.any() else 0.0,
-    }
+    found = {"loss": loss(answers, wanted, taught, scale, weights)}
+    if known.any():
+        found["age_mae"] = float(np.abs(answers.age - wanted.age)[known].mean())
     for head in ("sex", "diagnosis"):
         truth, given = getattr(wanted, head), getattr(answers, head)
         found[f"{head}_accuracy"] = float((truth.argmax(axis=1) == given.argmax(axis=1)).mean())

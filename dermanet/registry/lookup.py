@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -63,6 +64,14 @@ def locate(uri: str, tracking_uri: str, environ: Mapping[str, str] | None = None
     if tracking_uri.startswith(("http://", "https://")) and not _filed_credentials(environ):
         return _at_server(named, tracking_uri, environ)
     return None
+
+
+@cache
+def require_answer(tracking_uri: str) -> None:
+    """Raises DermaNetError where a server does not answer within seconds. Asked once: who goes away later may come back."""
+    if tracking_uri.startswith(("http://", "https://")) and not any(os.environ.get(name) for name in OTHERWISE):
+        with session(os.environ) as asking:
+            ask(asking, f"{tracking_uri.rstrip('/')}/health")
 
 
 def session(environ: Mapping[str, str]) -> "requests.Session":

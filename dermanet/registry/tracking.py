@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -256,15 +256,21 @@ def model_at_hand(uri: str, part: str = "") -> Iterator[Path]:
 
 def model_files(uri: str, into: str | None = None, part: str = "") -> Path:
     """The same, copied into a folder; without one where they lie, or in a folder of MLflow's own where they had to travel."""
+    folder, wanted = (f"{uri}/artifacts", part) if part else (uri, "artifacts")
     try:
-        if part:
-            return Path(mlflow.artifacts.download_artifacts(f"{uri}/artifacts/{part}", dst_path=into))
-        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=into)) / "artifacts"
+        # Of a folder that is gone MLflow makes an empty copy, without a word.
+        if wanted in [PurePosixPath(one.path).name for one in mlflow.artifacts.list_artifacts(folder)]:
+            if part:
+                return Path(mlflow.artifacts.download_artifacts(f"{folder}/{part}", dst_path=into))
+            return Path(mlflow.artifacts.download_artifacts(uri, dst_path=into)) / wanted
+        if not uri.startswith("models:"):
+            raise FileNotFoundError(f"there is no {wanted}")
     except (MlflowException, FileNotFoundError) as error:
         require_absent(error)
         raise BadInput(
             f"model {uri!r} cannot be read: {error}; allowed are models:/NAME@ALIAS, models:/NAME/VERSION"
         ) from None
+    raise BadInput(f"the files of {uri} are not there ({wanted}); put them back from a backup, or take another version")
 
 
 def require_absent(error: Exception) -> None:

@@ -1,6 +1,8 @@
 """Versions of the registered model and its aliases: `champion` is served, `previous` is what a rollback returns to."""
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from dermanet.registry.shelf import LEFT_OUT
 from dermanet.registry.tracking import ABSENT, require_absent
 
 CHAMPION, PREVIOUS = "champion", "previous"
+NUMBER = re.compile(r"[1-9][0-9]*")
+"""How a version is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +69,12 @@ class Versions:
 
     def get(self, version: str) -> ModelVersion:
         """A version. Raises BadInput where there is none."""
-        try:
-            return self.client.get_model_version(self.name, version)
-        except MlflowException:
-            held = sorted(int(v.version) for v in self.client.search_model_versions(f"name = '{self.name}'"))
-            raise BadInput(f"{self.name} has no version {version!r}; there are {held or 'none'}") from None
+        # MLflow takes `02` for 2; two names of one version would be two versions to whoever compares them.
+        if NUMBER.fullmatch(version):
+            with suppress(MlflowException):
+                return self.client.get_model_version(self.name, version)
+        held = sorted(int(v.version) for v in self.client.search_model_versions(f"name = '{self.name}'"))
+        raise BadInput(f"{self.name} has no version {version!r}; there are {held or 'none'}")
 
     def fetch(self, version: str, folder: Path) -> None:
         """Copies what scoring needs of a version into a folder: `MLmodel`, and the model's files but the Keras one.

@@ -1,12 +1,14 @@
 """The stages of the registry: a verdict into a version, a version into the champion, a version into a file."""
 
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dermanet import settings
-from dermanet.errors import BadInput, GateRefused
+from dermanet.errors import BadInput, DermaNetError, GateRefused, no_space_left
 from dermanet.stages.dossier import compile_dossier
 from dermanet.stages.lineage import STARTED_FROM
 from dermanet.stages.pages import PAGE
@@ -81,13 +83,28 @@ def export(version: str, path: str) -> dict[str, Any]:
         raise BadInput(f"{path}: the ending {target.suffix!r} names no form; allowed are {', '.join(known)}")
     here = settings.read()
     known_version = versions_of(here, tracking_of(here)).get(version)
-    target.parent.mkdir(parents=True, exist_ok=True)
     kept = "model.keras" if target.suffix == ".h5" else f"model{target.suffix}"
     with model_at_hand(f"models:/{here.model}/{known_version.version}", kept) as file:
         if target.suffix == ".h5":
             from dermanet.learning.model import export_published_form, load
 
-            export_published_form(load(file), target)
+            _put(target, partial(export_published_form, load(file)))
         else:
-            shutil.copyfile(file, target)
+            _put(target, partial(shutil.copyfile, file))
     return {"version": version, "path": str(target), "bytes": target.stat().st_size}
+
+
+def _put(target: Path, write: Callable[[Path], Any]) -> None:
+    """Has a file written beside its place, which it takes once it is whole. Raises BadInput where there can be none."""
+    half = target.with_name(f".{os.getpid()}-{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(half)
+            os.replace(half, target)
+        finally:
+            half.unlink(missing_ok=True)
+    except OSError as error:
+        if no_space_left(error):
+            raise DermaNetError(f"no space left for {target}; make room and run this again") from error
+        raise BadInput(f"{target} cannot be written: {error.strerror or error}; name another file") from None

@@ -141,6 +141,7 @@ def _news(here: Settings, known: Mapping[str, Any], other_experiment: bool) -> t
 
 def _question(here: Settings, run_id: str, version: str) -> dict[str, str]:
     from dermanet import taxonomy
+    from dermanet.webpage import in_markdown
 
     tracking = tracking_of(here)
     verdict, evaluation = tracking.read_json(run_id, VERDICT), tracking.read_json(run_id, EVALUATION)
@@ -154,7 +155,7 @@ def _question(here: Settings, run_id: str, version: str) -> dict[str, str]:
     flips = evaluation["flips"]["sentence"] + "." if evaluation["flips"] else "There is no champion to compare it with."
     body = [
         f"The verdict on version {version} is **{verdict['verdict']}**: {len(verdict['checks'])} checks.",
-        *verdict["told"], "", flips, "",
+        *map(in_markdown, verdict["told"]), "", flips, "",
         "| figure on the holdout | candidate | champion |", "|---|---|---|", *rows, "",
         f"The page with all figures and with pictures of what would change: {tracking.address(run_id, PAGE)}", "",
         f"No answer within {here.approval_hours:g} hours is a no. For research use; not a medical device.",

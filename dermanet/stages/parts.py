@@ -39,6 +39,7 @@ def records_in(part: Mapping[str, int], records: "Sequence[Record]") -> "list[Re
 def named_part(text: str) -> dict[str, int]:
     """The part that a person writes as 2/8: the second of eight. Raises BadInput."""
     number, _, count = text.partition("/")
-    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+    # Not `isdigit`, by which a superscript is one, and no number.
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise BadInput(f"part {text!r}; one as 2/8, the second of eight, is needed")
     return {"part": int(number) - 1, "parts": int(count)}

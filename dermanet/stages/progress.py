@@ -50,11 +50,11 @@ def epoch_line(history: History, epochs: int | None = None) -> str:
     """The last of the epochs so far as one line for people; `epochs`: how many there are at most, where that is known."""
     last, done = history[-1], len(history)
     best = best_epoch(history)
+    age = f"age error {last['val_age_mae']:.1f} years, " if "val_age_mae" in last else ""
     mark = "best so far" if best == done else f"best {history[best - 1]['val_loss']:.3f} in epoch {best}"
     return (
         f"epoch {done}{f' of {epochs}' if epochs else ''}: validation loss {last['val_loss']:.3f} ({mark}), "
-        f"age error {last['val_age_mae']:.1f} years, sex {last['val_sex_accuracy']:.3f}, "
-        f"diagnosis {last['val_diagnosis_accuracy']:.3f}"
+        f"{age}sex {last['val_sex_accuracy']:.3f}, diagnosis {last['val_diagnosis_accuracy']:.3f}"
     )
 
 

@@ -11,6 +11,7 @@ from dermanet import settings
 from dermanet.errors import BadInput, GateRefused
 from dermanet.settings import Settings
 from dermanet.stages.dossier import keep_decisions
+from dermanet.stages.lineage import card_of
 from dermanet.stages.rooms import gates_of, ledger_of, tracking_of, versions_of, whoever_asks
 from dermanet.stages.verdicts import VERDICT
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def promote(version: str, who: str = "", because: str = "") -> dict[str, Any]:
     """Makes a version the champion by a person's word, whatever was judged; the champion before it becomes `previous`.
 
-    A second call changes nothing. Raises BadInput where there is no such version.
+    A second call changes nothing. Raises BadInput where there is no such version, or its files are not there.
     """
     return _promote(settings.read(), version, who or whoever_asks(), because or "asked for by hand")
 
@@ -47,7 +48,7 @@ def asks(here: Settings) -> bool:
 
 
 def roll_back(who: str = "", because: str = "") -> dict[str, Any]:
-    """Makes the previous champion the champion again. Raises BadInput where there was none.
+    """Makes the previous champion the champion again. Raises BadInput where there was none, or its files are not there.
 
     `previous` stays where it is, so that a second call finds the work done instead of undoing it.
     """
@@ -67,6 +68,7 @@ def roll_back(who: str = "", because: str = "") -> dict[str, Any]:
                 because or "asked for by hand",
                 f"back from version {before}" if before else "there was no champion",
             )
+            card_of(here, version)
             move = Decision(
                 "rollback", "", reasons, versions.get(version).run_id or "", version, who=who or whoever_asks(),
                 dag_run=here.dag_run, before={"champion": before or "", "previous": version},
@@ -143,6 +145,8 @@ def _promote(
         if before != version:
             if judged and (reason := no or why_not(tracking, ledger, run_id, version, before, approved=bool(who))):
                 raise GateRefused(f"version {version} does not become champion: {reason}")
+            # Nobody could serve what has no files, and no retrain be compared with it.
+            card_of(here, version)
             instead = f"instead of version {before}" if before else "there was no champion"
             move = Decision(
                 "promotion", "", (because or "its verdict is a pass", instead), run_id, version, who=who, dag_run=here.dag_run,

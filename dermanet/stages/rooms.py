@@ -90,31 +90,34 @@ def frozen_snapshot(here: Settings, snapshot_id: str) -> "Snapshot":
 
 
 def tracking_of(here: Settings) -> "Tracking":
-    """MLflow's runs."""
-    from dermanet.registry.tracking import Tracking
-
-    return Tracking(here.tracking_uri, here.artifacts, pages=here.mlflow_pages)
+    """MLflow's runs. Raises DermaNetError where its server does not answer a person; so do the others."""
+    return _tracking(here)
 
 
 def snapshot_tracking(here: Settings) -> "Tracking":
     """MLflow's runs of snapshots: one each, with the report on its data, in an experiment of their own."""
-    from dermanet.registry.tracking import Tracking
-
-    return Tracking(here.tracking_uri, here.artifacts, f"{here.model}-snapshots", here.mlflow_pages)
+    return _tracking(here, f"{here.model}-snapshots")
 
 
 def monitoring_tracking(here: Settings) -> "Tracking":
     """MLflow's runs of windows of the log of predictions: one each, with its report, in an experiment of their own."""
-    from dermanet.registry.tracking import Tracking
-
-    return Tracking(here.tracking_uri, here.artifacts, f"{here.model}-monitoring", here.mlflow_pages)
+    return _tracking(here, f"{here.model}-monitoring")
 
 
 def search_tracking(here: Settings) -> "Tracking":
     """MLflow's runs of searches and their trials, in an experiment of their own."""
-    from dermanet.registry.tracking import Tracking
+    return _tracking(here, f"{here.model}-searches")
 
-    return Tracking(here.tracking_uri, here.artifacts, f"{here.model}-searches", here.mlflow_pages)
+
+def _tracking(here: Settings, experiment: str = "") -> "Tracking":
+    from dermanet.registry.lookup import require_answer
+
+    if not here.dag_run:
+        # A person is told at once; a task of Airflow's has the patience of MLflow's client, which is minutes.
+        require_answer(here.tracking_uri)
+    from dermanet.registry.tracking import EXPERIMENT, Tracking
+
+    return Tracking(here.tracking_uri, here.artifacts, experiment or EXPERIMENT, here.mlflow_pages)
 
 
 def studies_of(here: Settings) -> "Studies":
