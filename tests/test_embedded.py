@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,29 @@ def installation(tmp_path: Path) -> Installation:
     return Installation(tmp_path)
 
 
+STAND_IN = (
+    "-c",
+    """
+from dermanet import cli
+from dermanet.embedded import job
+
+def bring_up(watch):
+    watch.services.logs.mkdir(parents=True, exist_ok=True)
+    watch.services._launch("mlflow", ["sleep", "120"])
+
+job.Watch.bring_up = bring_up
+job.Watch.do = lambda watch, source: ""
+job.Watch.say_where = lambda watch: print("up", flush=True)
+cli.main()
+""",
+)
+"""`dermanet`, whose `run` starts one process that sleeps, and does nothing else."""
+
+
 @contextmanager
-def _started(installation: Installation, ports: Ports, *words: str) -> Iterator[subprocess.Popen[str]]:
+def _started(
+    installation: Installation, ports: Ports, *words: str, program: Sequence[str] = ("-m", "dermanet")
+) -> Iterator[subprocess.Popen[str]]:
     """`dermanet run`, ended with all it started whatever becomes of the test."""
     numbers = [
         "--airflow-port",
@@ -50,7 +71,7 @@ def _started(installation: Installation, ports: Ports, *words: str) -> Iterator[
     ]
     own = {**installation.environment(), "DERMANET_EXPERIMENT": "smoke:epochs=1", "COLUMNS": "200"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "dermanet", "run", *words, *numbers], env=own, cwd=installation.root,
+        [sys.executable, *program, "run", *words, *numbers], env=own, cwd=installation.root,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
@@ -130,6 +151,25 @@ def test_what_a_killed_run_left_behind_is_ended_and_nobody_else(home: Path, port
     finally:
         stranger.kill()
         stranger.wait()
+
+
+def test_a_second_run_in_a_home_is_refused_and_the_first_goes_on(installation: Installation, ports: Ports) -> None:
+    with _started(installation, ports, SOURCE, program=STAND_IN) as first:
+        assert "up" in _read_until(first, "up")
+        (service,) = psutil.Process(first.pid).children()
+        with _started(installation, ports, SOURCE, program=STAND_IN) as second:
+            output = second.communicate(timeout=60)[0]
+        assert (second.returncode, len(output.strip().splitlines())) == (2, 1), output
+        assert output.startswith("dermanet: another `make run` uses this home, ")
+        assert first.poll() is None and service.is_running()
+        first.kill()
+        first.wait()
+    assert service.is_running()
+    with _started(installation, ports, SOURCE, program=STAND_IN) as third:
+        assert "up" in _read_until(third, "up")
+        assert not service.is_running(), "what a killed run left behind keeps nobody out"
+        third.send_signal(signal.SIGINT)
+        assert third.wait(60) == 0
 
 
 def test_a_log_does_not_grow_for_ever(home: Path, ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from dermanet import settings, stages
 from dermanet.embedded.airflow import DONE, Airflow
-from dermanet.embedded.services import USER, Ports, Services, password
+from dermanet.embedded.services import USER, Ports, Services, alone, password
 from dermanet.errors import DermaNetError, GateRefused
 from dermanet.settings import DEMO_GATES, Settings
 
@@ -38,13 +38,18 @@ MARKS = {
 def run(source: str, once: bool, ports: Ports) -> int:
     """Starts everything, does the job, and stays up until Ctrl-C (or ends, if `once`). Returns the exit status.
 
-    Raises BadInput for a wrong source or taken ports, GateRefused where `once` and the verdict is no pass, and DermaNetError
-    for what breaks.
+    Raises BadInput for a wrong source, a home in use or taken ports, GateRefused where `once` and the verdict is no pass, and
+    DermaNetError for what breaks.
     """
     # Both by name: a shell starts what it puts in the background with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     here = configured(os.environ, stages.check_sources(source))
+    with alone(here.home):
+        return _watched(here, once, ports)
+
+
+def _watched(here: Settings, once: bool, ports: Ports) -> int:
     services = Services(here, ports)
     services.end_leftovers()
     ports.require_free()
