@@ -1,23 +1,28 @@
 """`dermanet run`: everything on one machine, once, and nothing left behind."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from installation import Installation
+from rich.console import Console
 
-from dermanet.embedded import job, services
+from dermanet.embedded import airflow, job, services
+from dermanet.embedded.airflow import Airflow, NoAnswer
 from dermanet.embedded.services import Ports
-from dermanet.errors import BadInput
+from dermanet.errors import BadInput, DermaNetError
 from dermanet.settings import DEMO_GATES, GATES, read
 
 SOURCE = "synthetic:lesions=40,seed=3"
@@ -211,3 +216,136 @@ def test_without_a_source_it_is_a_demonstration_with_gates_of_its_own(
         monkeypatch.setenv(name, asked)
     demo = job.configured(os.environ, "")
     assert (demo.source, demo.gates, demo.experiment) == (job.DEMO, GATES, "probe")
+
+
+PASSWORD = "of a stand-in"
+
+
+class StandIn(ThreadingHTTPServer):
+    """Answers as Airflow's API does, each request with the next of `faults` as long as there are any."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+        self.tokens = 0
+        self.runs: list[str] = []
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                length = int(self.headers.get("Content-Length", 0))
+                body = json.loads(self.rfile.read(length)) if length else {}
+                if self.path == "/auth/token":
+                    return self._log_in(body["password"])
+                fault = stand_in.faults.pop(0) if stand_in.faults else ""
+                if fault == "expired":
+                    stand_in.tokens += 1
+                if self.headers["Authorization"] != f"Bearer {stand_in.tokens}":
+                    return self._say(401, {"detail": "Signature has expired"})
+                answer = self._started(body["dag_run_id"]) if self.path.endswith("/dagRuns") else (200, self._told())
+                if fault == "slow":
+                    time.sleep(1.5)
+                elif fault == "locked":
+                    return self._say(500, {"detail": "database is locked"})
+                elif fault == "gone":
+                    return self.connection.close()
+                self._say(*answer)
+
+            do_POST = do_PATCH = do_GET  # noqa: N815
+
+            def _log_in(self, password: str) -> None:
+                stand_in.tokens += 1
+                if password == PASSWORD:
+                    return self._say(201, {"access_token": str(stand_in.tokens)})
+                self._say(401, {"detail": "Invalid credentials"})
+
+            def _started(self, run: str) -> tuple[int, dict[str, Any]]:
+                if run in stand_in.runs:
+                    return 409, {"detail": "Unique constraint violation"}
+                stand_in.runs.append(run)
+                return 200, {"dag_run_id": run}
+
+            def _told(self) -> dict[str, Any]:
+                return {
+                    "state": "success",
+                    "task_instances": [{"task_id": "take_in", "map_index": -1, "state": "success"}],
+                }
+
+            def _say(self, status: int, body: dict[str, Any]) -> None:
+                text = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *words: Any) -> None:
+                """Keeps the tests' output clean."""
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def handle_error(self, *words: Any) -> None:
+        """Keeps the tests' output clean of those who did not wait for an answer."""
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    monkeypatch.setattr(airflow, "TIMEOUT", 1.0)
+    monkeypatch.setattr(airflow, "PAUSE", 0.01)
+    server = StandIn()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def watch(home: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> job.Watch:
+    """A watch that is up, over no processes and an Airflow that is stood in for."""
+    monkeypatch.setattr(services.Services, "set_up", lambda self: None)
+    monkeypatch.setattr(services.Services, "start", lambda self: None)
+    monkeypatch.setattr(job, "password", lambda env: PASSWORD)
+    ports = Ports(airflow=stand_in.server_port)
+    made = job.Watch(services.Services(read(), ports), ports, Console(highlight=False))
+    made.bring_up()
+    return made
+
+
+def test_following_a_run_outlives_questions_without_an_answer(
+    watch: job.Watch, stand_in: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for faults in (["locked"], ["slow"], ["gone"], ["expired"], ["", "locked", "slow", "expired", "gone"]):
+        stand_in.faults = [*faults]
+        watch._follow("ingest", "a run")
+        assert not stand_in.faults
+        assert "take_in: done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", ["locked", "slow", "gone"])
+def test_a_run_that_was_started_without_an_answer_is_not_started_twice(
+    watch: job.Watch, stand_in: StandIn, fault: str
+) -> None:
+    stand_in.faults = [fault, fault]
+    assert [watch.airflow.trigger("ingest", {})] == stand_in.runs
+
+
+def test_an_airflow_that_answers_nothing_any_more_is_given_up(
+    watch: job.Watch, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "PATIENCE", 0.5)
+    watch.bring_up()
+    stand_in.faults = ["locked"] * 1000
+    with pytest.raises(NoAnswer, match=r"500 to GET .*database is locked"):
+        watch._follow("ingest", "a run")
+    asked = 1000 - len(stand_in.faults)
+    assert asked > 1
+    ended = subprocess.Popen(["false"])
+    ended.wait()
+    watch.services._running["airflow-api-server"] = ended
+    with pytest.raises(DermaNetError, match="airflow-api-server ended with status 1"):
+        watch._follow("ingest", "a run")
+    assert len(stand_in.faults) == 1000 - asked - 1, "who has ended is not waited for"
+
+
+def test_a_wrong_password_is_said_at_once(stand_in: StandIn) -> None:
+    with pytest.raises(DermaNetError, match=r"401 to POST .*Invalid credentials") as told:
+        Airflow(f"http://127.0.0.1:{stand_in.server_port}", "admin", "wrong", patience=60).runs("ingest")
+    assert not isinstance(told.value, NoAnswer) and stand_in.tokens == 1

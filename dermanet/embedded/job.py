@@ -25,6 +25,9 @@ DEMO = "synthetic:lesions=700,seed=7"
 DEMONSTRATION = {"DERMANET_SOURCE": DEMO, "DERMANET_EXPERIMENT": "demo", "DERMANET_GATES": str(DEMO_GATES)}
 """What is tried, and judged by what, where nobody has images."""
 
+PATIENCE = 300.0
+"""Seconds for which Airflow is asked the same again where it does not answer, as long as its processes live."""
+
 MARKS = {
     "success": "done",
     "failed": "FAILED",
@@ -100,7 +103,8 @@ class Watch:
         self.services.set_up()
         self.say("starting Airflow, MLflow and the scorer …")
         self.services.start()
-        self.airflow = Airflow(self.ports.address("airflow"), USER, password(self.services.environment))
+        login = (USER, password(self.services.environment))
+        self.airflow = Airflow(self.ports.address("airflow"), *login, PATIENCE, self.services.require_alive)
         for dag in ("ingest", "retrain", "promote", "monitor", "upkeep"):
             self.services.wait_for(f"the DAG {dag}", lambda dag=dag: self.airflow.has(dag))  # type: ignore[misc]
             self.airflow.unpause(dag)
