@@ -45,12 +45,15 @@ def installation(tmp_path: Path) -> Installation:
 STAND_IN = (
     "-c",
     """
+import os
 from dermanet import cli
-from dermanet.embedded import job
+from dermanet.embedded import job, services
 
 def bring_up(watch):
     watch.services.logs.mkdir(parents=True, exist_ok=True)
     watch.services._launch("mlflow", ["sleep", "120"])
+    if "ASKS" in os.environ:
+        print("answers:", services._answers(os.environ["ASKS"]), flush=True)
 
 job.Watch.bring_up = bring_up
 job.Watch.do = lambda watch, source: ""
@@ -58,7 +61,7 @@ job.Watch.say_where = lambda watch: print("up", flush=True)
 cli.main()
 """,
 )
-"""`dermanet`, whose `run` starts one process that sleeps, and does nothing else."""
+"""`dermanet`, whose `run` starts one process that sleeps, and does nothing else, unless there is an address that it `ASKS`."""
 
 
 @contextmanager
@@ -234,6 +237,8 @@ class StandIn(ThreadingHTTPServer):
             def do_GET(self) -> None:
                 length = int(self.headers.get("Content-Length", 0))
                 body = json.loads(self.rfile.read(length)) if length else {}
+                if self.path == "/health":
+                    return self._say(200, {})
                 if self.path == "/auth/token":
                     return self._log_in(body["password"])
                 fault = stand_in.faults.pop(0) if stand_in.faults else ""
@@ -349,3 +354,37 @@ def test_a_wrong_password_is_said_at_once(stand_in: StandIn) -> None:
     with pytest.raises(DermaNetError, match=r"401 to POST .*Invalid credentials") as told:
         Airflow(f"http://127.0.0.1:{stand_in.server_port}", "admin", "wrong", patience=60).runs("ingest")
     assert not isinstance(told.value, NoAnswer) and stand_in.tokens == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "upper", "lower"),
+    [
+        ({}, "127.0.0.1,localhost", "127.0.0.1,localhost"),
+        ({"NO_PROXY": ".clinic"}, ".clinic,127.0.0.1,localhost", ".clinic,127.0.0.1,localhost"),
+        ({"no_proxy": "s3, localhost"}, "s3,localhost,127.0.0.1", "s3,localhost,127.0.0.1"),
+        ({"NO_PROXY": "a", "no_proxy": "b"}, "a,127.0.0.1,localhost", "b,127.0.0.1,localhost"),
+        ({"no_proxy": "*"}, "*", "*"),
+    ],
+)
+def test_loopback_is_kept_from_proxies_beside_what_the_user_keeps(
+    home: Path, ports: Ports, monkeypatch: pytest.MonkeyPatch, said: dict[str, str], upper: str, lower: str
+) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    found = services.environment(read(), ports)
+    assert (found["NO_PROXY"], found["no_proxy"]) == (upper, lower)
+
+
+@pytest.mark.parametrize("kept", ["", ".clinic"])
+def test_behind_a_proxy_loopback_is_asked_directly(
+    installation: Installation, ports: Ports, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    # Nobody listens there: what goes to the proxy fails.
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{ports.mlflow}")
+    monkeypatch.setenv("no_proxy", kept)
+    monkeypatch.setenv("ASKS", f"http://127.0.0.1:{stand_in.server_port}/health")
+    with _started(installation, ports, SOURCE, "--once", program=STAND_IN) as process:
+        output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and "answers: True" in output, output

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from dermanet import settings, stages
 from dermanet.embedded.airflow import DONE, Airflow
-from dermanet.embedded.services import USER, Ports, Services, alone, password
+from dermanet.embedded.services import USER, Ports, Services, alone, password, past_proxies
 from dermanet.errors import DermaNetError, GateRefused
 from dermanet.settings import DEMO_GATES, Settings
 
@@ -47,6 +47,8 @@ def run(source: str, once: bool, ports: Ports) -> int:
     # Both by name: a shell starts what it puts in the background with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    # For what this process itself asks: MLflow's client, too, would look for loopback behind the proxy.
+    os.environ |= past_proxies(os.environ)
     here = configured(os.environ, stages.check_sources(source))
     with alone(here.home):
         return _watched(here, once, ports)

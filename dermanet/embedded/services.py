@@ -184,7 +184,7 @@ def environment(here: Settings, ports: Ports) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONUNBUFFERED": "1",
-        "NO_PROXY": f"{LOOPBACK},localhost",
+        **past_proxies(os.environ),
         "AIRFLOW_HOME": str(airflow),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder()),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -206,6 +206,18 @@ def environment(here: Settings, ports: Ports) -> dict[str, str]:
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "10",
     }
     return {**os.environ, **own}
+
+
+def past_proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """`NO_PROXY` and `no_proxy` with loopback in them, beside what they say already."""
+    found = {}
+    for name, other in (("NO_PROXY", "no_proxy"), ("no_proxy", "NO_PROXY")):
+        # The lower-case one counts first: made anew, it would hide what the other says.
+        kept = environ.get(name) or environ.get(other, "")
+        hosts = [host.strip() for host in kept.split(",") if host.strip()]
+        # An asterisk is every host, but only where it stands alone.
+        found[name] = kept if hosts == ["*"] else ",".join(dict.fromkeys((*hosts, LOOPBACK, "localhost")))
+    return found
 
 
 def dags_folder() -> Path:
