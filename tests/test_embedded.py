@@ -45,9 +45,11 @@ def installation(tmp_path: Path) -> Installation:
 STAND_IN = (
     "-c",
     """
-import os
+import os, signal
 from dermanet import cli
 from dermanet.embedded import job, services
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN if "NOHUP" in os.environ else signal.SIG_DFL)
 
 def bring_up(watch):
     watch.services.logs.mkdir(parents=True, exist_ok=True)
@@ -61,14 +63,18 @@ job.Watch.say_where = lambda watch: print("up", flush=True)
 cli.main()
 """,
 )
-"""`dermanet`, whose `run` starts one process that sleeps, and does nothing else, unless there is an address that it `ASKS`."""
+"""`dermanet`, whose `run` starts one process that sleeps, and asks the address in `ASKS`; as `nohup` does, where `NOHUP` is set."""
 
 
 @contextmanager
 def _started(
-    installation: Installation, ports: Ports, *words: str, program: Sequence[str] = ("-m", "dermanet")
+    installation: Installation,
+    ports: Ports,
+    *words: str,
+    program: Sequence[str] = ("-m", "dermanet"),
+    output: int | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
-    """`dermanet run`, ended with all it started whatever becomes of the test."""
+    """`dermanet run`, ended with all it started whatever becomes of the test; what it complains of is apart if `output` is given."""
     numbers = [
         "--airflow-port",
         str(ports.airflow),
@@ -80,7 +86,7 @@ def _started(
     own = {**installation.environment(), "DERMANET_EXPERIMENT": "smoke:epochs=1", "COLUMNS": "200"}
     process = subprocess.Popen(
         [sys.executable, *program, "run", *words, *numbers], env=own, cwd=installation.root,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        stdout=output or subprocess.PIPE, stderr=subprocess.PIPE if output else subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
         yield process
@@ -388,3 +394,32 @@ def test_behind_a_proxy_loopback_is_asked_directly(
     with _started(installation, ports, SOURCE, "--once", program=STAND_IN) as process:
         output = process.communicate(timeout=60)[0]
     assert process.returncode == 0 and "answers: True" in output, output
+
+
+def test_a_terminal_that_is_closed_ends_everything(installation: Installation, ports: Ports) -> None:
+    terminal, inside = os.openpty()
+    with _started(installation, ports, SOURCE, program=STAND_IN, output=inside) as process:
+        os.close(inside)
+        assert b"up" in os.read(terminal, 1000)
+        (service,) = psutil.Process(process.pid).children()
+        os.close(terminal)
+        # Told twice, by the terminal and by the shell.
+        for _ in range(2):
+            process.send_signal(signal.SIGHUP)
+        complaint = process.communicate(timeout=60)[1]
+        assert not service.is_running()
+        assert not (installation.home / "processes.json").exists() and "a fault" not in complaint, complaint
+
+
+def test_with_nohup_it_stays_up(installation: Installation, ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOHUP", "1")
+    with _started(installation, ports, SOURCE, program=STAND_IN) as process:
+        assert "up" in _read_until(process, "up")
+        (service,) = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        assert service.is_running()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert not service.is_running()

@@ -6,6 +6,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
@@ -24,6 +25,9 @@ from dermanet.settings import DEMO_GATES, Settings
 DEMO = "synthetic:lesions=700,seed=7"
 DEMONSTRATION = {"DERMANET_SOURCE": DEMO, "DERMANET_EXPERIMENT": "demo", "DERMANET_GATES": str(DEMO_GATES)}
 """What is tried, and judged by what, where nobody has images."""
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends it: Ctrl-C, a polite kill, and a terminal that is closed."""
 
 PATIENCE = 300.0
 """Seconds for which Airflow is asked the same again where it does not answer, as long as its processes live."""
@@ -44,9 +48,10 @@ def run(source: str, once: bool, ports: Ports) -> int:
     Raises BadInput for a wrong source, a home in use or taken ports, GateRefused where `once` and the verdict is no pass, and
     DermaNetError for what breaks.
     """
-    # Both by name: a shell starts what it puts in the background with SIGINT ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    for number in ENDING:
+        # By name: a shell starts what it puts in the background with SIGINT ignored. What `nohup` starts stays without its terminal.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     # For what this process itself asks: MLflow's client, too, would look for loopback behind the proxy.
     os.environ |= past_proxies(os.environ)
     here = configured(os.environ, stages.check_sources(source))
@@ -69,11 +74,12 @@ def _watched(here: Settings, once: bool, ports: Ports) -> int:
             services.require_alive()
             time.sleep(1)
     except KeyboardInterrupt:
-        watch.say("\nending every process that was started …")
+        _ignore_signals()
+        # A terminal that was closed takes no farewell.
+        with suppress(OSError):
+            watch.say("\nending every process that was started …")
     finally:
-        # A second Ctrl-C must not leave half of them running.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        _ignore_signals()
         services.stop()
     return 0
 
@@ -244,6 +250,12 @@ def _verdict_table(verdict: dict[str, Any]) -> Table:
     if verdict["in_slices"]:
         table.add_row("in slices", "", "", verdict["in_slices"])
     return table
+
+
+def _ignore_signals() -> None:
+    # A second Ctrl-C, or the shell's word after the terminal's own, must not leave half of the processes running.
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
