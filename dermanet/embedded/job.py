@@ -6,6 +6,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
@@ -17,13 +18,19 @@ from rich.table import Table
 
 from dermanet import settings, stages
 from dermanet.embedded.airflow import DONE, Airflow
-from dermanet.embedded.services import USER, Ports, Services, password
+from dermanet.embedded.services import USER, Ports, Services, alone, password, past_proxies
 from dermanet.errors import DermaNetError, GateRefused
 from dermanet.settings import DEMO_GATES, Settings
 
 DEMO = "synthetic:lesions=700,seed=7"
 DEMONSTRATION = {"DERMANET_SOURCE": DEMO, "DERMANET_EXPERIMENT": "demo", "DERMANET_GATES": str(DEMO_GATES)}
 """What is tried, and judged by what, where nobody has images."""
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends it: Ctrl-C, a polite kill, and a terminal that is closed."""
+
+PATIENCE = 300.0
+"""Seconds for which Airflow is asked the same again where it does not answer, as long as its processes live."""
 
 MARKS = {
     "success": "done",
@@ -38,13 +45,21 @@ MARKS = {
 def run(source: str, once: bool, ports: Ports) -> int:
     """Starts everything, does the job, and stays up until Ctrl-C (or ends, if `once`). Returns the exit status.
 
-    Raises BadInput for a wrong source or taken ports, GateRefused where `once` and the verdict is no pass, and DermaNetError
-    for what breaks.
+    Raises BadInput for a wrong source, a home in use or taken ports, GateRefused where `once` and the verdict is no pass, and
+    DermaNetError for what breaks.
     """
-    # Both by name: a shell starts what it puts in the background with SIGINT ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    for number in ENDING:
+        # By name: a shell starts what it puts in the background with SIGINT ignored. What `nohup` starts stays without its terminal.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    # For what this process itself asks: MLflow's client, too, would look for loopback behind the proxy.
+    os.environ |= past_proxies(os.environ)
     here = configured(os.environ, stages.check_sources(source))
+    with alone(here.home):
+        return _watched(here, once, ports)
+
+
+def _watched(here: Settings, once: bool, ports: Ports) -> int:
     services = Services(here, ports)
     services.end_leftovers()
     ports.require_free()
@@ -59,11 +74,12 @@ def run(source: str, once: bool, ports: Ports) -> int:
             services.require_alive()
             time.sleep(1)
     except KeyboardInterrupt:
-        watch.say("\nending every process that was started …")
+        _ignore_signals()
+        # A terminal that was closed takes no farewell.
+        with suppress(OSError):
+            watch.say("\nending every process that was started …")
     finally:
-        # A second Ctrl-C must not leave half of them running.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        _ignore_signals()
         services.stop()
     return 0
 
@@ -95,7 +111,8 @@ class Watch:
         self.services.set_up()
         self.say("starting Airflow, MLflow and the scorer …")
         self.services.start()
-        self.airflow = Airflow(self.ports.address("airflow"), USER, password(self.services.environment))
+        login = (USER, password(self.services.environment))
+        self.airflow = Airflow(self.ports.address("airflow"), *login, PATIENCE, self.services.require_alive)
         for dag in ("ingest", "retrain", "promote", "monitor", "upkeep"):
             self.services.wait_for(f"the DAG {dag}", lambda dag=dag: self.airflow.has(dag))  # type: ignore[misc]
             self.airflow.unpause(dag)
@@ -237,6 +254,12 @@ def _verdict_table(verdict: dict[str, Any]) -> Table:
     if verdict["in_slices"]:
         table.add_row("in slices", "", "", verdict["in_slices"])
     return table
+
+
+def _ignore_signals() -> None:
+    # A second Ctrl-C, or the shell's word after the terminal's own, must not leave half of the processes running.
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -1,5 +1,6 @@
 """The processes of one machine: Airflow's four, MLflow's server and the scorer; started, waited for, and ended, every one."""
 
+import fcntl
 import json
 import os
 import secrets
@@ -8,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -53,6 +55,21 @@ class Ports:
             raise BadInput(f"port {seen} taken by another program; choose others, as in: make run {others}")
 
 
+@contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Keeps a home to one `make run` for as long as its process lives. Raises BadInput where another has it."""
+    home.mkdir(parents=True, exist_ok=True)
+    # Python closes it in whatever is started: services that outlive a killed run do not keep the next one out.
+    with (home / "run.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(
+                f"another `make run` uses this home, {home}; end that one, or set DERMANET_HOME to another folder"
+            ) from None
+        yield
+
+
 class Services:
     """The running processes. Their output goes to `<home>/logs/<name>.log`; a list of them is kept beside it."""
 
@@ -65,9 +82,8 @@ class Services:
         self._list = here.home / "processes.json"
 
     def set_up(self) -> None:
-        """Makes the folders, Airflow's database and pools; ends what a killed run left behind. May be called again."""
+        """Makes the folders, Airflow's database and pools. May be called again."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        self.end_leftovers()
         _write_password(Path(self.environment["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"]))
         self._set_up_airflow("db", "migrate")
         for pool, slots in {self.here.prepare_pool: PARALLEL, self.here.training_pool: "1"}.items():
@@ -127,10 +143,10 @@ class Services:
         self._list.unlink(missing_ok=True)
 
     def end_leftovers(self) -> None:
-        """Ends processes that an earlier run listed and could not end, because it was itself killed."""
+        """Ends processes that an earlier run listed and could not end, because it was itself killed. Only for who is `alone`."""
         if self._list.exists():
             _end([process for entry in json.loads(self._list.read_text()) for process in _same(entry)])
-            self._list.unlink()
+            self._list.unlink(missing_ok=True)
 
     def _launch(self, name: str, command: list[str]) -> None:
         with self._log(name) as log:
@@ -168,7 +184,7 @@ def environment(here: Settings, ports: Ports) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONUNBUFFERED": "1",
-        "NO_PROXY": f"{LOOPBACK},localhost",
+        **past_proxies(os.environ),
         "AIRFLOW_HOME": str(airflow),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder()),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -190,6 +206,18 @@ def environment(here: Settings, ports: Ports) -> dict[str, str]:
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "10",
     }
     return {**os.environ, **own}
+
+
+def past_proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """`NO_PROXY` and `no_proxy` with loopback in them, beside what they say already."""
+    found = {}
+    for name, other in (("NO_PROXY", "no_proxy"), ("no_proxy", "NO_PROXY")):
+        # The lower-case one counts first: made anew, it would hide what the other says.
+        kept = environ.get(name) or environ.get(other, "")
+        hosts = [host.strip() for host in kept.split(",") if host.strip()]
+        # An asterisk is every host, but only where it stands alone.
+        found[name] = kept if hosts == ["*"] else ",".join(dict.fromkeys((*hosts, LOOPBACK, "localhost")))
+    return found
 
 
 def dags_folder() -> Path:
