@@ -38,6 +38,7 @@ MONDAYS = CronTriggerTimetable("0 2 * * 1", timezone="UTC", run_immediately=time
     schedule=MONDAYS,
     catchup=False,
     max_active_runs=1,
+    on_failure_callback=stages.failed,
     doc_md=__doc__,
     tags=["dermanet", "intake"],
     default_args={"owner": "ml-engineering", **AGAIN},

@@ -9,7 +9,8 @@ follows; where the gates say `promotion: approval`, a person is asked first. Any
 
 **When it runs:** Mondays at 04:00 UTC, and whenever the DAG **ingest** took something new in. With fewer than
 `DERMANET_MINIMUM_NEW` images new or labelled anew since the last verdict it ends in *nothing_new*; the parameter *force* says why
-it shall retrain all the same, *fresh* trains anew what was trained before. With *drift* monitoring asks for it.
+it shall retrain all the same, *fresh* trains anew what was trained before. With *drift* monitoring asks for it. Where that
+verdict's snapshot or its run in MLflow is gone, nobody can tell what is new, and it retrains.
 
 **Where to look:** the run's note, at its end, says what was decided in it and why (`dermanet why` has the same); the task
 *validate_snapshot* returns every warning about the data and names the MLflow run with its report; the task *apply_gates* returns

@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,71 @@ def test_a_damaged_backup_is_refused(
     with pytest.raises(BadInput, match=r"is damaged: |cannot be used"):
         stages.restore(str(folder))
     assert not (tmp_path / "elsewhere").exists()
+
+
+def written_ahead(path: Path) -> bool:
+    """Whether a SQLite file's header says that it is written ahead, so that it is not opened without room beside it."""
+    return path.read_bytes()[18:20] == b"\x02\x02"
+
+
+def spoil(path: Path, table: str) -> None:
+    """Damages a table of a SQLite file; that it is there is still known."""
+    with closing(sqlite3.connect(path)) as connection:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+        (page,), ((size,),) = connection.execute(query, [table]).fetchone(), connection.execute("PRAGMA page_size")
+    data = bytearray(path.read_bytes())
+    data[(page - 1) * size : page * size] = b"\xff" * size
+    path.write_bytes(data)
+
+
+def nothing_beside(path: Path) -> None:
+    """As on read-only media, though root may write on all others: SQLite cannot make its files beside this one."""
+    for end in ("-wal", "-shm", "-journal"):
+        path.with_name(path.name + end).mkdir()
+
+
+def test_a_backup_of_what_is_written_ahead_is_put_back_from_read_only_media(
+    installation: Installation, backups: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = catalogue(installation.home)
+    for name in ("catalogue.db", "mlflow.db"):
+        with closing(sqlite3.connect(installation.home / name)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        assert written_ahead(installation.home / name)
+    folder = Path(stages.backup(str(backups))["backup"])
+    kept = sorted((folder / "databases").iterdir())
+    assert [path.name for path in kept] == ["catalogue.db", "mlflow.db"]
+    assert not any(written_ahead(path) for path in kept), "it is opened anywhere, by anything"
+    for path in kept:
+        nothing_beside(path)
+    assert stages.verify_backup(str(backups))["faults"] == []
+    enter(tmp_path / "elsewhere" / "home", monkeypatch)
+    assert stages.restore(str(folder))["versions"] == 1
+    assert catalogue(tmp_path / "elsewhere" / "home") == rows
+
+
+def test_a_copy_that_is_written_ahead_is_read_without_room_beside_it(tmp_path: Path) -> None:
+    path, target = tmp_path / "an old #1?.db", tmp_path / "new" / "target.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("PRAGMA journal_mode=WAL; CREATE TABLE t (x); INSERT INTO t VALUES (7)")
+    nothing_beside(path)
+    assert written_ahead(path) and databases.fault(path) == ""
+    databases.load(f"sqlite:///{target}", path)
+    with closing(sqlite3.connect(target)) as connection:
+        assert connection.execute("SELECT x FROM t").fetchall() == [(7,)]
+
+
+def test_a_database_that_was_damaged_before_the_backup_is_named(
+    installation: Installation, backups: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages.searches()
+    spoil(installation.home / "searches" / "studies.db", "studies")
+    stages.backup(str(backups))
+    (fault,) = stages.verify_backup(str(backups))["faults"]
+    assert fault.startswith("databases/searches.db was damaged when it was copied (") and "\n" not in fault
+    enter(tmp_path / "elsewhere", monkeypatch)
+    with pytest.raises(BadInput, match=r"is damaged: databases/searches.db was damaged when"):
+        stages.restore(str(backups))
 
 
 def test_a_restore_replaces_only_when_told(installation: Installation, backups: Path) -> None:

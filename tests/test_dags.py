@@ -42,7 +42,7 @@ print("RESULT" + json.dumps({
     "errors": bag.import_errors, "loaded": [name for name in loaded if "." not in name],
     "dags": {name: {
         "doc": dag.doc_md, "tags": sorted(dag.tags), "catchup": dag.catchup, "file": dag.fileloc,
-        "owners": sorted({task.owner for task in dag.tasks}),
+        "owners": sorted({task.owner for task in dag.tasks}), "told": getattr(dag.on_failure_callback, "__name__", ""),
         "pauses": [pauses(task) for task in DagSerialization.from_dict(DagSerialization.to_dict(dag)).tasks],
         "given_up": [
             task.task_id for task in dag.tasks for rule in task.retry_policy.rules
@@ -167,6 +167,10 @@ def test_every_dag_has_its_run_book_owner_and_tags(parsed: Any) -> None:
         assert dag["owners"] == ["ml-engineering"]
         assert dag["undocumented"] == dag["untyped"] == []
         assert dag["catchup"] is False
+
+
+def test_people_are_told_when_a_dag_fails(parsed: Any) -> None:
+    assert {name: dag["told"] for name, dag in parsed["dags"].items()} == dict.fromkeys(parsed["dags"], "failed")
 
 
 def test_a_retrain_is_started_by_the_clock_and_by_new_data(parsed: Any) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from installation import Installation
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from postbox import Mailbox
 
 from dermanet import revision, settings, stages
 from dermanet.errors import BadInput
 from dermanet.intake import snapshots
-from dermanet.stages.rooms import snapshot_place
+from dermanet.stages.rooms import snapshot_place, tracking_of
 
 
 def test_a_retrain_wants_something_new_or_somebody_s_word(
@@ -50,6 +52,24 @@ def test_a_retrain_wants_something_new_or_somebody_s_word(
     assert retrain and "what is forgotten must not be remembered" in reason
     told = [(one["outcome"], one["who"]) for one in stages.why(limit=100) if one["kind"] == "retrain"]
     assert ("yes", "ana") in told and ("no", "") in told
+
+
+def test_a_verdict_whose_run_is_gone_from_mlflow_does_not_end_retraining(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = next(one["run_id"] for one in stages.why() if one["kind"] == "verdict")
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        with pytest.raises(MlflowException, match=r"127\.0\.0\.1"):
+            stages.decide("smoke")
+    tracking = tracking_of(settings.read())
+    tracking.client.delete_run(run_id)
+    assert stages.decide("smoke")["retrain"] is False, "deleted, but not for good"
+    SqlAlchemyStore(tracking.uri, str(installation.home))._hard_delete_run(run_id)
+    gone = f"run {run_id}, on which the last verdict was given, is not in MLflow any more"
+    assert stages.decide("smoke") == {"retrain": True, "reasons": [gone]}
+    assert stages.decide("smoke", "a new camera", "ana", "novelty")["reasons"][-1] == gone
 
 
 def test_the_first_retrain_needs_no_reason(home: Path) -> None:

@@ -20,6 +20,9 @@ from dermanet.errors import BadInput, DermaNetError
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 
+BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR}
+"""What SQLite says of a file that is damaged. By any other word it could not read it now, and asked again it may."""
+
 PACKAGED = Path("/usr/lib/postgresql")
 """Where Debian keeps PostgreSQL's programs, by version."""
 
@@ -79,7 +82,7 @@ def load(url: str, path: Path) -> None:
     """Makes a database what was written by `dump`, whatever it held before; killed, it may be called again. Raises DermaNetError."""
     if kind_of(url) == SQLITE:
         _file(url).parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(_file(url))) as target:
+        with closing(_at_rest(path)) as source, closing(sqlite3.connect(_file(url))) as target:
             source.backup(target)
         return
     engine = sa.create_engine(url, poolclass=sa.NullPool)
@@ -88,6 +91,27 @@ def load(url: str, path: Path) -> None:
         connection.execute(sa.text("CREATE SCHEMA public"))
     whole = ("--no-owner", "--no-acl", "--single-transaction", "--exit-on-error")
     _program("pg_restore", sa.make_url(url), *whole, str(path))
+
+
+def fault(path: Path) -> str:
+    """What is wrong with a SQLite file that was written by `dump`; nothing where it is whole. Raises DermaNetError."""
+    with closing(_at_rest(path)) as connection:
+        return _fault(connection)
+
+
+def _at_rest(path: Path) -> sqlite3.Connection:
+    # A file that was written ahead (WAL) asks for files beside it, which read-only media refuse, unless nobody changes it.
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+
+
+def _fault(connection: sqlite3.Connection) -> str:
+    try:
+        said = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in BROKEN:
+            raise DermaNetError(f"a database does not answer: {error}") from None
+        return str(error)
+    return "" if said == "ok" else " ".join(said.split())
 
 
 @dataclass(frozen=True)
@@ -101,6 +125,8 @@ class _PinnedFile:
     def dump(self, path: Path) -> None:
         with closing(sqlite3.connect(path)) as target:
             self.connection.backup(target)
+            # One that is written ahead (WAL) would ask whoever opens the copy for room beside it.
+            target.execute("PRAGMA journal_mode=DELETE")
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def verify_backup(folder: str, progress: OnFile = lambda done, total: None) -> d
     from dermanet.backup import archive
 
     found = archive.chosen(Path(folder).absolute())
-    return {**_told(found), "faults": archive.faults(found, progress)}
+    return {**_told(found), "faults": _faults(found, progress)}
 
 
 def restore(folder: str, replace: bool = False, progress: OnFile = lambda done, total: None) -> dict[str, Any]:
@@ -189,11 +189,22 @@ def _told(found: "Backup") -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _faults(found: "Backup", progress: OnFile) -> list[str]:
+    """What is missing or damaged; where every file is what was written, also the databases that were written damaged."""
+    from dermanet.backup import archive, databases
+
+    if wrong := archive.faults(found, progress):
+        return wrong
+    files = [one["file"] for one in found.about["databases"].values() if one["kind"] == databases.SQLITE]
+    said = {file: databases.fault(found.folder / file) for file in files}
+    return [f"{file} was damaged when it was copied ({fault})" for file, fault in said.items() if fault]
+
+
 def _require_usable(here: Settings, found: "Backup", progress: OnFile) -> None:
     """Raises BadInput where a backup is damaged, of newer software, or of other kinds of databases."""
     from packaging.version import Version
 
-    from dermanet.backup import archive, databases
+    from dermanet.backup import databases
     from dermanet.database.engine import HEAD
 
     kept = found.about["databases"]
@@ -209,7 +220,7 @@ def _require_usable(here: Settings, found: "Backup", progress: OnFile) -> None:
             raise BadInput(
                 f"backup {found.name} has {name}'s database in {one['kind']}, and the settings name another kind"
             )
-    wrong = archive.faults(found, progress)
+    wrong = _faults(found, progress)
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise BadInput(f"backup {found.name} is damaged: {'; '.join(wrong[:3])}{more}; take another one")

@@ -117,7 +117,11 @@ def _whether(here: Settings, ledger: "Ledger", digest: str) -> tuple[bool, tuple
         known = {record.digest: record.labels for record in frozen_snapshot(here, last.snapshot).records}
     except BadInput:
         return True, (f"snapshot {last.snapshot}, on which the last verdict was given, is not in this home",)
-    run = tracking_of(here).run(last.run_id)
+    tracking = tracking_of(here)
+    try:
+        run = tracking.run(last.run_id)
+    except BadInput:
+        return True, (f"run {last.run_id}, on which the last verdict was given, is not in MLflow any more",)
     return _news(here, known, run.data.tags.get("dermanet.experiment", digest) != digest)
 
 
