@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -247,6 +248,47 @@ def test_a_restore_replaces_only_when_told(installation: Installation, backups: 
     assert catalogue(installation.home) == rows
     with pytest.raises(BadInput, match="no backup"):
         stages.restore(str(installation.root))
+
+
+@pytest.mark.parametrize("table", ["", "images", "forgotten"])
+def test_a_damaged_database_is_put_aside_and_replaced(installation: Installation, backups: Path, table: str) -> None:
+    def restore(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "dermanet", "restore", str(backups), *words]
+        return subprocess.run(command, env=installation.environment(), capture_output=True, text=True, check=False)
+
+    before, damaged = stages.backup(str(backups)), installation.home / "catalogue.db"
+    rows = catalogue(installation.home)
+    lesion = str(rows["labels"][0][3])
+    stages.forget(lesion)
+    if table:
+        spoil(damaged, table)
+    else:
+        damaged.write_bytes(b"nothing of SQLite's" * 999)
+    damaged.with_name("catalogue.db-wal").write_bytes(b"left by whoever wrote last")
+    data = damaged.read_bytes()
+    fault = r"database disk image is malformed|Tree|btree" if table else "file is not a database"
+    refused = restore()
+    assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
+    assert "catalogue, which is damaged (" in refused.stderr and re.search(fault, refused.stderr)
+    assert "--replace" in refused.stderr and damaged.read_bytes() == data
+    done = restore("--replace")
+    assert done.returncode == 0, done.stderr
+    (aside,) = installation.home.glob("catalogue.db.damaged-*Z")
+    assert f"catalogue: the damaged database is kept as {aside}" in done.stderr.replace("\n", " ")
+    assert "known only from the backups beside it" in done.stderr
+    assert aside.read_bytes() == data and not damaged.with_name("catalogue.db-wal").exists()
+    back = {label[3] for label in catalogue(installation.home)["labels"]}
+    assert (lesion in back) is (table != "images"), "what can still be read of who was forgotten is kept"
+    assert len(back) >= len({label[3] for label in rows["labels"]}) - 1 and before["missing"] == []
+
+
+def test_a_database_that_does_not_answer_is_not_put_aside(installation: Installation, backups: Path) -> None:
+    stages.backup(str(backups))
+    with closing(sqlite3.connect(installation.home / "mlflow.db")) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(DermaNetError, match="does not answer: database is locked"):
+            stages.restore(str(backups), replace=True)
+    assert not list(installation.home.glob("*.damaged-*"))
 
 
 def test_newer_software_is_needed_for_a_newer_backup(

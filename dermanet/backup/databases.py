@@ -8,8 +8,9 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,6 +70,28 @@ def empty(url: str) -> bool:
         return not sa.inspect(engine).get_table_names()
     except sa.exc.OperationalError as error:
         raise DermaNetError(f"a database does not answer: {_first_line(error.orig)}") from None
+
+
+def damage(url: str) -> str:
+    """What is wrong with a SQLite database; nothing where it is whole, or is not there. PostgreSQL looks after its own.
+
+    Raises DermaNetError where it does not answer.
+    """
+    if kind_of(url) == POSTGRESQL or not exists(url):
+        return ""
+    with closing(sqlite3.connect(_file(url))) as connection:
+        return _fault(connection)
+
+
+def put_aside(url: str) -> Path:
+    """Gives a SQLite file another name beside its own, with what SQLite keeps of it, which would spoil the next one; the name."""
+    path = _file(url)
+    aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y-%m-%dT%H%M%SZ', time.gmtime())}")
+    # The file itself last: killed in between, it is still found.
+    for end in ("-journal", "-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            os.rename(f"{path}{end}", f"{aside}{end}")
+    return aside
 
 
 @contextmanager

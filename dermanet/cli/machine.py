@@ -112,6 +112,13 @@ def restore(
         f"{record['backup']} is put back: {record['images']:,} images, {record['missing']} missing, {record['versions']} versions, "
         f"{record['snapshots']} snapshots; {record['forgotten']} lesions are forgotten again"
     )
+    for name, path in record["aside"].items():
+        say(f"{name}: the damaged database is kept as {path}")
+    if "catalogue" in record["aside"]:
+        say(
+            "who was forgotten since the last backup is known only from the backups beside it, and from what can still be read of the "
+            "damaged catalogue: repeat the requests since"
+        )
     for line in record["then"]:
         say(f"when MLflow is up, for the pictures in its reports: {line}")
     return None

@@ -28,7 +28,7 @@ from dermanet.errors import BadInput, DermaNetError
 from dermanet.settings import Settings
 from dermanet.stages.relocation import relocate, version_files
 from dermanet.stages.rooms import removing, snapshot_place
-from dermanet.stages.tombs import Tombs, forget_again, known, of_backups
+from dermanet.stages.tombs import Tombs, forget_again, known, legible, of_backups
 from dermanet.storage import Folder, Place, place
 
 if TYPE_CHECKING:
@@ -85,18 +85,22 @@ def restore(folder: str, replace: bool = False, progress: OnFile = lambda done, 
     """Puts a backup back, the last one of a folder of backups, into the installation that the settings name; and proves it.
 
     Who was forgotten since, as far as a later backup beside it or the present catalogue knows, is forgotten again. Killed, it may be
-    called again. Raises BadInput where the backup is damaged or of newer software, or where something is there already, unless it
-    is to `replace` that; DermaNetError where what is there afterwards is not whole.
+    called again. A SQLite database that is damaged is put aside: `aside` has its new name. Raises BadInput where the backup is damaged
+    or of newer software, or where something is there already, unless it is to `replace` that; DermaNetError where what is there
+    afterwards is not whole.
     """
-    from dermanet.backup import archive
+    from dermanet.backup import archive, databases
     from dermanet.database.engine import open_database
 
     here, start = settings.read(), time.time()
     found = archive.chosen(Path(folder).absolute())
     _require_usable(here, found, progress)
     with _alone(here):
-        tombs = of_backups(found.folder.parent).with_more(_tombs_here(here, found, replace))
+        urls = {name: url for name, url in _every_url(here).items() if name in found.about["databases"]}
+        damaged = {name: fault for name, url in urls.items() if (fault := databases.damage(url))}
+        tombs = of_backups(found.folder.parent).with_more(_tombs_here(here, found, replace, damaged))
         _mark(here, found, tombs)
+        aside = {name: str(databases.put_aside(urls[name])) for name in damaged}
         for store, target in _stores(here).items():
             archive.put_back(found, store, target, tombs.holds if store == OBJECTS else lambda name: False)
         _load(here, found)
@@ -105,7 +109,7 @@ def restore(folder: str, replace: bool = False, progress: OnFile = lambda done, 
         again = forget_again(here, tombs)
         checked = _checked(here, found)
         (here.home / MARK).unlink()
-    return {"backup": found.name, **checked, **again, "seconds": round(time.time() - start, 1)}
+    return {"backup": found.name, **checked, **again, "aside": aside, "seconds": round(time.time() - start, 1)}
 
 
 def _databases(here: Settings, made: "Making") -> dict[str, Any]:
@@ -226,7 +230,7 @@ def _require_usable(here: Settings, found: "Backup", progress: OnFile) -> None:
         raise BadInput(f"backup {found.name} is damaged: {'; '.join(wrong[:3])}{more}; take another one")
 
 
-def _tombs_here(here: Settings, found: "Backup", replace: bool) -> Tombs:
+def _tombs_here(here: Settings, found: "Backup", replace: bool, damaged: Mapping[str, str]) -> Tombs:
     """Who the present catalogue knows as forgotten. Raises BadInput where something is there that nobody said may be replaced."""
     from dermanet.backup import databases
 
@@ -234,14 +238,17 @@ def _tombs_here(here: Settings, found: "Backup", replace: bool) -> Tombs:
     kept = json.loads(mark.read_text()) if mark.exists() else {}
     if kept.get("backup") == found.name:
         return Tombs(tuple(map(tuple, kept["forgotten"])))
-    held = [
-        name for name, url in _every_url(here).items() if name in found.about["databases"] and not databases.empty(url)
-    ]
+    whole = {name: url for name, url in _every_url(here).items() if name in found.about["databases"].keys() - damaged}
+    held = [name for name, url in whole.items() if not databases.empty(url)]
+    held += [f"{name}, which is damaged ({fault})" for name, fault in damaged.items()]
     held += [f"{store} in {where}" for store, where in _stores(here).items() if _holds(where)]
     if held and not replace:
         raise BadInput(
-            f"there is something already: {', '.join(held)}; --replace replaces databases and adds what files lack"
+            f"there is something already: {', '.join(held)}; --replace replaces databases, of which it puts damaged ones aside, and "
+            "adds what files lack"
         )
+    if CATALOGUE in damaged:
+        return legible(here.catalogue)
     return known(here.catalogue) if CATALOGUE in held else Tombs(())
 
 

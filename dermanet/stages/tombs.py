@@ -48,6 +48,22 @@ def known(catalogue: str) -> Tombs:
     return found
 
 
+def legible(catalogue: str) -> Tombs:
+    """Those that can still be read in a catalogue that is damaged, which opening it as one would write into; none where none can."""
+    from sqlite3 import DatabaseError
+
+    from dermanet.backup import databases
+
+    try:
+        with databases.pinned(catalogue) as found:
+            rows = found.rows("SELECT digest, lesion, image FROM forgotten")
+    except DatabaseError:
+        return Tombs(())
+    return Tombs(
+        tuple((row[0], row[1], bool(row[2])) for row in rows if all(isinstance(said, str) for said in row[:2]))
+    )
+
+
 def of_backups(root: Path) -> Tombs:
     """Those that the backups of a folder have."""
     from dermanet.backup import archive
