@@ -452,6 +452,41 @@ def test_a_token_is_asked_for_and_kept_in_memory_alone(
         assert kept == [0, 0, "", address]
 
 
+def test_a_token_that_no_header_can_carry_is_told_and_what_cannot_be_seen_in_it_passed_over(
+    opened: Opener, trained: Installation, shelf: Path
+) -> None:
+    with serving(app.build(_following(trained, shelf), tokens=("open-sesame",), hosts=False)) as address:
+        page = opened(address, ready=False, missing=(401,))
+        for wrong in ("\u201copen-sesame\u201d", "\u200b"):
+            page.fill("#token", wrong)
+            page.keyboard.press("Enter")
+            page.locator("#token-wrong").wait_for()
+            assert page.is_visible("#door")
+            assert not page.is_visible("#waiting")
+        page.fill("#token", "\ufeff open-\u200bsesame\u00a0")
+        page.keyboard.press("Enter")
+        page.locator("#known li").first.wait_for()
+
+
+def test_a_token_that_is_being_typed_outlives_a_photograph(
+    opened: Opener, trained: Installation, shelf: Path, tmp_path: Path
+) -> None:
+    with serving(app.build(_following(trained, shelf), tokens=("open-sesame",), hosts=False)) as address:
+        page = opened(address, ready=False, missing=(401,))
+        page.fill("#token", "wrong")
+        page.keyboard.press("Enter")
+        page.locator("#token-wrong").wait_for()
+        page.keyboard.type("open-")
+        with page.expect_response("**/predict"):
+            page.evaluate(DROP, ["drop", "photo.jpg", list(photo(tmp_path).read_bytes())])
+        page.wait_for_timeout(200)
+        assert page.input_value("#token") == "open-"
+        assert page.is_visible("#token-wrong")
+        page.keyboard.type("sesame")
+        page.keyboard.press("Enter")
+        _wait_for_map(page)
+
+
 def test_who_asked_for_less_motion_gets_none(opened: Opener, tmp_path: Path) -> None:
     page = opened(reduced_motion="reduce")
     _give(page, photo(tmp_path))

@@ -97,9 +97,9 @@ async function reason(answer) {
 const sentence = (text) => (text ? `It says: ${text.replace(/\.$/, "")}.` : "");
 
 function admission(refused) {
+  // The door may be open for another request already: what is being typed and what was said of the last token stay.
+  if (refused || $("door").hidden) $("token-wrong").hidden = !refused;
   $("door").hidden = false;
-  $("token-wrong").hidden = !refused;
-  $("token").value = "";
   $("token").focus();
   return new Promise((done) => {
     const before = admitted;
@@ -109,7 +109,13 @@ function admission(refused) {
 
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  token = $("token").value.trim();
+  // What is pasted brings along what cannot be seen; and with other characters than ASCII's a request would not even be sent.
+  const typed = $("token").value.replace(/[\s\u200b-\u200f\u2060\ufeff]/g, "");
+  if (!/^[\x21-\x7e]+$/.test(typed)) {
+    $("token-wrong").hidden = false;
+    return;
+  }
+  token = typed;
   $("token").value = "";
   $("door").hidden = true;
   $("choose").focus();
