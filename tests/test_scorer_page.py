@@ -176,6 +176,36 @@ def _with(page: Any, scorer: str, image: Path, path: str = "predict", **more: An
     page.route(f"**/{path}", lambda route: route.fulfill(json=told, headers=headers))
 
 
+def _hold(page: Any, scorer: str, image: Path, path: str) -> Callable[[], int]:
+    """Has every answer wait until it is let go, the one that was asked for first; a call says how many wait besides."""
+    answer = requests.post(f"{scorer}{path}", files={"image": image.read_bytes()}, timeout=30)
+    held: list[Any] = []
+    page.route(f"**/{path}", lambda route: held.append(route))
+
+    def let_go() -> int:
+        until = time.monotonic() + 30
+        while not held and time.monotonic() < until:
+            page.wait_for_timeout(20)
+        held.pop(0).fulfill(body=answer.content, headers=dict(answer.headers))
+        return len(held)
+
+    return let_go
+
+
+def _photos(folder: Path, count: int) -> list[Path]:
+    """One photograph under so many names: 1.jpg, 2.jpg, ..."""
+    image = photo(folder).read_bytes()
+    paths = [folder / f"{number + 1}.jpg" for number in range(count)]
+    for path in paths:
+        path.write_bytes(image)
+    return paths
+
+
+def _named(page: Any, name: str) -> None:
+    """Waits until the photograph of that name is the one that is shown."""
+    page.locator("#original-note", has_text=name).wait_for()
+
+
 def test_a_photograph_is_answered_explained_and_not_named(
     opened: Opener, scorer: tuple[str, Recorder], tmp_path: Path
 ) -> None:
@@ -329,6 +359,30 @@ def test_a_photograph_may_be_pasted_or_dropped(opened: Opener, tmp_path: Path, k
     page.evaluate(DROP, [kind, "photo.jpg", list(photo(tmp_path).read_bytes())])
     _wait_for_map(page)
     assert page.inner_text("#diagnosis")
+
+
+def test_who_picked_a_photograph_keeps_it_while_others_are_read(
+    opened: Opener, scorer: tuple[str, Recorder], tmp_path: Path
+) -> None:
+    page, files = opened(), _photos(tmp_path, 4)
+    let_go = _hold(page, scorer[0], files[0], "predict")
+    _give(page, *files[:3])
+    let_go()
+    _named(page, "1.jpg")
+    let_go()
+    _named(page, "2.jpg")
+    page.locator("#strip button").nth(1).click()
+    _named(page, "1.jpg")
+    let_go()
+    page.locator("#strip li:nth-child(3)").wait_for()
+    assert page.inner_text("#original-note").startswith("1.jpg")
+    focused = "() => [document.activeElement.title, document.activeElement.getAttribute('aria-current')]"
+    assert page.evaluate(focused) == ["1.jpg", "true"]
+    assert "Asked about" in page.inner_text("#said")
+    _wait_for_map(page)
+    _give(page, files[3])
+    let_go()
+    _named(page, "4.jpg")
 
 
 def test_a_file_that_cannot_be_read_says_why_and_the_others_go_on(opened: Opener, tmp_path: Path) -> None:

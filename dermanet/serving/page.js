@@ -8,10 +8,11 @@ const WAIT = { least: 1, most: 30, none: 3, first: 5 }; // seconds: whatever Ret
 const UNBORN = "No version of the model is served yet: one has to be trained, pass its gates and be promoted.";
 const PATIENCE = 180_000; // milliseconds until an answer is given up
 
-const asked = []; // latest first: { file, url, when, row, by, map }
+const asked = []; // latest first: { file, url, when, row, by, map, button }
 const queue = [];
 let current = null;
 let working = false;
+let picked = false; // whether somebody chose what is shown; then no answer takes its place
 let model = null;
 let token = ""; // in memory alone
 let admitted = null; // called with a token once there is one
@@ -142,7 +143,10 @@ async function wrongWith(file) {
 const megabytes = (bytes) => `${(bytes / 1024 / 1024).toFixed(bytes < 10 * 1024 * 1024 ? 1 : 0)} MB`;
 
 function take(files) {
-  if (!working) $("troubles").replaceChildren();
+  if (!working) {
+    $("troubles").replaceChildren();
+    picked = false;
+  }
   queue.push(...files);
   if (!working) work();
 }
@@ -168,8 +172,13 @@ async function one(file) {
   const item = { file, url: URL.createObjectURL(file), when: new Date(), row, by, map: null };
   asked.unshift(item);
   asked.splice(KEPT).forEach((old) => URL.revokeObjectURL(old.url));
-  show(item);
-  tell(item);
+  if (picked) {
+    showStrip();
+    $("said").textContent = "One more is answered; it stands under “Asked about”.";
+  } else {
+    show(item);
+    tell(item);
+  }
   await explain(item);
 }
 
@@ -270,6 +279,7 @@ function show(item) {
 }
 
 function showStrip() {
+  const focused = asked.find((item) => item.button && item.button === document.activeElement);
   $("earlier").hidden = false;
   $("earlier").classList.toggle("single", asked.length < 2);
   $("strip").replaceChildren(...asked.map((item, place) => {
@@ -278,14 +288,16 @@ function showStrip() {
       type: "button", title: item.file.name, "aria-current": item === current,
       "aria-label": `Photograph ${asked.length - place}: ${named(diagnosis)}, ${percent(shares[diagnosis])}, asked at ${item.when.toLocaleTimeString()}`,
     };
-    const button = made("button", about, made("img", { src: item.url, alt: "" }), made("span", { textContent: diagnosis }));
-    button.addEventListener("click", () => {
+    item.button = made("button", about, made("img", { src: item.url, alt: "" }), made("span", { textContent: diagnosis }));
+    item.button.addEventListener("click", () => {
+      picked = true;
       show(item);
       tell(item);
-      $("strip").children[place].firstChild.focus();
+      item.button.focus();
     });
-    return made("li", {}, button);
+    return made("li", {}, item.button);
   }));
+  if (focused) focused.button.focus({ preventScroll: true });
 }
 
 function showPictures({ file, url }) {
