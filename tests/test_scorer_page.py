@@ -385,6 +385,41 @@ def test_who_picked_a_photograph_keeps_it_while_others_are_read(
     _named(page, "4.jpg")
 
 
+def test_a_map_that_waits_holds_up_no_answer(opened: Opener, scorer: tuple[str, Recorder], tmp_path: Path) -> None:
+    page, files = opened(missing=(503,)), _photos(tmp_path, 3)
+    let_go = _hold(page, scorer[0], files[0], "explain")
+    _give(page, *files)
+    page.locator("#strip li:nth-child(3)").wait_for()
+    _named(page, "3.jpg")
+    page.locator("#busy-text", has_text="Looking where it looks").wait_for()
+    assert let_go() == 0, "maps are asked for one at a time"
+    assert page.inner_text("#map-wait"), "the map was another photograph's"
+    let_go()
+    page.locator("#map-box").wait_for()
+    assert page.is_visible("#busy"), "one more map is drawn"
+    let_go()
+    page.locator("#busy").wait_for(state="hidden")
+
+
+def test_what_a_map_waits_for_is_told_until_it_comes(
+    opened: Opener, scorer: tuple[str, Recorder], tmp_path: Path
+) -> None:
+    page, files, free = opened(missing=(503,)), _photos(tmp_path, 2), False
+    let_go = _hold(page, scorer[0], files[0], "predict")
+    page.route("**/explain", lambda route: route.continue_() if free else route.fulfill(status=503, body="{}"))
+    _give(page, *files)
+    let_go()
+    page.locator("#waiting", has_text="hands full").wait_for()
+    assert "Reading" in page.inner_text("#busy-text")
+    let_go()
+    _named(page, "2.jpg")
+    assert page.is_visible("#waiting")
+    assert "Looking" in page.inner_text("#busy-text")
+    free = True
+    _wait_for_map(page)
+    assert not page.is_visible("#waiting")
+
+
 def test_a_file_that_cannot_be_read_says_why_and_the_others_go_on(opened: Opener, tmp_path: Path) -> None:
     good, cut, gif = photo(tmp_path), tmp_path / "cut.jpg", tmp_path / "moving.gif"
     cut.write_bytes(good.read_bytes()[:3000])

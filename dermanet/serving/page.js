@@ -10,8 +10,12 @@ const PATIENCE = 180_000; // milliseconds until an answer is given up
 
 const asked = []; // latest first: { file, url, when, row, by, map, button }
 const queue = [];
+const maps = []; // answers whose maps are still to be drawn
+const doing = { predict: "", explain: "" }; // what is said of each, that of an answer before that of a map
+const waits = { predict: "", explain: "", model: "" };
 let current = null;
 let working = false;
+let drawing = false;
 let picked = false; // whether somebody chose what is shown; then no answer takes its place
 let model = null;
 let token = ""; // in memory alone
@@ -49,16 +53,16 @@ async function ask(path, file) {
       continue;
     }
     if (answer.ok) {
-      if (waited) wait("");
+      if (waited) wait(path, "");
       return { ...(await answer.json()), by: { version: answer.headers.get("X-Model-Version"), digest: answer.headers.get("X-Model-Digest") } };
     }
     const why = await reason(answer);
     if (!why.again || tries > TRIES) {
-      if (waited) wait("");
+      if (waited) wait(path, "");
       throw new Trouble(why.text, why.again);
     }
     const seconds = why.after || Math.min(WAIT.none * tries, WAIT.most);
-    wait(`${why.text} It is tried again in ${seconds} s.`);
+    wait(path, `${why.text} It is tried again in ${seconds} s.`);
     waited = true;
     // Waiting for a first version is no failure of the scorer's: it may take as long as a training.
     if (!why.patient) tries += 1;
@@ -156,7 +160,7 @@ async function work() {
   while (queue.length) {
     const file = queue.shift();
     await one(file).catch((error) => complain(error, () => take([file])));
-    busy("");
+    busy("predict", "");
   }
   working = false;
 }
@@ -164,7 +168,7 @@ async function work() {
 async function one(file) {
   const wrong = await wrongWith(file);
   if (wrong) throw new Trouble(`${quoted(file)} was not sent: ${wrong}.`);
-  busy(queue.length ? `Reading; ${queue.length} more to come` : "Reading");
+  busy("predict", queue.length ? `Reading; ${queue.length} more to come` : "Reading");
   $("said").textContent = "Reading";
   const { predictions: [row], by } = await ask("predict", file);
   if (row.error) throw new Trouble(`${quoted(file)} could not be read: ${row.error}.`);
@@ -179,11 +183,23 @@ async function one(file) {
     show(item);
     tell(item);
   }
-  await explain(item);
+  maps.push(item);
+  if (!drawing) draw();
+}
+
+/** Draws the maps one at a time beside the reading, which waits for none: the one that somebody looks at first. */
+async function draw() {
+  drawing = true;
+  while (maps.length) {
+    const [item] = maps.splice(Math.max(0, maps.indexOf(current)), 1);
+    await explain(item).catch(complain);
+  }
+  drawing = false;
+  busy("explain", "");
 }
 
 async function explain(item) {
-  busy("Looking where it looks");
+  busy("explain", "Looking where it looks");
   try {
     const map = await ask("explain", item.file);
     if (map.error) throw new Trouble(map.error);
@@ -200,8 +216,10 @@ const quoted = (file) => (file.name ? `“${file.name}”` : "The photograph");
 
 // ---- what is said
 
-/** What is being waited for; nothing hides it. */
-function wait(text) {
+/** What is being waited for at an address; nothing hides it. */
+function wait(path, said) {
+  waits[path] = said;
+  const text = waits.predict || waits.explain || waits.model;
   // Set anew, it would be read out anew.
   if ($("waiting").textContent !== text) $("waiting").textContent = text;
   $("waiting").hidden = !text;
@@ -219,7 +237,9 @@ function complain(error, again) {
   $("troubles").append(line);
 }
 
-function busy(text) {
+function busy(path, said) {
+  doing[path] = said;
+  const text = doing.predict || doing.explain;
   $("busy-text").textContent = text && `${text} …`;
   $("busy").hidden = !text;
   $("answer").setAttribute("aria-busy", String(Boolean(text)));
@@ -447,10 +467,10 @@ async function begin() {
   try {
     await look();
     while (!model.version) {
-      wait(`${UNBORN} It is tried again in ${WAIT.first} s.`);
+      wait("model", `${UNBORN} It is tried again in ${WAIT.first} s.`);
       await pause(WAIT.first);
       await look();
-      if (model.version) wait("");
+      if (model.version) wait("model", "");
     }
   } catch (error) {
     complain(error, begin);
