@@ -420,6 +420,20 @@ def test_what_a_map_waits_for_is_told_until_it_comes(
     assert not page.is_visible("#waiting")
 
 
+def test_no_photograph_goes_without_a_word(opened: Opener, scorer: tuple[str, Recorder], tmp_path: Path) -> None:
+    page, files = opened(), _photos(tmp_path, 15)
+    for path in ("predict", "explain"):
+        _with(page, scorer[0], files[0], path)
+    _give(page, *files[:14])
+    page.locator("#strip li:nth-child(14)").wait_for()
+    _wait_for_map(page)
+    assert not page.is_visible("#gone")
+    _give(page, files[14])
+    _named(page, "15.jpg")
+    assert page.locator("#strip li").count() == 14
+    assert page.inner_text("#gone") == "Of those asked about before, 1 is no longer here."
+
+
 def test_a_file_that_cannot_be_read_says_why_and_the_others_go_on(opened: Opener, tmp_path: Path) -> None:
     good, cut, gif = photo(tmp_path), tmp_path / "cut.jpg", tmp_path / "moving.gif"
     cut.write_bytes(good.read_bytes()[:3000])

@@ -2,7 +2,7 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const KEPT = 12; // photographs that stay on the page
+const KEPT = 12; // photographs that stay on the page, unless more are given at once
 const TRIES = 6; // times that a busy scorer is asked again by itself
 const WAIT = { least: 1, most: 30, none: 3, first: 5 }; // seconds: whatever Retry-After says, where it says nothing, and for a first version
 const UNBORN = "No version of the model is served yet: one has to be trained, pass its gates and be promoted.";
@@ -16,6 +16,9 @@ const waits = { predict: "", explain: "", model: "" };
 let current = null;
 let working = false;
 let drawing = false;
+let given = 0; // photographs since nothing was read
+let kept = KEPT;
+let gone = 0;
 let picked = false; // whether somebody chose what is shown; then no answer takes its place
 let model = null;
 let token = ""; // in memory alone
@@ -150,7 +153,10 @@ function take(files) {
   if (!working) {
     $("troubles").replaceChildren();
     picked = false;
+    given = 0;
   }
+  given += files.length;
+  kept = Math.max(kept, given);
   queue.push(...files);
   if (!working) work();
 }
@@ -175,7 +181,7 @@ async function one(file) {
   if (!model || model.digest !== by.digest) await look();
   const item = { file, url: URL.createObjectURL(file), when: new Date(), row, by, map: null };
   asked.unshift(item);
-  asked.splice(KEPT).forEach((old) => URL.revokeObjectURL(old.url));
+  letGo();
   if (picked) {
     showStrip();
     $("said").textContent = "One more is answered; it stands under “Asked about”.";
@@ -187,12 +193,23 @@ async function one(file) {
   if (!drawing) draw();
 }
 
+/** Lets the oldest answers go, but not the one that somebody looks at, and says how many went. */
+function letGo() {
+  for (const old of asked.slice(kept).filter((item) => item !== current)) {
+    asked.splice(asked.indexOf(old), 1);
+    URL.revokeObjectURL(old.url);
+    gone += 1;
+  }
+  $("gone").hidden = !gone;
+  $("gone").textContent = `Of those asked about before, ${gone} ${gone === 1 ? "is" : "are"} no longer here.`;
+}
+
 /** Draws the maps one at a time beside the reading, which waits for none: the one that somebody looks at first. */
 async function draw() {
   drawing = true;
   while (maps.length) {
     const [item] = maps.splice(Math.max(0, maps.indexOf(current)), 1);
-    await explain(item).catch(complain);
+    if (asked.includes(item)) await explain(item).catch(complain);
   }
   drawing = false;
   busy("explain", "");
