@@ -434,6 +434,53 @@ def test_no_photograph_goes_without_a_word(opened: Opener, scorer: tuple[str, Re
     assert page.inner_text("#gone") == "Of those asked about before, 1 is no longer here."
 
 
+def test_an_answer_keeps_the_names_of_its_own_version(
+    opened: Opener, scorer: tuple[str, Recorder], tmp_path: Path
+) -> None:
+    page = opened(missing=(500,))
+    image = photo(tmp_path)
+    told = requests.get(f"{scorer[0]}model", timeout=30).json()
+    _give(page, image)
+    _wait_for_map(page)
+    before, shares = page.inner_text("#diagnosis"), page.inner_text("#malignant")
+    _answers_as(page, scorer[0], image, "another")
+    told |= {"digest": "another", "diagnoses": {code: f"new {code}" for code in told["diagnoses"]}, "malignant": []}
+    page.route("**/model", lambda route: route.fulfill(json=told))
+    _give(page, image)
+    page.locator("#diagnosis", has_text="new ").wait_for()
+    assert page.locator("#diagnoses .tag").count() == 0
+    assert before in page.get_attribute("#strip li:nth-child(2) button", "aria-label")
+    page.locator("#strip button").nth(1).click()
+    assert (page.inner_text("#diagnosis"), page.inner_text("#malignant")) == (before, shares)
+    assert before in page.inner_text("#said")
+
+
+def test_an_answer_is_shown_where_its_version_cannot_be_looked_at(
+    opened: Opener, scorer: tuple[str, Recorder], tmp_path: Path
+) -> None:
+    page, image = opened(missing=(500,)), photo(tmp_path)
+    told = requests.get(f"{scorer[0]}model", timeout=30).json()
+    _answers_as(page, scorer[0], image, "another")
+    page.route("**/model", lambda route: route.fulfill(status=500, body="{}"))
+    _give(page, image)
+    page.locator("#troubles", has_text="has a fault").wait_for()
+    page.locator("#answer").wait_for()
+    assert page.inner_text("#diagnosis") in told["diagnoses"], "the code stands for a name that is not known"
+    assert page.locator("#diagnoses .tag").count() == 0
+    page.route("**/model", lambda route: route.fulfill(json=told | {"digest": "another"}))
+    _give(page, image)
+    page.locator("#strip li:nth-child(2)").wait_for()
+    page.locator("#strip button").nth(1).click()
+    assert page.inner_text("#diagnosis") in told["diagnoses"].values()
+
+
+def _answers_as(page: Any, scorer: str, image: Path, digest: str) -> None:
+    """Has every photograph be answered by a version with that digest."""
+    answer = requests.post(f"{scorer}predict", files={"image": image.read_bytes()}, timeout=30)
+    headers = {"X-Model-Version": "2", "X-Model-Digest": digest}
+    page.route("**/predict", lambda route: route.fulfill(body=answer.content, headers=headers))
+
+
 def test_a_file_that_cannot_be_read_says_why_and_the_others_go_on(opened: Opener, tmp_path: Path) -> None:
     good, cut, gif = photo(tmp_path), tmp_path / "cut.jpg", tmp_path / "moving.gif"
     cut.write_bytes(good.read_bytes()[:3000])

@@ -21,6 +21,7 @@ let kept = KEPT;
 let gone = 0;
 let picked = false; // whether somebody chose what is shown; then no answer takes its place
 let model = null;
+const lists = new Map(); // by digest: what each version calls its diagnoses, and which are malignant
 let token = ""; // in memory alone
 let admitted = null; // called with a token once there is one
 
@@ -178,7 +179,8 @@ async function one(file) {
   $("said").textContent = "Reading";
   const { predictions: [row], by } = await ask("predict", file);
   if (row.error) throw new Trouble(`${quoted(file)} could not be read: ${row.error}.`);
-  if (!model || model.digest !== by.digest) await look();
+  // The answer is there, whatever becomes of this: without the list of its version, codes stand for names.
+  if (!model || model.digest !== by.digest) await look().catch((error) => complain(error, begin));
   const item = { file, url: URL.createObjectURL(file), when: new Date(), row, by, map: null };
   asked.unshift(item);
   letGo();
@@ -263,10 +265,10 @@ function busy(path, said) {
 }
 
 /** The answer in one breath, for who does not see it. */
-function tell({ row }) {
+function tell({ row, by }) {
   const refer = row.refer ? `A person should decide: ${row.refer}. ` : "";
   const age = !known(row.age_low) ? "" : `, ${years(row.age_low)} to ${years(row.age_high)}`;
-  $("said").textContent = `${refer}Diagnosis: ${named(row.diagnosis)}, ${percent(row.diagnosis_probabilities[row.diagnosis])}. `
+  $("said").textContent = `${refer}Diagnosis: ${named(row.diagnosis, by)}, ${percent(row.diagnosis_probabilities[row.diagnosis])}. `
     + `Age: ${years(row.age)} years${age}. Sex: ${row.sex}, ${percent(row.sex_probabilities[row.sex])}.`;
 }
 
@@ -274,8 +276,8 @@ function tell({ row }) {
 
 /** Whether a row has a value: versions before it was learned leave it null, or out. */
 const known = (value) => value !== null && value !== undefined;
-const named = (code) => (model && model.diagnoses[code]) || code;
-const isMalignant = (code) => Boolean(model && (model.malignant || []).includes(code));
+const named = (code, by) => lists.get(by.digest)?.diagnoses[code] || code;
+const isMalignant = (code, by) => Boolean(lists.get(by.digest)?.malignant?.includes(code));
 const size = (image) => `${image.naturalWidth} × ${image.naturalHeight}`;
 const years = (age) => String(Math.round(age));
 
@@ -305,7 +307,7 @@ function show(item) {
   const { row } = item;
   $("refer").hidden = !row.refer;
   $("refer-why").textContent = row.refer ? `: ${row.refer}` : "";
-  showDiagnosis(row);
+  showDiagnosis(item);
   showAge(row);
   showSex(row);
   showPhotograph(row);
@@ -323,7 +325,7 @@ function showStrip() {
     const { diagnosis, diagnosis_probabilities: shares } = item.row;
     const about = {
       type: "button", title: item.file.name, "aria-current": item === current,
-      "aria-label": `Photograph ${asked.length - place}: ${named(diagnosis)}, ${percent(shares[diagnosis])}, asked at ${item.when.toLocaleTimeString()}`,
+      "aria-label": `Photograph ${asked.length - place}: ${named(diagnosis, item.by)}, ${percent(shares[diagnosis])}, asked at ${item.when.toLocaleTimeString()}`,
     };
     item.button = made("button", about, made("img", { src: item.url, alt: "" }), made("span", { textContent: diagnosis }));
     item.button.addEventListener("click", () => {
@@ -364,7 +366,7 @@ function showMap({ map }) {
 const weak = (map) => map.fall < 0.01;
 
 function meaning(map) {
-  const name = named(map.diagnosis), left = Math.max(0, map.probability - map.fall);
+  const name = named(map.diagnosis, map.by), left = Math.max(0, map.probability - map.fall);
   const whose = map.whose || "";
   if (weak(map)) return `No single place matters: whichever is covered, ${name} stays at ${percent(map.probability)}.${whose}`;
   return `Each place was covered in turn. Where it is yellow, that takes ${name} from ${percent(map.probability)} to ${percent(left)}.${whose}`;
@@ -391,17 +393,17 @@ function bar(name, code, share, about) {
   return row;
 }
 
-function showDiagnosis(row) {
+function showDiagnosis({ row, by }) {
   const shares = Object.entries(row.diagnosis_probabilities).sort((one, other) => other[1] - one[1]);
-  $("diagnosis").textContent = named(row.diagnosis);
+  $("diagnosis").textContent = named(row.diagnosis, by);
   $("diagnosis-share").textContent = percent(row.diagnosis_probabilities[row.diagnosis]);
   $("diagnoses").replaceChildren(...shares.map(([code, share]) =>
-    bar(named(code), code, share, { first: code === row.diagnosis, malignant: isMalignant(code) })));
-  const together = shares.filter(([code]) => isMalignant(code)).reduce((sum, [, share]) => sum + share, 0);
-  $("malignant").hidden = !shares.some(([code]) => isMalignant(code));
+    bar(named(code, by), code, share, { first: code === row.diagnosis, malignant: isMalignant(code, by) })));
+  const together = shares.filter(([code]) => isMalignant(code, by)).reduce((sum, [, share]) => sum + share, 0);
+  $("malignant").hidden = !shares.some(([code]) => isMalignant(code, by));
   $("malignant").textContent = `Malignant diagnoses together: ${percent(together)}`;
   const others = (row.differentials || []).filter((code) => code !== row.diagnosis);
-  $("differentials").textContent = others.length ? `To be thought of as well: ${others.map(named).join("; ")}.` : "";
+  $("differentials").textContent = others.length ? `To be thought of as well: ${others.map((code) => named(code, by)).join("; ")}.` : "";
 }
 
 function showAge(row) {
@@ -443,7 +445,9 @@ function showPhotograph(row) {
 async function look() {
   const found = await ask("model");
   model = found;
+  lists.set(model.digest, model);
   showModel();
+  if (current) show(current); // whose names may be known only now
 }
 
 function showModel() {
@@ -469,8 +473,8 @@ function showModel() {
   const codes = Object.keys(model.diagnoses);
   $("knows").hidden = !codes.length;
   $("known").replaceChildren(...codes.map((code) => {
-    const entry = made("li", {}, named(code), " ", made("span", { className: "soft", textContent: code }));
-    if (isMalignant(code)) entry.append(" ", made("span", { className: "tag", textContent: "malignant" }));
+    const entry = made("li", {}, named(code, model), " ", made("span", { className: "soft", textContent: code }));
+    if (isMalignant(code, model)) entry.append(" ", made("span", { className: "tag", textContent: "malignant" }));
     return entry;
   }));
 }
