@@ -275,6 +275,7 @@ def test_every_screen_shows_it_whole(
     page = opened(viewport={"width": width, "height": 800}, color_scheme=scheme, is_mobile=phone, has_touch=phone)
     assert _faults(page, width) == []
     assert page.is_visible("label[for=camera]") == phone
+    assert page.is_visible("#camera") == phone, "what is not offered is no stop of the keyboard's"
     _with(page, scorer[0], photo(tmp_path), **WHOLE)
     text = tmp_path / "notes.txt"
     text.write_text("not a picture")
