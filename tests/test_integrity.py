@@ -73,6 +73,19 @@ def test_swapped_names_are_found_and_named() -> None:
     assert diagnosis.metric == "diagnosis_order" and sex.metric == "sex_order"
 
 
+def test_of_the_sexes_it_says_which_answers_are_counted() -> None:
+    known = [samples.record(n, sex=SEXES[n % 2], diagnosis="nv") for n in range(4)]
+    records = [*known, samples.record(4, sex="unknown", diagnosis="nv")]
+    assert SEXES[2] == "unknown"
+    said = Answers(
+        np.full(5, 50, np.float32), np.eye(3, dtype=np.float32)[[0, 1, 0, 0, 0]], np.eye(7, dtype=np.float32)[[5] * 5]
+    )
+    diagnosis, sex = labels_in_order(records, said, CODES)
+    assert diagnosis.reason.startswith("100% of the answers are right")
+    assert sex.reason.startswith("75% of the answers between male and female, where the sex is known, are right")
+    assert sex.n == 4
+
+
 def test_two_rare_names_that_are_swapped_are_found_by_themselves() -> None:
     records, answers = case(0.8, 2, 600)
     order = [0, 1, 2, 6, 4, 5, 3]

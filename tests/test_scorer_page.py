@@ -176,6 +176,36 @@ def _with(page: Any, scorer: str, image: Path, path: str = "predict", **more: An
     page.route(f"**/{path}", lambda route: route.fulfill(json=told, headers=headers))
 
 
+def _hold(page: Any, scorer: str, image: Path, path: str) -> Callable[[], int]:
+    """Has every answer wait until it is let go, the one that was asked for first; a call says how many wait besides."""
+    answer = requests.post(f"{scorer}{path}", files={"image": image.read_bytes()}, timeout=30)
+    held: list[Any] = []
+    page.route(f"**/{path}", lambda route: held.append(route))
+
+    def let_go() -> int:
+        until = time.monotonic() + 30
+        while not held and time.monotonic() < until:
+            page.wait_for_timeout(20)
+        held.pop(0).fulfill(body=answer.content, headers=dict(answer.headers))
+        return len(held)
+
+    return let_go
+
+
+def _photos(folder: Path, count: int) -> list[Path]:
+    """One photograph under so many names: 1.jpg, 2.jpg, ..."""
+    image = photo(folder).read_bytes()
+    paths = [folder / f"{number + 1}.jpg" for number in range(count)]
+    for path in paths:
+        path.write_bytes(image)
+    return paths
+
+
+def _named(page: Any, name: str) -> None:
+    """Waits until the photograph of that name is the one that is shown."""
+    page.locator("#original-note", has_text=name).wait_for()
+
+
 def test_a_photograph_is_answered_explained_and_not_named(
     opened: Opener, scorer: tuple[str, Recorder], tmp_path: Path
 ) -> None:
@@ -245,6 +275,7 @@ def test_every_screen_shows_it_whole(
     page = opened(viewport={"width": width, "height": 800}, color_scheme=scheme, is_mobile=phone, has_touch=phone)
     assert _faults(page, width) == []
     assert page.is_visible("label[for=camera]") == phone
+    assert page.is_visible("#camera") == phone, "what is not offered is no stop of the keyboard's"
     _with(page, scorer[0], photo(tmp_path), **WHOLE)
     text = tmp_path / "notes.txt"
     text.write_text("not a picture")
@@ -329,6 +360,126 @@ def test_a_photograph_may_be_pasted_or_dropped(opened: Opener, tmp_path: Path, k
     page.evaluate(DROP, [kind, "photo.jpg", list(photo(tmp_path).read_bytes())])
     _wait_for_map(page)
     assert page.inner_text("#diagnosis")
+
+
+def test_who_picked_a_photograph_keeps_it_while_others_are_read(
+    opened: Opener, scorer: tuple[str, Recorder], tmp_path: Path
+) -> None:
+    page, files = opened(), _photos(tmp_path, 4)
+    let_go = _hold(page, scorer[0], files[0], "predict")
+    _give(page, *files[:3])
+    let_go()
+    _named(page, "1.jpg")
+    let_go()
+    _named(page, "2.jpg")
+    page.locator("#strip button").nth(1).click()
+    _named(page, "1.jpg")
+    let_go()
+    page.locator("#strip li:nth-child(3)").wait_for()
+    assert page.inner_text("#original-note").startswith("1.jpg")
+    focused = "() => [document.activeElement.title, document.activeElement.getAttribute('aria-current')]"
+    assert page.evaluate(focused) == ["1.jpg", "true"]
+    assert "Asked about" in page.inner_text("#said")
+    _wait_for_map(page)
+    _give(page, files[3])
+    let_go()
+    _named(page, "4.jpg")
+
+
+def test_a_map_that_waits_holds_up_no_answer(opened: Opener, scorer: tuple[str, Recorder], tmp_path: Path) -> None:
+    page, files = opened(missing=(503,)), _photos(tmp_path, 3)
+    let_go = _hold(page, scorer[0], files[0], "explain")
+    _give(page, *files)
+    page.locator("#strip li:nth-child(3)").wait_for()
+    _named(page, "3.jpg")
+    page.locator("#busy-text", has_text="Looking where it looks").wait_for()
+    assert let_go() == 0, "maps are asked for one at a time"
+    assert page.inner_text("#map-wait"), "the map was another photograph's"
+    let_go()
+    page.locator("#map-box").wait_for()
+    assert page.is_visible("#busy"), "one more map is drawn"
+    let_go()
+    page.locator("#busy").wait_for(state="hidden")
+
+
+def test_what_a_map_waits_for_is_told_until_it_comes(
+    opened: Opener, scorer: tuple[str, Recorder], tmp_path: Path
+) -> None:
+    page, files, free = opened(missing=(503,)), _photos(tmp_path, 2), False
+    let_go = _hold(page, scorer[0], files[0], "predict")
+    page.route("**/explain", lambda route: route.continue_() if free else route.fulfill(status=503, body="{}"))
+    _give(page, *files)
+    let_go()
+    page.locator("#waiting", has_text="hands full").wait_for()
+    assert "Reading" in page.inner_text("#busy-text")
+    let_go()
+    _named(page, "2.jpg")
+    assert page.is_visible("#waiting")
+    assert "Looking" in page.inner_text("#busy-text")
+    free = True
+    _wait_for_map(page)
+    assert not page.is_visible("#waiting")
+
+
+def test_no_photograph_goes_without_a_word(opened: Opener, scorer: tuple[str, Recorder], tmp_path: Path) -> None:
+    page, files = opened(), _photos(tmp_path, 15)
+    for path in ("predict", "explain"):
+        _with(page, scorer[0], files[0], path)
+    _give(page, *files[:14])
+    page.locator("#strip li:nth-child(14)").wait_for()
+    _wait_for_map(page)
+    assert not page.is_visible("#gone")
+    _give(page, files[14])
+    _named(page, "15.jpg")
+    assert page.locator("#strip li").count() == 14
+    assert page.inner_text("#gone") == "Of those asked about before, 1 is no longer here."
+
+
+def test_an_answer_keeps_the_names_of_its_own_version(
+    opened: Opener, scorer: tuple[str, Recorder], tmp_path: Path
+) -> None:
+    page = opened(missing=(500,))
+    image = photo(tmp_path)
+    told = requests.get(f"{scorer[0]}model", timeout=30).json()
+    _give(page, image)
+    _wait_for_map(page)
+    before, shares = page.inner_text("#diagnosis"), page.inner_text("#malignant")
+    _answers_as(page, scorer[0], image, "another")
+    told |= {"digest": "another", "diagnoses": {code: f"new {code}" for code in told["diagnoses"]}, "malignant": []}
+    page.route("**/model", lambda route: route.fulfill(json=told))
+    _give(page, image)
+    page.locator("#diagnosis", has_text="new ").wait_for()
+    assert page.locator("#diagnoses .tag").count() == 0
+    assert before in page.get_attribute("#strip li:nth-child(2) button", "aria-label")
+    page.locator("#strip button").nth(1).click()
+    assert (page.inner_text("#diagnosis"), page.inner_text("#malignant")) == (before, shares)
+    assert before in page.inner_text("#said")
+
+
+def test_an_answer_is_shown_where_its_version_cannot_be_looked_at(
+    opened: Opener, scorer: tuple[str, Recorder], tmp_path: Path
+) -> None:
+    page, image = opened(missing=(500,)), photo(tmp_path)
+    told = requests.get(f"{scorer[0]}model", timeout=30).json()
+    _answers_as(page, scorer[0], image, "another")
+    page.route("**/model", lambda route: route.fulfill(status=500, body="{}"))
+    _give(page, image)
+    page.locator("#troubles", has_text="has a fault").wait_for()
+    page.locator("#answer").wait_for()
+    assert page.inner_text("#diagnosis") in told["diagnoses"], "the code stands for a name that is not known"
+    assert page.locator("#diagnoses .tag").count() == 0
+    page.route("**/model", lambda route: route.fulfill(json=told | {"digest": "another"}))
+    _give(page, image)
+    page.locator("#strip li:nth-child(2)").wait_for()
+    page.locator("#strip button").nth(1).click()
+    assert page.inner_text("#diagnosis") in told["diagnoses"].values()
+
+
+def _answers_as(page: Any, scorer: str, image: Path, digest: str) -> None:
+    """Has every photograph be answered by a version with that digest."""
+    answer = requests.post(f"{scorer}predict", files={"image": image.read_bytes()}, timeout=30)
+    headers = {"X-Model-Version": "2", "X-Model-Digest": digest}
+    page.route("**/predict", lambda route: route.fulfill(body=answer.content, headers=headers))
 
 
 def test_a_file_that_cannot_be_read_says_why_and_the_others_go_on(opened: Opener, tmp_path: Path) -> None:
@@ -450,6 +601,41 @@ def test_a_token_is_asked_for_and_kept_in_memory_alone(
         kept = page.evaluate("() => [localStorage.length, sessionStorage.length, document.cookie, location.href]")
         assert page.input_value("#token") == ""
         assert kept == [0, 0, "", address]
+
+
+def test_a_token_that_no_header_can_carry_is_told_and_what_cannot_be_seen_in_it_passed_over(
+    opened: Opener, trained: Installation, shelf: Path
+) -> None:
+    with serving(app.build(_following(trained, shelf), tokens=("open-sesame",), hosts=False)) as address:
+        page = opened(address, ready=False, missing=(401,))
+        for wrong in ("\u201copen-sesame\u201d", "\u200b"):
+            page.fill("#token", wrong)
+            page.keyboard.press("Enter")
+            page.locator("#token-wrong").wait_for()
+            assert page.is_visible("#door")
+            assert not page.is_visible("#waiting")
+        page.fill("#token", "\ufeff open-\u200bsesame\u00a0")
+        page.keyboard.press("Enter")
+        page.locator("#known li").first.wait_for()
+
+
+def test_a_token_that_is_being_typed_outlives_a_photograph(
+    opened: Opener, trained: Installation, shelf: Path, tmp_path: Path
+) -> None:
+    with serving(app.build(_following(trained, shelf), tokens=("open-sesame",), hosts=False)) as address:
+        page = opened(address, ready=False, missing=(401,))
+        page.fill("#token", "wrong")
+        page.keyboard.press("Enter")
+        page.locator("#token-wrong").wait_for()
+        page.keyboard.type("open-")
+        with page.expect_response("**/predict"):
+            page.evaluate(DROP, ["drop", "photo.jpg", list(photo(tmp_path).read_bytes())])
+        page.wait_for_timeout(200)
+        assert page.input_value("#token") == "open-"
+        assert page.is_visible("#token-wrong")
+        page.keyboard.type("sesame")
+        page.keyboard.press("Enter")
+        _wait_for_map(page)
 
 
 def test_who_asked_for_less_motion_gets_none(opened: Opener, tmp_path: Path) -> None:

@@ -52,12 +52,17 @@ def labels_in_order(records: Sequence[Record], answers: Answers, codes: Sequence
     sexes = np.array([SEXES.index(record.labels.sex) for record in records], np.intp)
     known = sexes < 2
     return [
-        _in_order("diagnosis", diagnoses, answers.diagnosis.argmax(axis=1), codes),
-        _in_order("sex", sexes[known], answers.sex[known, :2].argmax(axis=1), SEXES[:2]),
-    ]
+        _in_order("diagnosis", diagnoses, answers.diagnosis.argmax(axis=1), codes, "the answers"),
+        _in_order(
+            "sex", sexes[known], answers.sex[known, :2].argmax(axis=1), SEXES[:2],
+            "the answers between male and female, where the sex is known,",
+        ),
+    ]  # fmt: skip
 
 
-def _in_order(head: str, truth: NDArray[np.intp], answered: NDArray[np.intp], names: Sequence[str]) -> Check:
+def _in_order(
+    head: str, truth: NDArray[np.intp], answered: NDArray[np.intp], names: Sequence[str], counted: str
+) -> Check:
     counts = np.zeros((len(names), len(names)), np.int64)
     np.add.at(counts, (answered, truth), 1)
     meant = linear_sum_assignment(counts, maximize=True)[1]
@@ -75,10 +80,10 @@ def _in_order(head: str, truth: NDArray[np.intp], answered: NDArray[np.intp], na
     wrong = by_chance < CHANCE and gained > MANY[head] * lost and len(moved) > 1
     swapped = [f"{names[one]} as {names[meant[one]]}" for one in moved]
     reason = (
-        f"{share:.0%} of the answers are right, and {other:.0%} would be with their names in another order "
+        f"{share:.0%} of {counted} are right, and {other:.0%} would be with their names in another order "
         f"({', '.join(swapped)}): the list of answers is in the wrong order"
         if wrong
-        else f"{share:.0%} of the answers are right, and no other order of their names fits much better"
+        else f"{share:.0%} of {counted} are right, and no other order of their names fits much better"
     )
     return Check(f"{head}_order", "integrity", other, None, "fail" if wrong else "pass", reason, len(truth))
 

@@ -2,17 +2,26 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const KEPT = 12; // photographs that stay on the page
+const KEPT = 12; // photographs that stay on the page, unless more are given at once
 const TRIES = 6; // times that a busy scorer is asked again by itself
 const WAIT = { least: 1, most: 30, none: 3, first: 5 }; // seconds: whatever Retry-After says, where it says nothing, and for a first version
 const UNBORN = "No version of the model is served yet: one has to be trained, pass its gates and be promoted.";
 const PATIENCE = 180_000; // milliseconds until an answer is given up
 
-const asked = []; // latest first: { file, url, when, row, by, map }
+const asked = []; // latest first: { file, url, when, row, by, map, button }
 const queue = [];
+const maps = []; // answers whose maps are still to be drawn
+const doing = { predict: "", explain: "" }; // what is said of each, that of an answer before that of a map
+const waits = { predict: "", explain: "", model: "" };
 let current = null;
 let working = false;
+let drawing = false;
+let given = 0; // photographs since nothing was read
+let kept = KEPT;
+let gone = 0;
+let picked = false; // whether somebody chose what is shown; then no answer takes its place
 let model = null;
+const lists = new Map(); // by digest: what each version calls its diagnoses, and which are malignant
 let token = ""; // in memory alone
 let admitted = null; // called with a token once there is one
 
@@ -48,16 +57,16 @@ async function ask(path, file) {
       continue;
     }
     if (answer.ok) {
-      if (waited) wait("");
+      if (waited) wait(path, "");
       return { ...(await answer.json()), by: { version: answer.headers.get("X-Model-Version"), digest: answer.headers.get("X-Model-Digest") } };
     }
     const why = await reason(answer);
     if (!why.again || tries > TRIES) {
-      if (waited) wait("");
+      if (waited) wait(path, "");
       throw new Trouble(why.text, why.again);
     }
     const seconds = why.after || Math.min(WAIT.none * tries, WAIT.most);
-    wait(`${why.text} It is tried again in ${seconds} s.`);
+    wait(path, `${why.text} It is tried again in ${seconds} s.`);
     waited = true;
     // Waiting for a first version is no failure of the scorer's: it may take as long as a training.
     if (!why.patient) tries += 1;
@@ -97,9 +106,9 @@ async function reason(answer) {
 const sentence = (text) => (text ? `It says: ${text.replace(/\.$/, "")}.` : "");
 
 function admission(refused) {
+  // The door may be open for another request already: what is being typed and what was said of the last token stay.
+  if (refused || $("door").hidden) $("token-wrong").hidden = !refused;
   $("door").hidden = false;
-  $("token-wrong").hidden = !refused;
-  $("token").value = "";
   $("token").focus();
   return new Promise((done) => {
     const before = admitted;
@@ -109,7 +118,13 @@ function admission(refused) {
 
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  token = $("token").value.trim();
+  // What is pasted brings along what cannot be seen; and with other characters than ASCII's a request would not even be sent.
+  const typed = $("token").value.replace(/[\s\u200b-\u200f\u2060\ufeff]/g, "");
+  if (!/^[\x21-\x7e]+$/.test(typed)) {
+    $("token-wrong").hidden = false;
+    return;
+  }
+  token = typed;
   $("token").value = "";
   $("door").hidden = true;
   $("choose").focus();
@@ -136,7 +151,13 @@ async function wrongWith(file) {
 const megabytes = (bytes) => `${(bytes / 1024 / 1024).toFixed(bytes < 10 * 1024 * 1024 ? 1 : 0)} MB`;
 
 function take(files) {
-  if (!working) $("troubles").replaceChildren();
+  if (!working) {
+    $("troubles").replaceChildren();
+    picked = false;
+    given = 0;
+  }
+  given += files.length;
+  kept = Math.max(kept, given);
   queue.push(...files);
   if (!working) work();
 }
@@ -146,7 +167,7 @@ async function work() {
   while (queue.length) {
     const file = queue.shift();
     await one(file).catch((error) => complain(error, () => take([file])));
-    busy("");
+    busy("predict", "");
   }
   working = false;
 }
@@ -154,21 +175,50 @@ async function work() {
 async function one(file) {
   const wrong = await wrongWith(file);
   if (wrong) throw new Trouble(`${quoted(file)} was not sent: ${wrong}.`);
-  busy(queue.length ? `Reading; ${queue.length} more to come` : "Reading");
+  busy("predict", queue.length ? `Reading; ${queue.length} more to come` : "Reading");
   $("said").textContent = "Reading";
   const { predictions: [row], by } = await ask("predict", file);
   if (row.error) throw new Trouble(`${quoted(file)} could not be read: ${row.error}.`);
-  if (!model || model.digest !== by.digest) await look();
+  // The answer is there, whatever becomes of this: without the list of its version, codes stand for names.
+  if (!model || model.digest !== by.digest) await look().catch((error) => complain(error, begin));
   const item = { file, url: URL.createObjectURL(file), when: new Date(), row, by, map: null };
   asked.unshift(item);
-  asked.splice(KEPT).forEach((old) => URL.revokeObjectURL(old.url));
-  show(item);
-  tell(item);
-  await explain(item);
+  letGo();
+  if (picked) {
+    showStrip();
+    $("said").textContent = "One more is answered; it stands under “Asked about”.";
+  } else {
+    show(item);
+    tell(item);
+  }
+  maps.push(item);
+  if (!drawing) draw();
+}
+
+/** Lets the oldest answers go, but not the one that somebody looks at, and says how many went. */
+function letGo() {
+  for (const old of asked.slice(kept).filter((item) => item !== current)) {
+    asked.splice(asked.indexOf(old), 1);
+    URL.revokeObjectURL(old.url);
+    gone += 1;
+  }
+  $("gone").hidden = !gone;
+  $("gone").textContent = `Of those asked about before, ${gone} ${gone === 1 ? "is" : "are"} no longer here.`;
+}
+
+/** Draws the maps one at a time beside the reading, which waits for none: the one that somebody looks at first. */
+async function draw() {
+  drawing = true;
+  while (maps.length) {
+    const [item] = maps.splice(Math.max(0, maps.indexOf(current)), 1);
+    if (asked.includes(item)) await explain(item).catch(complain);
+  }
+  drawing = false;
+  busy("explain", "");
 }
 
 async function explain(item) {
-  busy("Looking where it looks");
+  busy("explain", "Looking where it looks");
   try {
     const map = await ask("explain", item.file);
     if (map.error) throw new Trouble(map.error);
@@ -185,8 +235,10 @@ const quoted = (file) => (file.name ? `“${file.name}”` : "The photograph");
 
 // ---- what is said
 
-/** What is being waited for; nothing hides it. */
-function wait(text) {
+/** What is being waited for at an address; nothing hides it. */
+function wait(path, said) {
+  waits[path] = said;
+  const text = waits.predict || waits.explain || waits.model;
   // Set anew, it would be read out anew.
   if ($("waiting").textContent !== text) $("waiting").textContent = text;
   $("waiting").hidden = !text;
@@ -204,17 +256,19 @@ function complain(error, again) {
   $("troubles").append(line);
 }
 
-function busy(text) {
+function busy(path, said) {
+  doing[path] = said;
+  const text = doing.predict || doing.explain;
   $("busy-text").textContent = text && `${text} …`;
   $("busy").hidden = !text;
   $("answer").setAttribute("aria-busy", String(Boolean(text)));
 }
 
 /** The answer in one breath, for who does not see it. */
-function tell({ row }) {
+function tell({ row, by }) {
   const refer = row.refer ? `A person should decide: ${row.refer}. ` : "";
   const age = !known(row.age_low) ? "" : `, ${years(row.age_low)} to ${years(row.age_high)}`;
-  $("said").textContent = `${refer}Diagnosis: ${named(row.diagnosis)}, ${percent(row.diagnosis_probabilities[row.diagnosis])}. `
+  $("said").textContent = `${refer}Diagnosis: ${named(row.diagnosis, by)}, ${percent(row.diagnosis_probabilities[row.diagnosis])}. `
     + `Age: ${years(row.age)} years${age}. Sex: ${row.sex}, ${percent(row.sex_probabilities[row.sex])}.`;
 }
 
@@ -222,8 +276,8 @@ function tell({ row }) {
 
 /** Whether a row has a value: versions before it was learned leave it null, or out. */
 const known = (value) => value !== null && value !== undefined;
-const named = (code) => (model && model.diagnoses[code]) || code;
-const isMalignant = (code) => Boolean(model && (model.malignant || []).includes(code));
+const named = (code, by) => lists.get(by.digest)?.diagnoses[code] || code;
+const isMalignant = (code, by) => Boolean(lists.get(by.digest)?.malignant?.includes(code));
 const size = (image) => `${image.naturalWidth} × ${image.naturalHeight}`;
 const years = (age) => String(Math.round(age));
 
@@ -253,7 +307,7 @@ function show(item) {
   const { row } = item;
   $("refer").hidden = !row.refer;
   $("refer-why").textContent = row.refer ? `: ${row.refer}` : "";
-  showDiagnosis(row);
+  showDiagnosis(item);
   showAge(row);
   showSex(row);
   showPhotograph(row);
@@ -264,22 +318,25 @@ function show(item) {
 }
 
 function showStrip() {
+  const focused = asked.find((item) => item.button && item.button === document.activeElement);
   $("earlier").hidden = false;
   $("earlier").classList.toggle("single", asked.length < 2);
   $("strip").replaceChildren(...asked.map((item, place) => {
     const { diagnosis, diagnosis_probabilities: shares } = item.row;
     const about = {
       type: "button", title: item.file.name, "aria-current": item === current,
-      "aria-label": `Photograph ${asked.length - place}: ${named(diagnosis)}, ${percent(shares[diagnosis])}, asked at ${item.when.toLocaleTimeString()}`,
+      "aria-label": `Photograph ${asked.length - place}: ${named(diagnosis, item.by)}, ${percent(shares[diagnosis])}, asked at ${item.when.toLocaleTimeString()}`,
     };
-    const button = made("button", about, made("img", { src: item.url, alt: "" }), made("span", { textContent: diagnosis }));
-    button.addEventListener("click", () => {
+    item.button = made("button", about, made("img", { src: item.url, alt: "" }), made("span", { textContent: diagnosis }));
+    item.button.addEventListener("click", () => {
+      picked = true;
       show(item);
       tell(item);
-      $("strip").children[place].firstChild.focus();
+      item.button.focus();
     });
-    return made("li", {}, button);
+    return made("li", {}, item.button);
   }));
+  if (focused) focused.button.focus({ preventScroll: true });
 }
 
 function showPictures({ file, url }) {
@@ -309,7 +366,7 @@ function showMap({ map }) {
 const weak = (map) => map.fall < 0.01;
 
 function meaning(map) {
-  const name = named(map.diagnosis), left = Math.max(0, map.probability - map.fall);
+  const name = named(map.diagnosis, map.by), left = Math.max(0, map.probability - map.fall);
   const whose = map.whose || "";
   if (weak(map)) return `No single place matters: whichever is covered, ${name} stays at ${percent(map.probability)}.${whose}`;
   return `Each place was covered in turn. Where it is yellow, that takes ${name} from ${percent(map.probability)} to ${percent(left)}.${whose}`;
@@ -336,17 +393,17 @@ function bar(name, code, share, about) {
   return row;
 }
 
-function showDiagnosis(row) {
+function showDiagnosis({ row, by }) {
   const shares = Object.entries(row.diagnosis_probabilities).sort((one, other) => other[1] - one[1]);
-  $("diagnosis").textContent = named(row.diagnosis);
+  $("diagnosis").textContent = named(row.diagnosis, by);
   $("diagnosis-share").textContent = percent(row.diagnosis_probabilities[row.diagnosis]);
   $("diagnoses").replaceChildren(...shares.map(([code, share]) =>
-    bar(named(code), code, share, { first: code === row.diagnosis, malignant: isMalignant(code) })));
-  const together = shares.filter(([code]) => isMalignant(code)).reduce((sum, [, share]) => sum + share, 0);
-  $("malignant").hidden = !shares.some(([code]) => isMalignant(code));
+    bar(named(code, by), code, share, { first: code === row.diagnosis, malignant: isMalignant(code, by) })));
+  const together = shares.filter(([code]) => isMalignant(code, by)).reduce((sum, [, share]) => sum + share, 0);
+  $("malignant").hidden = !shares.some(([code]) => isMalignant(code, by));
   $("malignant").textContent = `Malignant diagnoses together: ${percent(together)}`;
   const others = (row.differentials || []).filter((code) => code !== row.diagnosis);
-  $("differentials").textContent = others.length ? `To be thought of as well: ${others.map(named).join("; ")}.` : "";
+  $("differentials").textContent = others.length ? `To be thought of as well: ${others.map((code) => named(code, by)).join("; ")}.` : "";
 }
 
 function showAge(row) {
@@ -388,7 +445,9 @@ function showPhotograph(row) {
 async function look() {
   const found = await ask("model");
   model = found;
+  lists.set(model.digest, model);
   showModel();
+  if (current) show(current); // whose names may be known only now
 }
 
 function showModel() {
@@ -414,8 +473,8 @@ function showModel() {
   const codes = Object.keys(model.diagnoses);
   $("knows").hidden = !codes.length;
   $("known").replaceChildren(...codes.map((code) => {
-    const entry = made("li", {}, named(code), " ", made("span", { className: "soft", textContent: code }));
-    if (isMalignant(code)) entry.append(" ", made("span", { className: "tag", textContent: "malignant" }));
+    const entry = made("li", {}, named(code, model), " ", made("span", { className: "soft", textContent: code }));
+    if (isMalignant(code, model)) entry.append(" ", made("span", { className: "tag", textContent: "malignant" }));
     return entry;
   }));
 }
@@ -429,10 +488,10 @@ async function begin() {
   try {
     await look();
     while (!model.version) {
-      wait(`${UNBORN} It is tried again in ${WAIT.first} s.`);
+      wait("model", `${UNBORN} It is tried again in ${WAIT.first} s.`);
       await pause(WAIT.first);
       await look();
-      if (model.version) wait("");
+      if (model.version) wait("model", "");
     }
   } catch (error) {
     complain(error, begin);
