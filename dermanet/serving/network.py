@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from dermanet import memory
 from dermanet.errors import DermaNetError
 from dermanet.pixels import preprocess
 from dermanet.records import SEXES, Answers
@@ -58,4 +59,6 @@ def load(graph: Path, card: Path, threads: int = 0) -> Network:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    # The file as it was taken apart is as large as the weights, and free by now.
+    memory.give_back()
     return Network(session, recipe, tuple(entry["code"] for entry in stated["taxonomy"]), stated)
