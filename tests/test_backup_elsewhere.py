@@ -60,6 +60,8 @@ def test_destroyed_and_put_back_it_answers_as_before(
     assert (told["images"], told["missing"], told["versions"], told["snapshots"]) == (done["files"]["objects"], 0, 1, 1)
     with sa.create_engine(urls["airflow"]).connect() as connection:
         assert connection.exec_driver_sql("SELECT run_id FROM dag_run").scalar() == "scheduled__1"
+        # The scorer's user owns nothing, and sees its tables through this.
+        assert connection.exec_driver_sql("SELECT has_schema_privilege('public', 'public', 'USAGE')").scalar()
     with mlflowserver.running(tmp_path / "mlflow", *words) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         assert stages.predict(image) == answers and stages.snapshot()["snapshot"] == snapshot

@@ -169,3 +169,10 @@ def test_opening_again_needs_no_alembic(new_database: Callable[[], str], monkeyp
     monkeypatch.setattr(database, "writing", written.append)
     open_database(url)
     assert written == []
+
+
+def test_a_fault_of_the_database_quotes_nothing_that_rows_say(new_database: Callable[[], str]) -> None:
+    engine = open_database(new_database())
+    with pytest.raises(sa.exc.DBAPIError) as caught, engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO nowhere VALUES (:name)"), {"name": "Anna Muster"})
+    assert "nowhere" in str(caught.value) and "Anna" not in str(caught.value)

@@ -10,6 +10,7 @@ import pytest
 import samples
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from dermanet.errors import UnreadableImage
 from dermanet.imagefile import decode
@@ -65,6 +66,29 @@ def test_a_jpeg_s_thumbnail_is_left_behind() -> None:
 def test_what_colours_need_stays(kept: bytes) -> None:
     marked = with_segments(samples.jpeg(3), kept)
     assert strip(marked, "jpeg") == marked
+
+
+def test_what_stands_behind_what_colours_need_is_left_behind() -> None:
+    adobe = b"Adobe\0d\0\0\0\0\1"
+    marked = with_segments(samples.jpeg(3), segment(0xEE, adobe + SECRET))
+    assert strip(marked, "jpeg") == with_segments(samples.jpeg(3), segment(0xEE, adobe))
+
+
+@pytest.mark.parametrize("kind", [b"gAMA", b"cHRM", b"sRGB", b"PLTE", b"IEND"])
+def test_a_chunk_of_a_png_holds_no_more_than_it_is_to_hold(kind: bytes) -> None:
+    plain = samples.png(samples.pixels(4))
+    secret = samples.png_chunk(kind, SECRET.ljust(24))
+    marked = plain[:-12] + secret if kind == b"IEND" else plain[:33] + secret + plain[33:]
+    found = strip(marked, "png")
+    assert SECRET in marked and SECRET not in found
+    assert np.array_equal(decode(found), decode(plain))
+
+
+def test_a_palette_that_pixels_need_stays() -> None:
+    picture = Image.fromarray(samples.pixels(4)).quantize(16)
+    written = io.BytesIO()
+    picture.save(written, "png")
+    assert strip(written.getvalue(), "png") == written.getvalue()
 
 
 def test_a_progressive_jpeg_with_a_comment_between_its_scans() -> None:

@@ -112,6 +112,8 @@ def load(url: str, path: Path) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text("DROP SCHEMA public CASCADE"))
         connection.execute(sa.text("CREATE SCHEMA public"))
+        # As PostgreSQL makes it: without it, users who own nothing here (the scorer's, who logs predictions) see none of its tables.
+        connection.execute(sa.text("GRANT USAGE ON SCHEMA public TO PUBLIC"))
     whole = ("--no-owner", "--no-acl", "--single-transaction", "--exit-on-error")
     _program("pg_restore", sa.make_url(url), *whole, str(path))
 

@@ -75,15 +75,16 @@ def nobody_writing(engine: sa.Engine) -> Iterator[None]:
 
 
 def _engine(url: sa.URL) -> sa.Engine:
+    # What a statement was given is what rows say of patients: an error that quotes it would carry it into logs and mails.
     if url.get_backend_name() == "postgresql":
         # No pool: a stage opens a catalogue for a few batches, and what it kept open would count against the server's limit
         # until the process ends.
-        return sa.create_engine(url, poolclass=sa.NullPool)
+        return sa.create_engine(url, poolclass=sa.NullPool, hide_parameters=True)
     if url.get_backend_name() != "sqlite":
         raise sa.exc.ArgumentError(f"{url.get_backend_name()} is neither sqlite nor postgresql")
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url, connect_args={"timeout": WAIT})
+    engine = sa.create_engine(url, connect_args={"timeout": WAIT}, hide_parameters=True)
     sa.event.listen(engine, "connect", _begin_by_ourselves)
     sa.event.listen(engine, "begin", _begin)
     return engine

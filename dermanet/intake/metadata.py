@@ -4,15 +4,27 @@ Kept is what a decoder needs for the very same pixels, and the colour profile. N
 
     JPEG   out: APP1 to APP15 except an Adobe APP14 and an APP2 with a colour profile, COM, APP0 other than JFIF, JFIF's thumbnail
     PNG    in: the critical chunks, gAMA, cHRM, sRGB, iCCP and tRNS
+
+And of these no more than they are to hold: what stands behind it in a segment or chunk no decoder reads, and may be anything.
 """
 
 import re
 import struct
+import zlib
 
 from dermanet.errors import UnreadableImage
 from dermanet.imagekind import after_fill
 
 PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"tRNS"})
+LENGTHS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1}
+"""Bytes that some of these hold; one of another length says nothing that a decoder knows."""
+
+PALETTE = 3
+"""The colour type of a PNG whose pixels are numbers of colours; in others a palette is a mere suggestion."""
+
+ADOBE = 12
+"""Bytes of an Adobe segment's content, up to the one that says how colours were transformed."""
+
 PNG_START = b"\x89PNG\r\n\x1a\n"
 APP0, APP2, APP14, APP15, COM = 0xE0, 0xE2, 0xEE, 0xEF, 0xFE
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
@@ -60,9 +72,10 @@ def _kept_segment(marker: int, segment: bytes) -> bytes:
     if marker == APP0 and content.startswith(b"JFIF\0") and len(content) >= JFIF_HEAD + 2:
         bare = content[:JFIF_HEAD] + b"\0\0"
         return segment[:2] + struct.pack(">H", len(bare) + 2) + bare
-    colour = (marker == APP2 and content.startswith(b"ICC_PROFILE\0")) or (
-        marker == APP14 and content.startswith(b"Adobe")
-    )
+    if marker == APP14 and content.startswith(b"Adobe"):
+        bare = content[:ADOBE]
+        return segment[:2] + struct.pack(">H", len(bare) + 2) + bare
+    colour = marker == APP2 and content.startswith(b"ICC_PROFILE\0")
     return segment if colour or not (APP0 <= marker <= APP15 or marker == COM) else b""
 
 
@@ -73,8 +86,9 @@ def _strip_png(data: bytes) -> bytes:
         end = at + 12 + length
         if end > len(data):
             raise IndexError
-        if kind in PNG_CHUNKS:
-            kept.append(data[at:end])
         if kind == b"IEND":
-            return b"".join(kept)
+            return b"".join([*kept, struct.pack(">I4sI", 0, kind, zlib.crc32(kind))])
+        needless = kind == b"PLTE" and data[25] != PALETTE
+        if kind in PNG_CHUNKS and LENGTHS.get(kind, length) == length and not needless:
+            kept.append(data[at:end])
         at = end
