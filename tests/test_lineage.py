@@ -93,6 +93,16 @@ def test_a_champion_from_before_a_field_there_is_now_had_its_default(monkeypatch
     assert "has beside nothing, and this experiment probe" in found.why
 
 
+def test_what_was_taken_off_a_champion_s_logits_is_not_taken_off_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = settings.read()
+    frozen = frozen_snapshot(here, stages.snapshot()["snapshot"])
+    tried = lineage.card_of(here, "1")
+    tried["experiment"]["adjustment"] = 0.5
+    monkeypatch.setattr(lineage, "card_of", lambda here, version: tried)
+    found = lineage.origin(here, tracking_of(here), experiment.named(HARDLY), frozen)
+    assert found == lineage.Origin("imagenet", "the champion, version 1, has adjustment 0.5 in its weights")
+
+
 def test_nothing_that_was_forgotten_is_passed_on_not_even_by_an_ancestor() -> None:
     here = settings.read()
     second = stages.retrain([], HARDLY)["version"]
