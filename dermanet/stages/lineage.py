@@ -68,7 +68,9 @@ def origin(here: Settings, tracking: "Tracking", chosen: Experiment, frozen: "Sn
         return Origin(IMAGENET, f"the champion, version {version}, has {other} {told}, and this experiment {wanted}")
     if tried["adjustment"]:
         # What was taken off its logits stands in its weights: each generation would take it off once more.
-        return Origin(IMAGENET, f"the champion, version {version}, has adjustment {tried['adjustment']:g} in its weights")
+        return Origin(
+            IMAGENET, f"the champion, version {version}, has adjustment {tried['adjustment']:g} in its weights"
+        )
     if [diagnosis["code"] for diagnosis in card["taxonomy"]] != list(frozen.taxonomy.codes):
         return Origin(IMAGENET, f"the champion, version {version}, answers another list of diagnoses")
     for ancestor in _ancestors(here, tracking, version):
