@@ -117,7 +117,7 @@ def failed(found: Verdict) -> list[str]:
 
 def judged(records: list[Record], looks: dict[str, Look], pairs: int) -> dict[str, Any]:
     """What so many pairs come to on one holdout."""
-    rng, parts = np.random.default_rng(0), slices(records, looks)
+    rng, parts = np.random.default_rng(0), slices(records, looks, LIMITS.named)
     large = [one for one in parts if _large(records, one)]
     stopped, in_slices, reasons, seen = 0, 0, Counter[str](), []
     caught: list[tuple[int, bool]] = []

@@ -130,6 +130,23 @@ def test_by_the_reviewed_gates_no_slice_of_any_axis_pays_for_the_others(axis: st
     assert verdict.word == ("fail" if axis else "pass")
 
 
+def test_a_named_slice_is_judged_though_all_images_are_in_it_or_twelve_others_are_larger() -> None:
+    sites = [*(f"site {n % 12}" for n in range(120)), *["scalp"] * 8]
+    records = [samples.record(n, diagnosis="nv", clinic="A", localization=site) for n, site in enumerate(sites)]
+    accuracy = {"diagnosis_accuracy": Limit(greater_is_better=True, threshold=0.5)}
+    wanted = (("clinic", "A"), ("site", "scalp"))
+    limits = Gates(
+        checks=accuracy,
+        slices=tuple(SliceLimits(axis=axis, values=(value,), checks=accuracy) for axis, value in wanted),
+    )
+    assert limits.named == set(wanted)
+    answers = metrics.trivial_answers(records, len(records), CODES)
+    parts = slices(records, {}, limits.named)
+    verdict = judge(limits, evaluated(records, Answered(answers, answers), taxonomy.load(), parts, draws=10))
+    sliced = [(check.slice, check.outcome, check.n) for check in verdict.checks if check.slice]
+    assert verdict.word == "pass" and sliced == [("clinic: A", "pass", 128), ("site: scalp", "pass", 8)]
+
+
 def test_by_the_reviewed_gates_a_first_version_is_not_blind_in_a_slice_either() -> None:
     records, looks, good = holdout()
     (men,) = (one for one in slices(records, looks) if one.value == "male")

@@ -49,9 +49,47 @@ def test_a_lesion_drawn_twice_counts_twice_in_rankings_too(levels: int) -> None:
         assert found == pytest.approx(true[false <= 0.2 + 1e-9].max(), abs=1e-6)
 
 
-def test_a_draw_without_positives_ranks_nothing() -> None:
-    ranks = ranking(np.array([0.1, 0.2]), np.array([True, False]), np.array([[0.0, 1.0], [1.0, 1.0]]))
-    assert np.isnan(ranks.area()[0]) and ranks.area()[1] == 0 and np.isnan(ranks.sensitivity(0.9)[0])
+def test_a_draw_without_positives_or_without_negatives_ranks_nothing() -> None:
+    ranks = ranking(np.array([0.1, 0.2]), np.array([True, False]), np.array([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0]]))
+    assert np.isnan(ranks.area()[[0, 2]]).all() and ranks.area()[1] == 0
+    assert np.isnan(ranks.sensitivity(0.9)[[0, 2]]).all() and ranks.sensitivity(0.9)[1] == 0
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_draw_has_the_figures_of_its_images_and_lacks_what_they_lack(constant: bool) -> None:
+    """Few lesions, so that draws without a diagnosis are many; `constant`: of an answer that is always the same."""
+    records, answers = _case(24, 5, per_lesion=4)
+    if constant:
+        answers = Answers(answers.age, answers.sex, np.tile(answers.diagnosis[:1], (24, 1)))
+    weights = lesion_weights([one.labels.lesion_id for one in records], 15, 0)
+    drawn = module.redrawn(records, answers, CODES, weights, malignant=("mel", "bcc"))
+    missing = 0
+    for draw, often in enumerate(weights.astype(int)):
+        rows = np.repeat(np.arange(24), often)
+        chosen = Answers(answers.age[rows], answers.sex[rows], answers.diagnosis[rows])
+        expected = figures([records[row] for row in rows], chosen, CODES, malignant=("mel", "bcc"))
+        for name, values in drawn.items():
+            assert values[draw] == pytest.approx(expected.get(name, np.nan), abs=1e-5, nan_ok=True), name
+            missing += name.startswith("diagnosis_f1_") and name not in expected
+    assert missing
+
+
+def test_a_ruined_diagnosis_is_surely_worse_though_a_draw_in_twenty_lacks_it() -> None:
+    """A hundred lesions of nv, of which one is called akiec, and three of akiec, eight images each: all found, or one in eight."""
+    nv, akiec = CODES.index("nv"), CODES.index("akiec")
+    lesions = [*range(100), *np.repeat([100, 101, 102], 8).tolist()]
+    records = [record(n, lesion_id=f"L{at}", diagnosis="nv" if at < 100 else "akiec") for n, at in enumerate(lesions)]
+    _, answers = _case(124, 6)
+    champion = np.array([akiec, *[nv] * 99, *[akiec] * 24])
+    ruined = np.array([akiec, *[nv] * 99, *([akiec, *[nv] * 7] * 3)])
+    good, bad, never = (
+        Answers(answers.age, answers.sex, np.eye(7, dtype=np.float32)[said])
+        for said in (champion, ruined, np.full(124, nv))
+    )
+    worse = differences(records, bad, good, CODES)
+    assert worse["diagnosis_recall_akiec"] == (-0.875, -0.875) and worse["diagnosis_f1_akiec"][1] < -0.6
+    assert intervals(records, never, CODES)["diagnosis_precision_akiec"] == (0, 0)
+    assert differences(records, good, never, CODES)["diagnosis_precision_akiec"][0] > 0.7
 
 
 def test_images_of_one_lesion_are_drawn_together() -> None:

@@ -58,6 +58,14 @@ def test_rare_words_are_one_slice_together() -> None:
     assert len(found) == MOST_WORDS + 1 and len(found[OTHERS]) == 3
 
 
+def test_a_named_word_stands_alone_however_rare() -> None:
+    many = [samples.record(n, clinic=f"clinic {min(n, MOST_WORDS + 2):02}") for n in range(MOST_WORDS + 6)]
+    last = f"clinic {MOST_WORDS:02}"
+    found = by_axis(slices(many, {}, {("clinic", last), ("site", "clinic 13"), ("clinic", "elsewhere")}))["clinic"]
+    assert found[last] == [MOST_WORDS] and len(found[OTHERS]) == 2 and "elsewhere" not in found
+    assert sorted(place for places in found.values() for place in places) == list(range(len(many)))
+
+
 def test_quality_is_in_thirds_and_tones_in_their_bands() -> None:
     records = [samples.record(n) for n in range(7)]
     angles = [60.0, 55.0, 41.1, 28.0, 10.0, -30.0, -31.0]
@@ -75,4 +83,7 @@ def test_quality_is_in_thirds_and_tones_in_their_bands() -> None:
 
 
 def test_an_axis_of_which_all_have_the_same_is_no_axis() -> None:
-    assert slices([samples.record(n, sex="male", age=50.0) for n in range(3)], {}) == [] == slices([], {})
+    records = [samples.record(n, sex="male", age=50.0) for n in range(3)]
+    assert slices(records, {}) == [] == slices([], {})
+    assert by_axis(slices(records, {}, {("sex", "male"), ("age", "under 30")})) == {"sex": {"male": [0, 1, 2]}}
+    assert slices([], {}, {("sex", "male")}) == []

@@ -68,6 +68,16 @@ def test_a_champion_that_is_evaluated_again_keeps_what_it_became_champion_by() -
     assert "Not judged yet" in Path(stages.evaluation_page(run)).read_text()
 
 
+def test_slices_that_the_gates_name_are_scored_by_themselves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    accuracy = "diagnosis_accuracy: {greater_is_better: true, threshold: 0}"
+    clinics = "{axis: clinic, values: [clinic_a, clinic_b, clinic_c], checks: {" + accuracy + "}}"
+    (tmp_path / "gates.yaml").write_text(f"checks: {{{accuracy}}}\nslices: [{clinics}]\n")
+    monkeypatch.setenv("DERMANET_GATES", str(tmp_path / "gates.yaml"))
+    monkeypatch.setattr("dermanet.judging.slices.MOST_WORDS", 1)
+    found = stages.evaluate(stages.champion()["run_id"])["slices"]
+    assert {one["value"] for one in found if one["axis"] == "clinic"} == {"clinic_a", "clinic_b", "clinic_c"}
+
+
 def test_a_refusal_keeps_the_champion_and_registers_nothing(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

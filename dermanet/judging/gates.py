@@ -92,6 +92,11 @@ class Gates(Entry):
     checks: dict[str, Limit]
     slices: tuple[SliceLimits, ...] = ()
 
+    @property
+    def named(self) -> set[tuple[str, str]]:
+        """Axis and value of each slice that must be there."""
+        return {(one.axis, value) for one in self.slices for value in one.values}
+
 
 def diagnosis_of(name: str) -> str:
     """The diagnosis that a metric, or a count of a support, is about; empty where it is about all."""

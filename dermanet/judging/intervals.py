@@ -81,11 +81,12 @@ def redrawn(
         "diagnosis_f1_weighted": _weighted_f1(diagnoses),
         "diagnosis_f1_macro": _mean_over(diagnoses.sum(axis=1) + diagnoses.sum(axis=2) > 0, _f1(diagnoses)),
     }
-    for place, code in enumerate(codes):
-        if place in truth:
-            found[f"diagnosis_recall_{code}"] = _recall(diagnoses)[:, place]
-            found[f"diagnosis_precision_{code}"] = _precision(diagnoses)[:, place]
-            found[f"diagnosis_f1_{code}"] = _f1(diagnoses)[:, place]
+    # As in `metrics`: a diagnosis has no figure in a draw without it, however often it is said; where it is never said, it has 0.
+    there = diagnoses.sum(axis=2) > 0
+    each = {"recall": _recall(diagnoses), "precision": _precision(diagnoses), "f1": _f1(diagnoses)}
+    for name, values in each.items():
+        own = np.where(there, np.nan_to_num(values), np.nan)
+        found |= {f"diagnosis_{name}_{code}": own[:, place] for place, code in enumerate(codes) if place in truth}
     return found | (_rankings(records, answers, codes, weights, malignant) if ranked else {})
 
 

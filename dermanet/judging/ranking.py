@@ -24,10 +24,11 @@ class Ranking:
         return _ratio((self.positives * behind).sum(axis=0), self.positives.sum(axis=0) * self.negatives.sum(axis=0))
 
     def sensitivity(self, specificity: float) -> NDArray[np.float64]:
-        """The share of positives (draws,) that are found where at least `specificity` (0 to 1) of the negatives are left alone."""
-        allowed = (1 - specificity) * self.negatives.sum(axis=0, dtype=np.float64) + 1e-6
-        within = np.cumsum(self.negatives, axis=0) <= allowed
-        return _ratio((self.positives * within).sum(axis=0), self.positives.sum(axis=0))
+        """The share of positives (draws,) found with at least `specificity` (0 to 1) of negatives left alone; NaN without either."""
+        others = self.negatives.sum(axis=0, dtype=np.float64)
+        within = np.cumsum(self.negatives, axis=0) <= (1 - specificity) * others + 1e-6
+        found = _ratio((self.positives * within).sum(axis=0), self.positives.sum(axis=0))
+        return np.where(others > 0, found, np.nan)
 
 
 def ranking(scores: NDArray[np.floating], positive: NDArray[np.bool_], weights: NDArray[np.floating]) -> Ranking:

@@ -1,7 +1,7 @@
 """Parts of a holdout that are judged by themselves: a model may be good on the whole and bad for the old, or at one clinic."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -31,7 +31,7 @@ TONES = (
 """Bands of the individual typology angle in degrees, each up to its bound (Chardon, Cretois & Hourseau, 1991)."""
 
 MOST_WORDS = 12
-"""Of an axis's words the most frequent are slices of their own; the others are one together."""
+"""Of an axis's words the most frequent, and those that the gates name, are slices of their own; the others are one together."""
 
 Look = Mapping[str, float | str | None]
 """What an image looks like: `detail` (variance of the Laplacian) and `ita` (degrees) are read, where they were measured."""
@@ -49,17 +49,21 @@ class Slice:
         return f"{self.axis}: {self.value}"
 
 
-def slices(records: Sequence[Record], looks: Mapping[str, Look]) -> list[Slice]:
-    """Every slice of every axis of which the records have two or more; `looks` by digest.
+def slices(
+    records: Sequence[Record], looks: Mapping[str, Look], named: Collection[tuple[str, str]] = ()
+) -> list[Slice]:
+    """Every slice of every axis of which the records have two or more, or one that is named; `looks` by digest.
 
+    `named`: axes and values that the gates ask for (`Gates.named`); each stands alone, however rare.
     An axis's slices hold every record once. Those of quality are thirds of these records, by detail; the others do not depend
     on which records stand beside.
     """
     found = []
     for axis, words in _words(records, looks).items():
-        values = _most_frequent(words) if axis in ("site", "clinic", "confirmation") else words
+        wanted = {value for of, value in named if of == axis}
+        values = _most_frequent(words, wanted) if axis in ("site", "clinic", "confirmation") else words
         order = [value for value in _order(axis, values) if value in values]
-        if len(order) > 1:
+        if len(order) > 1 or wanted.intersection(order):
             found += [Slice(axis, value, np.array([word == value for word in values])) for value in order]
     return found
 
@@ -108,9 +112,10 @@ def _tone(angle: float | None) -> str:
     return NOT_RECORDED if angle is None else next(name for bound, name in TONES if angle <= bound)
 
 
-def _most_frequent(words: Sequence[str]) -> list[str]:
+def _most_frequent(words: Sequence[str], wanted: Collection[str]) -> list[str]:
     counts = Counter(word for word in words if word != NOT_RECORDED)
-    kept = {word for word, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_WORDS]}
+    frequent = sorted(counts, key=lambda word: (-counts[word], word))[:MOST_WORDS]
+    kept = {*frequent, *wanted}
     return [word if word in kept or word == NOT_RECORDED else OTHERS for word in words]
 
 

@@ -42,7 +42,7 @@ def evaluate(run_id: str) -> dict[str, Any]:
 
     Whole and in slices, with 95 % intervals. A run whose own version is champion by now is scored beside the one that it took the
     place of; where nothing has changed its page keeps its verdict. Raises BadInput where the model answers another list of diagnoses
-    than the snapshot has.
+    than the snapshot has, or the gates' file, which may name slices, is wrong.
     """
     from dermanet.judging import evaluation, metrics, plots, report, verdict
     from dermanet.judging.flips import flips, totals
@@ -56,6 +56,7 @@ def evaluate(run_id: str) -> dict[str, Any]:
     model = tracking.model_of(run_id)
     tracking.tag(run_id, used=datetime.now(UTC).isoformat(timespec="seconds"))
     frozen = frozen_snapshot(here, tags["dermanet.snapshot"])
+    named = gates_of(here, frozen.taxonomy).named
     with model_at_hand(model) as files:
         holdout, network = frozen.holdout, network_in(files)
     if network.diagnoses != frozen.taxonomy.codes:
@@ -70,7 +71,8 @@ def evaluate(run_id: str) -> dict[str, Any]:
         metrics.trivial_answers(frozen.train, len(holdout), frozen.taxonomy.codes),
         _champion_answers(here, f"models:/{here.model}/{champion}", frozen) if champion else None,
     )
-    found = evaluation.evaluated(holdout, answered, frozen.taxonomy, slices(holdout, _looks(here)))
+    parts = slices(holdout, _looks(here), named)
+    found = evaluation.evaluated(holdout, answered, frozen.taxonomy, parts)
     record: dict[str, Any] = {
         "run_id": run_id, "snapshot": frozen.id, "holdout": frozen.holdout_digest, "champion_version": champion,
         **found.as_dict(), "integrity": [asdict(check) for check in _integrity(here, tracking, network, frozen, answered.candidate)],
