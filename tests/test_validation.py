@@ -17,7 +17,7 @@ from commands import Commands
 from dermanet import settings, stages
 from dermanet.errors import BadInput, DataRefused
 from dermanet.imagefile import read_header
-from dermanet.intake import history
+from dermanet.intake import history, snapshots
 from dermanet.intake.catalogue import Catalogue
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -171,6 +171,54 @@ def test_a_forgotten_lesion_leaves_the_reports(first: str) -> None:
         stages.forget(f"HAM_{number:07d}")
         drawn = artifact(run_id, "report.html")
         assert shown[-1] not in drawn and "passed" in drawn and len(drawn) < len(page)
+
+
+def shown_in(run_id: str) -> list[int]:
+    """The numbers of the images whose pictures are in a run's report."""
+    return [int(one) for one in re.findall(r'<img src="[^"]+" alt="ISIC_(\d+)', artifact(run_id, "report.html"))]
+
+
+def test_a_second_forget_clears_the_report_that_the_first_did_not_come_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = frozen_after(clinic(tmp_path, "own", 0, 40, patient_id="P-ONE"))
+    stages.ingest(clinic(tmp_path, "other", 40, 40, patient_id="P-OTHER"))
+    run_id = stages.validate(stages.snapshot()["snapshot"])["run_id"]
+    assert found and {number < 40 for number in shown_in(run_id)} == {True, False}
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "dermanet.stages.forgetting.redraw_reports", lambda *words: (_ for _ in ()).throw(OSError("away"))
+        )
+        with pytest.raises(OSError, match="away"):
+            stages.forget(patient_id="P-ONE")
+    assert min(shown_in(run_id)) < 40
+    stages.forget(patient_id="P-ONE")
+    assert min(shown_in(run_id)) >= 40
+
+
+def test_a_lesion_that_got_another_id_leaves_the_reports_from_before(tmp_path: Path) -> None:
+    source = clinic(tmp_path, "first", 0, 40)
+    run_id = stages.validate(frozen_after(source))["run_id"]
+    rows = [samples.ham10000_row(number) for number in range(40)]
+    rows[5]["lesion_id"] = "HAM_MENDED"
+    samples.write_csv(Path(source) / "HAM10000_metadata.csv", rows)
+    assert stages.ingest(source)["corrected"] == 1 and 5 in shown_in(run_id)
+    stages.forget("HAM_MENDED")
+    assert shown_in(run_id) and 5 not in shown_in(run_id)
+
+
+def test_a_report_whose_snapshot_is_gone_loses_its_pictures_once(first: str, tmp_path: Path) -> None:
+    from dermanet.stages.rooms import snapshot_place
+    from dermanet.stages.validation import redraw_reports
+
+    run_id = runs()[0].info.run_id
+    number, verdict = shown_in(run_id)[0], stages.validate(frozen_after(clinic(tmp_path, "second", 120, 60)))
+    snapshots.drop(first, snapshot_place(settings.read()))
+    stages.forget(f"HAM_{number:07d}")
+    page = artifact(run_id, "report.html")
+    assert shown_in(run_id) == [] and "the pictures went" in page and "passed" in page
+    assert artifact(run_id, "manifest.json") and shown_in(verdict["run_id"])
+    assert redraw_reports(settings.read(), [], []) == 0
 
 
 def test_a_killed_validation_is_ended_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
