@@ -116,7 +116,8 @@ def redraw_reports(here: Settings, lesions: Collection[str], digests: Collection
             frozen = snapshots.read(entry.id, snapshot_place(here))
         # By the digests, too: a second call knows a patient's lesions no more, and a lesion may have had another id.
         if _holds(frozen, lesions, digests) if frozen else _tells_more(tracking, run_id, entry):
-            _publish(here, catalogue, entry, frozen, run_id)
+            with tracking.writable(run_id):
+                _publish(here, catalogue, entry, frozen, run_id)
             drawn += 1
     return drawn
 
