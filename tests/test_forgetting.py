@@ -17,6 +17,7 @@ from dermanet.errors import BadInput
 from dermanet.intake import batches, placing, quarantine, stored
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.forgetting import forget, forget_patient
+from dermanet.intake.hiding import HIDDEN, hide
 from dermanet.intake.ingest import ingest, release
 from dermanet.intake.sources import open_source
 from dermanet.intake.stored import object_name
@@ -232,6 +233,15 @@ def test_a_report_on_data_that_is_being_written_loses_what_is_forgotten_meanwhil
     after = Path(stages.report_file(run)).read_text()
     assert len(calls) >= 2 and not any(addresses[record] in after for record in lesion)
     assert any(address in after for address in addresses.values())
+
+
+def test_only_whole_ids_are_taken_out_of_texts() -> None:
+    line = "schema, a lesion on two sides breaches 7 cases, none allowed: 7, HAM_1, HAM_12, HAM_1-2, P 1 and 3 more (of 7 images)"
+    after = f"{line.partition(': ')[0]}: {HIDDEN}, {HIDDEN}, HAM_12, HAM_1-2, {HIDDEN} and 3 more (of 7 images)"
+    assert hide(line, {"7", "HAM_1", "P 1"}) == after
+    assert hide("accepted by Eve: HAM_1 is right.", {"HAM_1"}) == f"accepted by Eve: {HIDDEN} is right."
+    assert hide({"rule": ["HAM_1", "HAM_12"], "limit": 7}, {"HAM_1"}) == {"rule": [HIDDEN, "HAM_12"], "limit": 7}
+    assert hide("nobody", set()) == "nobody"
 
 
 def test_a_run_that_was_deleted_in_mlflow_loses_its_pictures_and_stays_deleted(installation: Installation) -> None:

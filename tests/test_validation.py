@@ -12,9 +12,11 @@ from typing import Any
 import mlflow
 import pytest
 import samples
+import sqlalchemy as sa
 from commands import Commands
 
 from dermanet import settings, stages
+from dermanet.database.schema import METADATA
 from dermanet.errors import BadInput, DataRefused
 from dermanet.imagefile import read_header
 from dermanet.intake import history, snapshots
@@ -219,6 +221,37 @@ def test_a_report_whose_snapshot_is_gone_loses_its_pictures_once(first: str, tmp
     assert shown_in(run_id) == [] and "the pictures went" in page and "passed" in page
     assert artifact(run_id, "manifest.json") and shown_in(verdict["run_id"])
     assert redraw_reports(settings.read(), [], []) == 0
+
+
+def everything_said(run_id: str) -> str:
+    """What the catalogue and MLflow say, with a snapshot's run; the snapshot itself keeps its rows."""
+    with Catalogue(settings.read().catalogue).engine.connect() as connection:
+        rows = [str(row) for one in METADATA.sorted_tables for row in connection.execute(sa.select(one))]
+    kept = [artifact(run_id, name) for name in ("statistics.json", "report.html", "manifest.json")]
+    return "\n".join([*rows, *kept, str(runs())])
+
+
+def test_ids_of_a_forgotten_lesion_leave_the_verdicts_on_data(tmp_path: Path) -> None:
+    stages.ingest(clinic(tmp_path, "first", 0, 60))
+    for number, dx in ((3, "mel"), (30, "nv")):
+        # Another image of the same lesion with another diagnosis, on which a person insists.
+        assert samples.ham10000_row(number)["dx"] != dx
+        own = clinic(tmp_path, f"two of {number}", 900 + number, 1, dx=dx, lesion_id=f"HAM_{number:07d}")
+        stages.ingest(own)
+        ((refusal, _, _),) = Catalogue(settings.read().catalogue).quarantined()
+        stages.release_quarantined(refusal, {}, force=True)
+    snapshot = stages.snapshot()["snapshot"]
+    with pytest.raises(DataRefused, match="HAM_0000003, HAM_0000030"):
+        stages.validate(snapshot)
+    (run,) = runs()
+    assert everything_said(run.info.run_id).count("HAM_0000003") > 5
+    stages.forget("HAM_0000003")
+    for _ in range(2):
+        said = everything_said(run.info.run_id)
+        assert "HAM_0000003" not in said.replace("HAM_0000030", "")
+        assert "an id that was forgotten, HAM_0000030" in entry(snapshot).because
+        with pytest.raises(DataRefused, match="HAM_0000030"):
+            stages.validate(snapshot)
 
 
 def test_a_killed_validation_is_ended_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,7 @@ def _judged(
     here: Settings, catalogue: "Catalogue", entry: "Entry", frozen: "Snapshot", rules: "Limits"
 ) -> dict[str, Any]:
     """What is kept of a validation: statistics of the whole and of what is new, breaches, checks, and what it was compared with."""
+    from dermanet.intake.hiding import HIDDEN
     from dermanet.intake.history import measured
     from dermanet.validating import drift, schema, statistics
     from dermanet.validating.table import table
@@ -166,7 +167,7 @@ def _judged(
         scopes["new"] = statistics.statistics(new, codes, digest)
     kept = before.statistics if before and before.statistics and not note else None
     earlier = statistics.from_dict(kept["whole"]) if kept else None
-    breaches = schema.breaches(frame, codes)
+    breaches = schema.without(schema.breaches(frame, codes), frame, catalogue.forgotten(), HIDDEN)
     passed = {(rule, case) for rule, cases in kept["breaches"].items() for case in cases} if kept else set()
     verdict = drift.judge(rules, scopes, earlier, breaches, passed)
     return {
