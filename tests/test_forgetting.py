@@ -17,6 +17,7 @@ from dermanet.errors import BadInput
 from dermanet.intake import batches, placing, quarantine, stored
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.forgetting import forget, forget_patient
+from dermanet.intake.hiding import HIDDEN, hide
 from dermanet.intake.ingest import ingest, release
 from dermanet.intake.sources import open_source
 from dermanet.intake.stored import object_name
@@ -24,7 +25,7 @@ from dermanet.pixels.prepared import PreparedPixels
 from dermanet.records import Record, Snapshot
 from dermanet.registry.tracking import Tracking
 from dermanet.stages.dossier import compile_dossier
-from dermanet.stages.rooms import frozen_snapshot, tracking_of
+from dermanet.stages.rooms import frozen_snapshot, snapshot_tracking, tracking_of
 from dermanet.storage import Folder, place
 
 EXIF = b"\xff\xe1\x00\x11Exif\0\0Anna Must"
@@ -232,6 +233,31 @@ def test_a_report_on_data_that_is_being_written_loses_what_is_forgotten_meanwhil
     after = Path(stages.report_file(run)).read_text()
     assert len(calls) >= 2 and not any(addresses[record] in after for record in lesion)
     assert any(address in after for address in addresses.values())
+
+
+def test_only_whole_ids_are_taken_out_of_texts() -> None:
+    line = "schema, a lesion on two sides breaches 7 cases, none allowed: 7, HAM_1, HAM_12, HAM_1-2, P 1 and 3 more (of 7 images)"
+    after = f"{line.partition(': ')[0]}: {HIDDEN}, {HIDDEN}, HAM_12, HAM_1-2, {HIDDEN} and 3 more (of 7 images)"
+    assert hide(line, {"7", "HAM_1", "P 1"}) == after
+    assert hide("accepted by Eve: HAM_1 is right.", {"HAM_1"}) == f"accepted by Eve: {HIDDEN} is right."
+    assert hide({"rule": ["HAM_1", "HAM_12"], "limit": 7}, {"HAM_1"}) == {"rule": [HIDDEN, "HAM_12"], "limit": 7}
+    assert hide("nobody", set()) == "nobody"
+
+
+def test_a_run_that_was_deleted_in_mlflow_loses_its_pictures_and_stays_deleted(installation: Installation) -> None:
+    run, frozen = _of_the_champion()
+    here, tracking = settings.read(), tracking_of(settings.read())
+    page = Path(stages.evaluation_page(run)).read_text()
+    first = next(record for record in frozen.holdout if f'data-digest="{record.digest}"' in page)
+    report = stages.validate(frozen.id)["run_id"]
+    for one in (run, report):
+        tracking.client.delete_run(one)
+    stages.forget(first.labels.lesion_id)
+    lesion = [record for record in frozen.records if record.labels.lesion_id == first.labels.lesion_id]
+    assert _traces(installation.home, lesion) == []
+    left = snapshot_tracking(here).read_text(report, "report.html")
+    assert "data:image" in left and not any(f'alt="{record.image_id}\n' in left for record in lesion)
+    assert [tracking.run(one).info.lifecycle_stage for one in (run, report)] == ["deleted", "deleted"]
 
 
 def test_pixels_that_are_being_prepared_lose_what_is_forgotten_meanwhile(

@@ -12,12 +12,14 @@ from typing import Any
 import mlflow
 import pytest
 import samples
+import sqlalchemy as sa
 from commands import Commands
 
 from dermanet import settings, stages
+from dermanet.database.schema import METADATA
 from dermanet.errors import BadInput, DataRefused
 from dermanet.imagefile import read_header
-from dermanet.intake import history
+from dermanet.intake import history, snapshots
 from dermanet.intake.catalogue import Catalogue
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -171,6 +173,85 @@ def test_a_forgotten_lesion_leaves_the_reports(first: str) -> None:
         stages.forget(f"HAM_{number:07d}")
         drawn = artifact(run_id, "report.html")
         assert shown[-1] not in drawn and "passed" in drawn and len(drawn) < len(page)
+
+
+def shown_in(run_id: str) -> list[int]:
+    """The numbers of the images whose pictures are in a run's report."""
+    return [int(one) for one in re.findall(r'<img src="[^"]+" alt="ISIC_(\d+)', artifact(run_id, "report.html"))]
+
+
+def test_a_second_forget_clears_the_report_that_the_first_did_not_come_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = frozen_after(clinic(tmp_path, "own", 0, 40, patient_id="P-ONE"))
+    stages.ingest(clinic(tmp_path, "other", 40, 40, patient_id="P-OTHER"))
+    run_id = stages.validate(stages.snapshot()["snapshot"])["run_id"]
+    assert found and {number < 40 for number in shown_in(run_id)} == {True, False}
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "dermanet.stages.forgetting.redraw_reports", lambda *words: (_ for _ in ()).throw(OSError("away"))
+        )
+        with pytest.raises(OSError, match="away"):
+            stages.forget(patient_id="P-ONE")
+    assert min(shown_in(run_id)) < 40
+    stages.forget(patient_id="P-ONE")
+    assert min(shown_in(run_id)) >= 40
+
+
+def test_a_lesion_that_got_another_id_leaves_the_reports_from_before(tmp_path: Path) -> None:
+    source = clinic(tmp_path, "first", 0, 40)
+    run_id = stages.validate(frozen_after(source))["run_id"]
+    rows = [samples.ham10000_row(number) for number in range(40)]
+    rows[5]["lesion_id"] = "HAM_MENDED"
+    samples.write_csv(Path(source) / "HAM10000_metadata.csv", rows)
+    assert stages.ingest(source)["corrected"] == 1 and 5 in shown_in(run_id)
+    stages.forget("HAM_MENDED")
+    assert shown_in(run_id) and 5 not in shown_in(run_id)
+
+
+def test_a_report_whose_snapshot_is_gone_loses_its_pictures_once(first: str, tmp_path: Path) -> None:
+    from dermanet.stages.rooms import snapshot_place
+    from dermanet.stages.validation import redraw_reports
+
+    run_id = runs()[0].info.run_id
+    number, verdict = shown_in(run_id)[0], stages.validate(frozen_after(clinic(tmp_path, "second", 120, 60)))
+    snapshots.drop(first, snapshot_place(settings.read()))
+    stages.forget(f"HAM_{number:07d}")
+    page = artifact(run_id, "report.html")
+    assert shown_in(run_id) == [] and "the pictures went" in page and "passed" in page
+    assert artifact(run_id, "manifest.json") and shown_in(verdict["run_id"])
+    assert redraw_reports(settings.read(), [], []) == 0
+
+
+def everything_said(run_id: str) -> str:
+    """What the catalogue and MLflow say, with a snapshot's run; the snapshot itself keeps its rows."""
+    with Catalogue(settings.read().catalogue).engine.connect() as connection:
+        rows = [str(row) for one in METADATA.sorted_tables for row in connection.execute(sa.select(one))]
+    kept = [artifact(run_id, name) for name in ("statistics.json", "report.html", "manifest.json")]
+    return "\n".join([*rows, *kept, str(runs())])
+
+
+def test_ids_of_a_forgotten_lesion_leave_the_verdicts_on_data(tmp_path: Path) -> None:
+    stages.ingest(clinic(tmp_path, "first", 0, 60))
+    for number, dx in ((3, "mel"), (30, "nv")):
+        # Another image of the same lesion with another diagnosis, on which a person insists.
+        assert samples.ham10000_row(number)["dx"] != dx
+        own = clinic(tmp_path, f"two of {number}", 900 + number, 1, dx=dx, lesion_id=f"HAM_{number:07d}")
+        stages.ingest(own)
+        ((refusal, _, _),) = Catalogue(settings.read().catalogue).quarantined()
+        stages.release_quarantined(refusal, {}, force=True)
+    snapshot = stages.snapshot()["snapshot"]
+    with pytest.raises(DataRefused, match="HAM_0000003, HAM_0000030"):
+        stages.validate(snapshot)
+    (run,) = runs()
+    assert everything_said(run.info.run_id).count("HAM_0000003") > 5
+    stages.forget("HAM_0000003")
+    for _ in range(2):
+        said = everything_said(run.info.run_id)
+        assert "HAM_0000003" not in said.replace("HAM_0000030", "")
+        assert "an id that was forgotten, HAM_0000030" in entry(snapshot).because
+        with pytest.raises(DataRefused, match="HAM_0000030"):
+            stages.validate(snapshot)
 
 
 def test_a_killed_validation_is_ended_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from dermanet.database.schema import BATCHES, FORGOTTEN, IMAGES, LABELS, ORIGINALS, PARTED, PREDICTIONS, REFUSALS, SIDES
 from dermanet.intake.company import forget_company
+from dermanet.intake.hiding import HIDDEN, forget_in_texts, known, names_of
 from dermanet.intake.rows import legible, refusal_of, upsert
 from dermanet.records import Labels, Refusal, Row
 
@@ -80,8 +81,8 @@ def forget(
     of_lesions = sa.or_(REFUSALS.c.lesion_id.in_(named), REFUSALS.c.file.in_(files))
     held = connection.execute(sa.select(REFUSALS).where(of_lesions)).all()
     refused = {digest for row in held if row.file and (digest := image_of(row.id, row.file))}
-    known = sa.or_(FORGOTTEN.c.lesion == whose, FORGOTTEN.c.digest.in_(ids))
-    before = connection.execute(sa.select(FORGOTTEN).where(known)).all()
+    earlier = sa.or_(FORGOTTEN.c.lesion == whose, FORGOTTEN.c.digest.in_(ids))
+    before = connection.execute(sa.select(FORGOTTEN).where(earlier)).all()
     if not (ours or held or before):
         return None
     kept = set(connection.scalars(sa.select(IMAGES.c.digest).where(IMAGES.c.digest.in_(refused)))) - set(ours)
@@ -95,8 +96,11 @@ def forget(
     connection.execute(sa.delete(PREDICTIONS).where(PREDICTIONS.c.digest.in_(asked)))
     _forget_sides(connection, lesions, ours, patient_id)
     forget_company(connection, ours)
+    names = {*lesions, *names_of(connection, ours)} | ({patient_id} if patient_id else set())
     for table in (ORIGINALS, LABELS, IMAGES):
         connection.execute(sa.delete(table).where(table.c.digest.in_(ours)))
+    # A patient may have other lesions, and an earlier id of the lesion may be another's.
+    forget_in_texts(connection, names - known(connection, names))
     for row in held:
         if row.file:
             discard(row.id, row.file)
@@ -134,7 +138,7 @@ def _forget_sides(connection: sa.Connection, lesions: Collection[str], images: S
     decided = [f"{which} {lesion}" for lesion in lesions for which in ("lesion", "with lesion")] + [
         f"patient {patient_id}"
     ]
-    connection.execute(sa.update(SIDES).where(SIDES.c.because.in_(decided)).values(because="an id that was forgotten"))
+    connection.execute(sa.update(SIDES).where(SIDES.c.because.in_(decided)).values(because=HIDDEN))
     for lesion in lesions:
         naming = sa.and_(
             REFUSALS.c.reason == NEAR_DUPLICATE, REFUSALS.c.detail.contains(f"lesion {lesion} ", autoescape=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import LifecycleStage, Metric, Param, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
@@ -105,14 +105,26 @@ class Tracking:
         return runs[0] if runs else None
 
     def tagged(self, tag: str) -> list[str]:
-        """The ids of all runs that have a tag."""
+        """The ids of all runs that have a tag, those that somebody deleted in MLflow too: their files are still there."""
         found, token = [], None
         while True:
-            page = self.client.search_runs([self.experiment], f"tags.`{tag}` LIKE '%'", page_token=token)
+            page = self.client.search_runs([self.experiment], f"tags.`{tag}` LIKE '%'", ViewType.ALL, page_token=token)
             found += [run.info.run_id for run in page]
             token = page.token
             if not token:
                 return found
+
+    @contextmanager
+    def writable(self, run_id: str) -> Iterator[None]:
+        """Brings a run that was deleted in MLflow back while a block writes to it: MLflow takes files for it, but no tags."""
+        deleted = self.run(run_id).info.lifecycle_stage == LifecycleStage.DELETED
+        if deleted:
+            self.client.restore_run(run_id)
+        try:
+            yield
+        finally:
+            if deleted:
+                self.client.delete_run(run_id)
 
     def run(self, run_id: str) -> Run:
         """A run by its id. Raises BadInput where there is none."""

@@ -47,7 +47,7 @@ def forget(lesion_id: str = "", patient_id: str = "") -> dict[str, Any]:
             removal.remove(root, digests)
         forget_sheets(here)
         shutil.rmtree(looked_at(here, ""), ignore_errors=True)
-        redraw_reports(here, lesions)
+        redraw_reports(here, lesions, digests)
         clear_pages(here, digests)
     whom = {"patient": patient_id} if patient_id else {"lesion": lesion_id}
     return {**whom, "images": len(digests), "versions": _versions_with(here, set(lesions), patient_id, set(digests))}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from dermanet import settings
@@ -18,9 +19,14 @@ if TYPE_CHECKING:
     from dermanet.intake.catalogue import Catalogue
     from dermanet.intake.history import Entry
     from dermanet.records import Snapshot
+    from dermanet.registry.tracking import Tracking
     from dermanet.validating.limits import Limits
 
 REPORT, STATISTICS, MANIFEST = "report.html", "statistics.json", "manifest.json"
+SNAPSHOT = "dermanet.snapshot"
+"""The tag of a run that has such a report, or is about to: the snapshot's id."""
+
+PICTURELESS = "Its snapshot is not here any more, and a lesion was forgotten since: the pictures went."
 
 
 def validate(snapshot_id: str, accept: str = "", who: str = "") -> dict[str, Any]:
@@ -92,18 +98,41 @@ def data_tags(here: Settings, snapshot_id: str) -> dict[str, str]:
     return {"dermanet.data": entry.verdict, "dermanet.data_run": run_id, "mlflow.note.content": note}
 
 
-def redraw_reports(here: Settings, lesions: Collection[str]) -> int:
-    """Draws the reports anew of every snapshot that holds one of some lesions, without the images that are gone. Returns how many."""
+def redraw_reports(here: Settings, lesions: Collection[str], digests: Collection[str]) -> int:
+    """Draws the reports anew of every snapshot that holds some images or lesions, without what is gone. Returns how many.
+
+    Of a snapshot that is not here any more nobody knows whose pictures its report shows: that one loses them all.
+    """
     from dermanet.intake import history, snapshots
     from dermanet.intake.catalogue import Catalogue
 
-    catalogue, drawn = Catalogue(here.catalogue), 0
-    for frozen in snapshots.every(snapshot_place(here)):
-        entry = history.entry(catalogue, frozen.id)
-        if entry and entry.verdict and any(record.labels.lesion_id in lesions for record in frozen.records):
-            _publish(here, catalogue, entry, frozen)
+    catalogue, tracking, drawn = Catalogue(here.catalogue), snapshot_tracking(here), 0
+    for run_id in tracking.tagged(SNAPSHOT):
+        entry = history.entry(catalogue, tracking.run(run_id).data.tags[SNAPSHOT])
+        if entry is None or not entry.verdict:
+            continue
+        frozen: Snapshot | None = None
+        with suppress(BadInput):
+            frozen = snapshots.read(entry.id, snapshot_place(here))
+        # By the digests, too: a second call knows a patient's lesions no more, and a lesion may have had another id.
+        if _holds(frozen, lesions, digests) if frozen else _tells_more(tracking, run_id, entry):
+            with tracking.writable(run_id):
+                _publish(here, catalogue, entry, frozen, run_id)
             drawn += 1
     return drawn
+
+
+def _holds(frozen: "Snapshot", lesions: Collection[str], digests: Collection[str]) -> bool:
+    return any(record.digest in digests or record.labels.lesion_id in lesions for record in frozen.records)
+
+
+def _tells_more(tracking: "Tracking", run_id: str, entry: "Entry") -> bool:
+    """Whether a run has pictures in its report, or says what the catalogue says no more."""
+    try:
+        pictures = "data:image" in tracking.read_text(run_id, REPORT)
+        return pictures or tracking.read_json(run_id, STATISTICS) != _figures(entry)
+    except BadInput:
+        return True  # A validation that was killed.
 
 
 def report_file(run_id: str) -> str:
@@ -124,6 +153,7 @@ def _judged(
     here: Settings, catalogue: "Catalogue", entry: "Entry", frozen: "Snapshot", rules: "Limits"
 ) -> dict[str, Any]:
     """What is kept of a validation: statistics of the whole and of what is new, breaches, checks, and what it was compared with."""
+    from dermanet.intake.hiding import HIDDEN
     from dermanet.intake.history import measured
     from dermanet.validating import drift, schema, statistics
     from dermanet.validating.table import table
@@ -137,7 +167,7 @@ def _judged(
         scopes["new"] = statistics.statistics(new, codes, digest)
     kept = before.statistics if before and before.statistics and not note else None
     earlier = statistics.from_dict(kept["whole"]) if kept else None
-    breaches = schema.breaches(frame, codes)
+    breaches = schema.without(schema.breaches(frame, codes), frame, catalogue.forgotten(), HIDDEN)
     passed = {(rule, case) for rule, cases in kept["breaches"].items() for case in cases} if kept else set()
     verdict = drift.judge(rules, scopes, earlier, breaches, passed)
     return {
@@ -174,53 +204,72 @@ def _new(here: Settings, frame: "pd.DataFrame", before: "Entry | None") -> "tupl
     return newcomers(frame, earlier), ""
 
 
-def _publish(here: Settings, catalogue: "Catalogue", entry: "Entry", frozen: "Snapshot") -> str:
-    """Puts an entry's figures, files and report into its one MLflow run, and returns that run's id."""
+def _figures(entry: "Entry") -> dict[str, Any]:
+    return {"verdict": entry.verdict, "because": entry.because, **(entry.statistics or {})}
+
+
+def _publish(
+    here: Settings, catalogue: "Catalogue", entry: "Entry", frozen: "Snapshot | None", run_id: str = ""
+) -> str:
+    """Puts an entry's figures, files and report into its one MLflow run, or into that one, and returns the run's id."""
     record = entry.statistics or {}
     tracking = snapshot_tracking(here)
-    run_id = tracking.run_for(entry.id, f"snapshot {entry.number}", {"dermanet.snapshot": entry.id}).info.run_id
+    run_id = run_id or tracking.run_for(entry.id, f"snapshot {entry.number}", {SNAPSHOT: entry.id}).info.run_id
     tracking.tag(run_id, snapshot=entry.id, verdict=entry.verdict, previous=record["previous"])
     counts = {name: record["whole"][name] for name in ("images", "lesions", "patients", "taxonomy")}
     tracking.log_params(run_id, {"number": entry.number, **counts})
     tracking.log_figures(run_id, {**record["readings"], "new_images": record.get("new", {}).get("images", 0)})
-    tracking.log_json(run_id, {"verdict": entry.verdict, "because": entry.because, **record}, STATISTICS)
-    tracking.log_json(run_id, json.loads(snapshot_place(here).read(f"{entry.id}/manifest.json")), MANIFEST)
-    digests = [record.digest for record in frozen.records]
+    if frozen:
+        tracking.log_json(run_id, json.loads(snapshot_place(here).read(f"{entry.id}/manifest.json")), MANIFEST)
+    digests = [record.digest for record in frozen.records] if frozen else []
     gone: set[str] | None = None
     # Once more where one of its images was forgotten while the report was drawn.
     while gone != (now := forgotten_among(here, digests)):
         gone = now
         tracking.log_text(run_id, _page(here, catalogue, entry, frozen, gone), REPORT)
     tracking.describe(run_id, _note(entry, record))
+    # The last: where these are the catalogue's, so is everything before.
+    tracking.log_json(run_id, _figures(entry), STATISTICS)
     tracking.end(run_id, "FINISHED")
     return run_id
 
 
-def _page(here: Settings, catalogue: "Catalogue", entry: "Entry", frozen: "Snapshot", gone: Collection[str]) -> str:
-    """The report, without the pictures of images that are `gone`."""
+def _page(
+    here: Settings, catalogue: "Catalogue", entry: "Entry", frozen: "Snapshot | None", gone: Collection[str]
+) -> str:
+    """The report, without the pictures of images that are `gone`; without any where the snapshot is."""
     from dermanet.intake import history
-    from dermanet.intake.history import measured
-    from dermanet.validating import drift, report, sheets, statistics
-    from dermanet.validating.table import table
+    from dermanet.validating import drift, report, statistics
 
     record: Mapping[str, Any] = entry.statistics or {}
     before = history.entry(catalogue, record["previous"])
-    frame = table(frozen, measured(catalogue))
-    new = _new(here, frame, before)[0]
     groups = {"now": statistics.from_dict(record["whole"])}
     if before and before.statistics:
         groups = {"before": statistics.from_dict(before.statistics["whole"]), **groups}
     if "new" in record:
         groups["new"] = statistics.from_dict(record["new"])
-    chosen = sheets.choose(new if len(new) else frame, frozen.taxonomy.codes)
-    shown = [(sheet.title, _tiles(here, [image for image in sheet.images if image[0] not in gone])) for sheet in chosen]
+    shown = _sheets(here, catalogue, before, frozen, gone) if frozen else []
     verdict = drift.Verdict(record["verdict"], tuple(drift.Check(**check) for check in record["checks"]))
-    notes = [record["note"]] if record["note"] else []
+    notes = [note for note in (record["note"], "" if frozen else PICTURELESS) if note]
     return report.html(
         report.Page(
             entry.id, entry.number, record["previous"], entry.verdict, entry.because, verdict, groups, shown, notes
         )
     )
+
+
+def _sheets(
+    here: Settings, catalogue: "Catalogue", before: "Entry | None", frozen: "Snapshot", gone: Collection[str]
+) -> "list[tuple[str, list[Tile]]]":
+    """The contact sheets of what is new in a snapshot, or of all of it where nothing is."""
+    from dermanet.intake.history import measured
+    from dermanet.validating import sheets
+    from dermanet.validating.table import table
+
+    frame = table(frozen, measured(catalogue))
+    new = _new(here, frame, before)[0]
+    chosen = sheets.choose(new if len(new) else frame, frozen.taxonomy.codes)
+    return [(sheet.title, _tiles(here, [image for image in sheet.images if image[0] not in gone])) for sheet in chosen]
 
 
 def _tiles(here: Settings, images: Sequence[tuple[str, str]]) -> "list[Tile]":

@@ -1,6 +1,6 @@
 """What a snapshot's table must be, row by row and across rows: a pandera schema, and every breach of it at once."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -61,6 +61,17 @@ def breaches(frame: pd.DataFrame, codes: Sequence[str]) -> tuple[Breach, ...]:
         rules = cases["check"].where(across, cases["column"].astype(str) + ": " + cases["check"].astype(str))
         return tuple(_breach(frame, str(rule), rows.dropna()) for rule, rows in cases["index"].groupby(rules))
     return ()
+
+
+def without(broken: Sequence[Breach], frame: pd.DataFrame, gone: Collection[str], instead: str) -> tuple[Breach, ...]:
+    """The same breaches with another word for ids that only images say which are `gone`, by their digests."""
+    held = frame["digest"].isin(list(gone))
+    names = {
+        name
+        for column in ("image_id", "lesion_id", "patient_id")
+        for name in set(frame.loc[held, column]) - set(frame.loc[~held, column])
+    }
+    return tuple(Breach(one.rule, tuple(instead if case in names else case for case in one.cases)) for one in broken)
 
 
 def _number(low: float, high: float | None = None) -> pa.Column:
