@@ -35,14 +35,34 @@ def changes(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, floa
 
 
 def chance_of_mixes(before: Mapping[str, int], now: Mapping[str, int], weights: tuple[float, float]) -> float:
-    """The p-value of the chi-square test of two mixes, each one's counts weighed (lesions an image, at most 1)."""
-    from scipy.stats import chi2_contingency
+    """The p-value of the chi-square test of two mixes, each one's counts weighed (lesions an image, at most 1).
+
+    Where words are rare, the statistic varies more than its distribution: as much as it does (Dawson, 1954), that is made wider.
+    """
+    from scipy.stats import chi2
+    from scipy.stats.contingency import expected_freq
 
     words = [word for word in sorted({*before, *now}) if before.get(word, 0) + now.get(word, 0)]
     if len(words) < 2:
         return 1.0
-    counts = [[mix.get(word, 0) * weight for word in words] for mix, weight in zip((before, now), weights, strict=True)]
-    return float(chi2_contingency(np.array(counts), correction=False).pvalue)
+    counts = np.array(
+        [[mix.get(word, 0) * weight for word in words] for mix, weight in zip((before, now), weights, strict=True)]
+    )
+    expected, wider = expected_freq(counts), _wider(counts)
+    statistic = float((np.square(counts - expected) / expected).sum())
+    return float(chi2.sf(statistic / wider, (len(words) - 1) / wider))
+
+
+def _wider(counts: NDArray[np.float64]) -> float:
+    """The exact variance of the chi-square statistic of two rows, as a multiple of the usual one; at least 1."""
+    total, words = counts.sum(), counts.shape[1]
+    if total <= 3:
+        return 1.0
+    rows = (total * (1 / counts.sum(axis=1)).sum() - 4) / (total - 2)
+    columns = (total * (1 / counts.sum(axis=0)).sum() - words**2) / (total - 2)
+    free = (total - 2) / (total - 1) - rows, (total - words) * (words - 1) / (total - 1) - columns
+    variance = 2 * total / (total - 3) * free[0] * free[1] + total**2 / (total - 1) * rows * columns
+    return max(1.0, float(variance) / (2 * (words - 1)))
 
 
 def between_spreads(before: Spread, now: Spread, weights: tuple[float, float] = (1, 1)) -> Distance:

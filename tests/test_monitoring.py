@@ -97,6 +97,28 @@ def test_lesions_that_are_alike_raise_no_alarm_where_they_are_known_to_be() -> N
     assert alarms <= 5
 
 
+def test_photographs_of_one_lesion_in_a_window_raise_no_alarm_where_it_is_said_how_many_they_are() -> None:
+    """Four photographs of each lesion that tell the same are four times what one tells."""
+    rules = RULES.model_copy(update={"window": RULES.window.model_copy(update={"images_a_lesion": 4.0})})
+    known, alarms = sample(Population(), 1000, 0), 0
+    for number in range(1, 41):
+        some = draw(Population(), 60, number)
+        found = gathered([replace(one, digest=f"{one.digest}{copy}") for one in some for copy in range(4)]).sample()
+        told = drift.witnessed(rules, known, found)
+        assert (told.images, told.witnesses) == (240, 60)
+        alarms += min(drift.adjusted([one.chance for one in drift.readings(known, told)])) <= RULES.false_alarms
+    # As above: 0.4 are expected at most; taken for 240 witnesses, nearly all differ.
+    assert alarms <= 3
+
+
+def test_a_window_has_as_many_images_a_lesion_as_its_reference_where_nothing_is_said() -> None:
+    found, half = sample(Population(), 90, 1), sample(Population(lesion=0.9), 300, 0)
+    assert drift.witnessed(RULES, half, found).witnesses == 45
+    assert drift.witnessed(RULES, None, found) == found == drift.witnessed(RULES, sample(Population(), 300, 0), found)
+    few = drift.judge(RULES, half, drift.witnessed(RULES, half, found), gathered([]).traffic())
+    assert few.word == "insufficient" and "90 images, taken to be of 45 lesions, are too few" in few.checks[0].reason
+
+
 @pytest.mark.parametrize(
     ("change", "figures"),
     [
@@ -183,6 +205,7 @@ def test_the_reviewed_limits_watch_every_figure() -> None:
         ("asks: {windows: 6, of: 5}", "line 1: asks wants 6 windows of the last 5"),
         ("drift:\n  sex: {distance: 0.1}\nwarning:\n  sex: {distance: 0.2}", "line 4: sex warns from 0.2"),
         ("window: {days: 0}", "line 1: window.days is 0"),
+        ("window: {images_a_lesion: 0.5}", "line 1: window.images_a_lesion is 0.5"),
         ("false_alarms: yes", "line 1: false_alarms is True"),
         ("- 1", "line 1: the file is"),
     ],

@@ -21,7 +21,7 @@ from dermanet.errors import BadInput
 from dermanet.records import Snapshot
 from dermanet.validating import drift, limits, plots, report, sheets
 from dermanet.validating.schema import Breach, breaches
-from dermanet.validating.statistics import OTHERS, Statistics, from_dict, quantile, statistics
+from dermanet.validating.statistics import MOST_WORDS, OTHERS, Statistics, alike, from_dict, quantile, statistics
 from dermanet.validating.table import LOOKS, newcomers, table
 
 LIST = taxonomy.load()
@@ -175,11 +175,63 @@ def test_statistics_outlive_json() -> None:
     assert from_dict(json.loads(json.dumps(found.as_dict()))) == found
 
 
-def test_words_beyond_sixty_are_counted_together_and_unrecorded_ones_as_missing() -> None:
+def test_every_word_is_counted_by_name_up_to_thousands_and_unrecorded_ones_as_missing() -> None:
     frame = people(200).assign(localization=[f"site {number}" if number > 9 else "unknown" for number in range(200)])
     found = counted(frame)
-    assert found.missing["localization"] == 10
-    assert found.mixes["localization"][OTHERS] == 190 - 60 and sum(found.mixes["localization"].values()) == 190
+    assert found.missing["localization"] == 10 and set(found.mixes["localization"].values()) == {1}
+    many = pd.concat([frame] * 30).assign(localization=[f"site {number}" for number in range(6000)])
+    assert counted(many).mixes["localization"][OTHERS] == 6000 - MOST_WORDS
+
+
+def at_sites(count: int, sites: np.ndarray, seed: int) -> pd.DataFrame:
+    """People whose lesions are at sites drawn from so many equally common ones."""
+    drawn = np.random.default_rng(seed).choice(sites, count)
+    return people(count, seed).assign(localization=[f"site {number:03}" for number in drawn])
+
+
+def localization(before: Statistics, now: Statistics) -> drift.Reading:
+    found = drift.read("localization", "distance", before, now)
+    assert found
+    return found
+
+
+def test_a_mix_of_many_words_is_unchanged_where_it_is_and_changed_where_it_is() -> None:
+    sites = np.arange(120)
+    before, now = at_sites(3000, sites, 11), at_sites(300, sites, 12)
+    found = localization(counted(before), counted(now))
+    assert found.value < 0.35 and found.chance > RULES.significance
+    # The rarer half of the sites gives way to others, each of them as rare.
+    moved = now.assign(
+        localization=[f"site {int(site[5:]) + (120 if site > 'site 059' else 0):03}" for site in now["localization"]]
+    )
+    found = localization(counted(before), counted(moved))
+    assert found.value > 0.45 and found.chance < RULES.significance
+
+
+def test_statistics_from_before_that_have_others_are_compared_by_the_words_that_both_can_tell() -> None:
+    before, now = at_sites(3000, np.arange(120), 13), at_sites(300, np.arange(120), 14)
+    full = counted(before)
+    ranked = list(full.mixes["localization"].items())
+    short = {**dict(ranked[:60]), OTHERS: sum(count for _, count in ranked[60:])}
+    old = from_dict({**full.as_dict(), "mixes": {**full.mixes, "localization": short}})
+    found = localization(old, counted(now))
+    assert found.value < 0.3 and found.chance > RULES.significance
+    assert localization(old, full).value == pytest.approx(0) and localization(full, old).value == pytest.approx(0)
+    assert alike({"a": 5, "b": 1, OTHERS: 2}, {"a": 4, "c": 3}) == ({"a": 5, "b": 1, OTHERS: 2}, {"a": 4, OTHERS: 3})
+    assert alike({"a": 5, "b": 1}, {"a": 4, "c": 3}) == ({"a": 5, "b": 1}, {"a": 4, "c": 3})
+
+
+def test_chance_is_not_underrated_where_most_words_are_rare() -> None:
+    rng = np.random.default_rng(0)
+    shares = 1 / np.arange(1, 121)
+    drawn = [[rng.multinomial(size, shares / shares.sum()) for size in (5000, 30)] for _ in range(400)]
+    chances = [
+        distances.chance_of_mixes(*({str(word): int(count) for word, count in enumerate(one)} for one in pair), (1, 1))
+        for pair in drawn
+    ]
+    # 4 are expected at one in a hundred; the plain test has 48.
+    assert sum(chance <= 0.01 for chance in chances) <= 14
+    assert distances.chance_of_mixes({str(word): 83 for word in range(120)}, {"new": 30}, (1, 1)) < 1e-9
 
 
 def test_a_sound_table_breaks_no_rule() -> None:

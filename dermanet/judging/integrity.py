@@ -25,8 +25,7 @@ SHOWN = 3
 
 def unseen(holdout: Sequence[Record], learned: Collection[Record]) -> Check:
     """No image, no lesion and no patient of the holdout is among the records that the candidate has learned from."""
-    known = {name for record in learned for name in _names(record)}
-    leaked = [record for record in holdout if known & _names(record)]
+    leaked = known_again(holdout, learned)
     some = ", ".join(record.image_id for record in leaked[:SHOWN])
     reason = (
         f"{len(leaked)} of the holdout's {len(holdout)} images are of lesions or patients that the candidate has learned from "
@@ -35,6 +34,12 @@ def unseen(holdout: Sequence[Record], learned: Collection[Record]) -> Check:
         else f"none of the holdout's {len(holdout)} images is of a lesion or a patient that the candidate has learned from"
     )
     return Check("leaked_images", "integrity", len(leaked), 0, "fail" if leaked else "pass", reason, len(holdout))
+
+
+def known_again(records: Sequence[Record], learned: Collection[Record]) -> list[Record]:
+    """Those records whose image, lesion or, where it is recorded, patient is among what was learned from."""
+    known = {name for record in learned for name in _names(record)}
+    return [record for record in records if known & _names(record)]
 
 
 def same_holdout(evaluated_on: str, holdout_digest: str, n: int) -> Check:

@@ -8,7 +8,7 @@ good as tests of all at once: Rabanser, Günnemann & Lipton, 2019). Over all fig
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from dermanet import distances
@@ -66,6 +66,13 @@ class Verdict:
         return {"verdict": self.word, "checks": [asdict(check) for check in self.checks]}
 
 
+def witnessed(limits: Limits, reference: Sample | None, sample: Sample) -> Sample:
+    """A window's sample with as many witnesses as its images are taken to be of lesions: the log knows none."""
+    own = reference.images / max(reference.witnesses, 1) if reference else 1.0
+    lesions = round(sample.images / max(1.0, limits.window.images_a_lesion or own))
+    return replace(sample, witnesses=min(sample.images, max(1, lesions)))
+
+
 def judge(limits: Limits, reference: Sample | None, sample: Sample, traffic: Traffic) -> Verdict:
     """Judges what a version answered in a window. `reference` None: its version has none, and nothing can be compared."""
     least = limits.window.least_images
@@ -73,8 +80,9 @@ def judge(limits: Limits, reference: Sample | None, sample: Sample, traffic: Tra
         *_by_itself(limits, "failed", traffic.failed / traffic.requests if traffic.requests else 0.0),
         *_by_itself(limits, "milliseconds", traffic.milliseconds),
     ]
-    if sample.images < least:
-        reason = f"{sample.images} images are too few to compare; {least} are needed"
+    if sample.witnesses < least:
+        taken = f", taken to be of {sample.witnesses} lesions," * (sample.witnesses < sample.images)
+        reason = f"{sample.images} images{taken} are too few to compare; {least} are needed"
         return Verdict("insufficient", (*_unread(FIGURES, "too few", reason), *own))
     if reference is None:
         reason = "not known: the version was logged without its reference"
@@ -172,7 +180,9 @@ def _mix(figure: str, reference: Sample, sample: Sample) -> Reading | None:
     word = max(changes, key=lambda word: abs(changes[word]))
     chance = distances.chance_of_mixes(*pooled(before, now), _weights(reference, sample))
     said = [f"{word} {mix.get(word, 0) / size:.0%}" for mix, size in zip((before, now), sizes, strict=True)]
-    return Reading(figure, distances.between_mixes(before, now), chance, said[0], said[1], min(sizes))
+    return Reading(
+        figure, distances.between_mixes(before, now), chance, said[0], said[1], _fewer(sizes, reference, sample)
+    )
 
 
 def _rate(figure: str, reference: Sample, sample: Sample) -> Reading | None:
@@ -181,11 +191,18 @@ def _rate(figure: str, reference: Sample, sample: Sample) -> Reading | None:
     (before, of), (now, among) = reference.rates[figure], sample.rates[figure]
     if not of or not among:
         return None
-    weight = _weights(reference, sample)[0]
-    table = [[round(before * weight), round((of - before) * weight)], [now, among - now]]
+    pairs = zip(((before, of), (now, among)), _weights(reference, sample), strict=True)
+    table = [[round(cases * weight), round((all_ - cases) * weight)] for (cases, all_), weight in pairs]
     shares = before / of, now / among
     chance = float(fisher_exact(table).pvalue)
-    return Reading(figure, abs(shares[1] - shares[0]), chance, f"{shares[0]:.0%}", f"{shares[1]:.0%}", min(of, among))
+    return Reading(
+        figure,
+        abs(shares[1] - shares[0]),
+        chance,
+        f"{shares[0]:.0%}",
+        f"{shares[1]:.0%}",
+        _fewer((of, among), reference, sample),
+    )
 
 
 def _spread(figure: str, reference: Sample, sample: Sample) -> Reading | None:
@@ -194,7 +211,9 @@ def _spread(figure: str, reference: Sample, sample: Sample) -> Reading | None:
         return None
     found = distances.between_spreads(before, now, _weights(reference, sample))
     said = [f"median {quantile(one, 0.5):.4g}" for one in (before, now)]
-    return Reading(figure, found.value, found.chance, said[0], said[1], min(_known(before), _known(now)))
+    return Reading(
+        figure, found.value, found.chance, said[0], said[1], _fewer((_known(before), _known(now)), reference, sample)
+    )
 
 
 def _sketch(reference: Sample, sample: Sample) -> Reading | None:
@@ -212,6 +231,11 @@ def _sketch(reference: Sample, sample: Sample) -> Reading | None:
 def _weights(reference: Sample, sample: Sample) -> tuple[float, float]:
     """Images of one lesion are no independent witnesses: by how much each side's counts are worth less."""
     return reference.witnesses / max(reference.images, 1), sample.witnesses / max(sample.images, 1)
+
+
+def _fewer(sizes: tuple[int, int], reference: Sample, sample: Sample) -> int:
+    """Images on the smaller side, the window's as if there were only as many as lesions."""
+    return min(sizes[0], round(sizes[1] * _weights(reference, sample)[1]))
 
 
 def _known(spread: Sequence[tuple[float, int]]) -> int:

@@ -60,10 +60,14 @@ class Warns(Drift):
 
 
 class Window(Entry):
-    """What is judged as one. `days`: its length, from midnight UTC; `least_images`: fewer different ones say nothing."""
+    """What is judged as one. `days`: its length, from midnight UTC; `least_images`: fewer different ones say nothing.
+
+    `images_a_lesion`: how many photographs of one lesion a window has on average; None: as many as the reference has.
+    """
 
     days: Days = 1
     least_images: Count = 50
+    images_a_lesion: Annotated[float, Field(ge=1, le=100)] | None = None
 
 
 class Asks(Entry):

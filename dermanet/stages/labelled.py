@@ -25,9 +25,11 @@ def live_figures(
 ) -> dict[str, Any]:
     """What a version's answers were worth on images that were labelled since, with intervals by lesion, beside the holdout's figures.
 
-    Images of lesions that its snapshot held do not count: it has learned from them, or was judged on them. `tags`: the version's.
+    Images of lesions or patients that its snapshot held do not count: it has learned from them, or was judged on them.
+    `tags`: the version's.
     """
     from dermanet.intake.catalogue import Catalogue
+    from dermanet.judging.integrity import known_again
     from dermanet.monitoring import windows
 
     answered = windows.answered_images(engine, version, until)
@@ -35,10 +37,10 @@ def live_figures(
         frozen = frozen_snapshot(here, tags.get("dermanet.snapshot", ""))
     except BadInput:
         return _nothing(answered, "the version's snapshot is not in this home: what it has learned from is not known")
-    seen = {record.labels.lesion_id for record in frozen.records}
     answers = windows.labelled(engine, version, until)
     records = [one for one in Catalogue(here.catalogue).records() if one.digest in answers]
-    new = [one for one in records if one.labels.lesion_id not in seen and one.labels.diagnosis in frozen.taxonomy.codes]
+    seen = {one.digest for one in known_again(records, frozen.records)}
+    new = [one for one in records if one.digest not in seen and one.labels.diagnosis in frozen.taxonomy.codes]
     if not new:
         return {**_nothing(answered, "no label has come for an image that it answered"), "known": len(records)}
     figures = _figures(new, _answers(new, answers, frozen), frozen)

@@ -141,8 +141,9 @@ def _judged(watch: Watch, start: datetime, stands: dict[str, Any] | None) -> "li
     found = gather(between(watch.engine, start, start + timedelta(days=watch.days))) or {"": Gathering()}
     judged = []
     for version, answers in sorted(found.items()):
-        sample, traffic = answers.sample(), answers.traffic()
-        verdict = drift.judge(watch.rules, watch.reference(version), sample, traffic)
+        known, traffic = watch.reference(version), answers.traffic()
+        sample = drift.witnessed(watch.rules, known, answers.sample())
+        verdict = drift.judge(watch.rules, known, sample, traffic)
         record = {"sample": sample.as_dict(), "traffic": asdict(traffic), **verdict.as_dict(), "condition": None}
         if stands:
             own = [asdict(check) for check in condition.checks(stands, watch.rules)]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from dermanet import distances
 from dermanet.validating.limits import Limit, Limits
 from dermanet.validating.schema import Breach
-from dermanet.validating.statistics import MIXES, RATES, SPREADS, Statistics, known, quantile
+from dermanet.validating.statistics import MIXES, RATES, SPREADS, Statistics, alike, known, quantile
 
 Word = Literal["passed", "anomalous"]
 Outcome = Literal["pass", "warning", "anomaly", "too few"]
@@ -175,7 +175,7 @@ def _shrink(figure: str, before: Statistics, now: Statistics) -> Reading:
 
 
 def _mix(figure: str, measure: str, before: Statistics, now: Statistics) -> Reading | None:
-    one, other = before.mixes[figure], now.mixes[figure]
+    one, other = alike(before.mixes[figure], now.mixes[figure])
     sizes = sum(one.values()), sum(other.values())
     if not min(sizes):
         return None

@@ -19,10 +19,11 @@ RATES = ("age", "sex", "localization", "confirmation", "clinic", "patient_id", "
 """What may be missing; `look` is what the image looks like, which an old catalogue has not measured."""
 
 UNRECORDED = ("", "unknown")
-MOST_WORDS = 60
-"""Different words of one mix that are kept by name; the rarer ones are counted together."""
+MOST_WORDS = 5000
+"""Different words of one mix that are kept by name; the rarer ones are counted together. It was 60 once: such statistics are kept."""
 
 OTHERS = "(others)"
+"""Words that are not kept by name: a table that has it may hold any word that it does not name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,14 @@ def statistics(frame: pd.DataFrame, codes: tuple[str, ...], taxonomy: str) -> St
     )
 
 
+def alike(before: Mapping[str, int], now: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Two mixes by the words that both can tell: what one of them may have counted among the others, the other one does, too."""
+    told = {
+        word for word in {*before, *now} - {OTHERS} if all(word in mix or OTHERS not in mix for mix in (before, now))
+    }
+    return _folded(before, told), _folded(now, told)
+
+
 def known(spread: list[tuple[float, int]]) -> int:
     """How many images have a value."""
     return sum(count for _, count in spread)
@@ -99,8 +108,12 @@ def _mix(words: "pd.Series[str]", codes: tuple[str, ...]) -> dict[str, int]:
     counted = words[words != ""] if words.name == "sex" else words[~words.isin(UNRECORDED)]
     found = {str(word): int(count) for word, count in counted.value_counts().items()}
     ranked = sorted({**dict.fromkeys(codes, 0), **found}.items(), key=lambda pair: (-pair[1], pair[0]))
-    rest = sum(count for _, count in ranked[MOST_WORDS:])
-    return {**dict(ranked[:MOST_WORDS]), **({OTHERS: rest} if rest else {})}
+    return _folded(dict(ranked), {word for word, _ in ranked[:MOST_WORDS]})
+
+
+def _folded(mix: Mapping[str, int], told: set[str]) -> dict[str, int]:
+    rest = sum(count for word, count in mix.items() if word not in told)
+    return {**{word: count for word, count in mix.items() if word in told}, **({OTHERS: rest} if rest else {})}
 
 
 def _lesions(frame: pd.DataFrame, codes: tuple[str, ...]) -> dict[str, int]:
