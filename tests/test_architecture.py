@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 WORDS = {
     "taxonomy", "errors", "records", "settings", "experiment", "storage", "transfer", "imagefile", "imagekind",
     "imagequality", "yamlfile", "yamlentries", "distances", "contactsheet", "webpage", "svgplots", "split", "revision",
-    "memory", "figures",
+    "memory", "figures", "hold",
 }  # fmt: skip
 ROOMS = {
     "database", "intake", "ledger", "validating", "pixels", "judging", "registry", "learning", "searching", "monitoring",

@@ -194,23 +194,19 @@ def test_every_answer_has_the_headers_of_a_careful_server(client: TestClient, ce
     assert client.put("/invocations").status_code == 405
 
 
+LIVE = {"/model", "/metrics"}
+"""Addresses that answer otherwise from one second to the next."""
+
+ASKED_FOR = {"/", "/docs", "/ping", "/health", "/ready", "/version", "/openapi.json", "/page.css", "/page.js", *LIVE}
+"""What is there to be read."""
+
+
 def test_another_method_is_told_which_there_are(client: TestClient) -> None:
     for path in ("/invocations", "/predict", "/explain", "/follow"):
         for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS"):
             answer = client.request(method, path)
             assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-    for path in (
-        "/",
-        "/docs",
-        "/ping",
-        "/health",
-        "/ready",
-        "/version",
-        "/model",
-        "/metrics",
-        "/openapi.json",
-        "/page.js",
-    ):
+    for path in ASKED_FOR:
         answer = client.post(path)
         assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
         assert answer.json()["error_code"] == "BAD_REQUEST"
@@ -218,18 +214,7 @@ def test_another_method_is_told_which_there_are(client: TestClient) -> None:
 
 
 def test_head_gets_what_get_gets_without_a_body(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
-    for path in (
-        "/",
-        "/docs",
-        "/ping",
-        "/health",
-        "/ready",
-        "/version",
-        "/openapi.json",
-        "/page.css",
-        "/page.js",
-        "/nothing",
-    ):
+    for path in (*ASKED_FOR - LIVE, "/nothing"):
         got = client.get(path)
         with caplog.at_level(logging.INFO, "dermanet.access"):
             answer = client.head(path)
@@ -521,6 +506,14 @@ def test_two_images_beside_a_batch_wait_for_one_of_its_and_not_for_all(
         assert few.result(30) == [b"small"] * 2 and begun.count(b"large") <= cores() + 1
         go.release(29)
         assert batch.result(30) == [b"large"] * 30
+
+
+def test_a_single_image_waits_for_no_thread_of_the_pool(following: Following, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert following.served
+    monkeypatch.setattr(Reader, "read", lambda self, data: threading.get_ident())
+    reader, mine = following.served.reader, threading.get_ident()
+    assert reader.read_files([b"one"]) == [mine]  # type: ignore[comparison-overlap]
+    assert mine not in reader.read_files([b"one", b"two"])  # type: ignore[comparison-overlap]
 
 
 def test_a_batch_that_was_given_up_is_not_computed_to_its_end(

@@ -1,6 +1,5 @@
 """The processes of one machine: Airflow's four, MLflow's server and the scorer; started, waited for, and ended, every one."""
 
-import fcntl
 import json
 import os
 import secrets
@@ -9,8 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +19,7 @@ import requests
 
 from dermanet import settings
 from dermanet.errors import BadInput, DermaNetError
+from dermanet.hold import held
 from dermanet.settings import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -55,19 +55,10 @@ class Ports:
             raise BadInput(f"port {seen} taken by another program; choose others, as in: make run {others}")
 
 
-@contextmanager
-def alone(home: Path) -> Iterator[None]:
-    """Keeps a home to one `make run` for as long as its process lives. Raises BadInput where another has it."""
-    home.mkdir(parents=True, exist_ok=True)
-    # Python closes it in whatever is started: services that outlive a killed run do not keep the next one out.
-    with (home / "run.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(
-                f"another `make run` uses this home, {home}; end that one, or set DERMANET_HOME to another folder"
-            ) from None
-        yield
+def alone(home: Path) -> AbstractContextManager[None]:
+    """Keeps a home to one `make run`; services that outlive a killed one do not keep the next out. Raises BadInput."""
+    taken = f"another `make run` uses this home, {home}; end that one, or set DERMANET_HOME to another folder"
+    return held(home / "run.lock", BadInput(taken))
 
 
 class Services:

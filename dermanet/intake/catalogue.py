@@ -71,7 +71,7 @@ class Catalogue:
         met: list[Company] = []
 
         def taken(connection: sa.Connection) -> list[str | Refusal]:
-            gone = set(connection.scalars(sa.select(FORGOTTEN.c.digest)))
+            gone = _gone(connection, set().union(*map(_marks, arrivals)))
             admission = self._admission(connection, source, arrivals, stated, batch)
             words = [
                 forgotten(arrival.record.image_id) if gone & _marks(arrival) else admission.decide(arrival)
@@ -149,7 +149,7 @@ class Catalogue:
         """
 
         def refused(connection: sa.Connection) -> list[Refusal]:
-            gone = set(connection.scalars(sa.select(FORGOTTEN.c.digest)))
+            gone = _gone(connection, set().union(*map(_marks_of, refusals)))
             kept = [forgotten(refusal.name) if gone & _marks_of(refusal) else refusal for refusal in refusals]
             for refusal, came in zip(kept, refusals, strict=True):
                 row = refusal_row(source, refusal)
@@ -266,7 +266,7 @@ class Catalogue:
     def release(self, refusal: str, source: str, arrival: Arrival, force: bool = False) -> None:
         """Takes a refused record in; by `force` against what else is said of its lesion. Raises BadInput where that cannot be."""
         with writing(self.engine) as connection:
-            if connection.execute(sa.select(FORGOTTEN).where(FORGOTTEN.c.digest.in_(_marks(arrival)))).first():
+            if _gone(connection, _marks(arrival)):
                 raise BadInput("it was forgotten on request and is not taken in again; drop it")
             admission = self._admission(connection, source, [arrival], NOTHING_STATED)
             before = admission.held.get(arrival.record.digest)
@@ -338,13 +338,16 @@ def _empty(connection: sa.Connection, refusal: str, **ruling: str) -> None:
     """Takes out what a refusal says, all but the digest of its lesion's id, by which it is found if that is forgotten."""
     ours = REFUSALS.c.id == refusal
     row = connection.execute(sa.select(REFUSALS).where(ours)).first()
-    if row is not None and row.record is not None:
+    if row is not None:
         said = refusal_of(row).row
-        lesion = lesion_digest(said.lesion_id) if said and said.lesion_id else ""
+        lesion = lesion_digest(said.lesion_id) if said and said.lesion_id else row.lesion_id
         empty = {"record": None, "lesion_id": lesion, "file": None, "detail": ""}
         connection.execute(sa.update(REFUSALS).where(ours).values(**empty, **ruling))
-    elif ruling:
-        connection.execute(sa.update(REFUSALS).where(ours).values(file=None, detail="", **ruling))
+
+
+def _gone(connection: sa.Connection, marks: Collection[str]) -> set[str]:
+    """Those of some digests that are forgotten ones."""
+    return set(connection.scalars(sa.select(FORGOTTEN.c.digest).where(FORGOTTEN.c.digest.in_(marks))))
 
 
 def _marks(arrival: Arrival) -> set[str]:

@@ -1,11 +1,10 @@
 """What lets a training survive: everything saved after each epoch, so that a killed one goes on as if nothing had been."""
 
-import fcntl
 import json
 import math
 import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from dermanet.errors import DermaNetError, Diverged, no_space_left
 from dermanet.experiment import Experiment
+from dermanet.hold import held
 from dermanet.learning import distribution
 from dermanet.learning import model as network
 from dermanet.learning.quiet import keras
@@ -190,16 +190,9 @@ class Average(keras.callbacks.Callback):
         self.values = weights
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Makes a folder and holds it while it is trained in; the hold ends with the process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DermaNetError(f"another process trains in {folder}; wait for it, or end it") from None
-        yield
+def alone(folder: Path) -> AbstractContextManager[None]:
+    """Makes a folder and holds it while it is trained in. Raises DermaNetError where another process trains there."""
+    return held(folder / "lock", DermaNetError(f"another process trains in {folder}; wait for it, or end it"))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,12 +116,15 @@ class Reader:
         return self.side_by_side(self.read, images, wanted)
 
     def side_by_side(
-        self, call: Callable[[Any], Found], items: Iterable[Any], wanted: Callable[[], bool] = lambda: True
+        self, call: Callable[[Any], Found], items: Sequence[Any], wanted: Callable[[], bool] = lambda: True
     ) -> list[Found]:
         """What a call says of each item, on all cores, in order. Raises TimeoutError once that is no longer `wanted`.
 
         Never are more handed out than there are cores: a request beside it with two small images waits for one of its, not for all.
         """
+        if len(items) == 1:
+            # By whoever asks: a thread of the pool would only be waited for.
+            return [call(items[0])]
         found: list[Future[Found]] = []
         under_way: set[Future[Found]] = set()
         try:

@@ -37,7 +37,7 @@ STRONGEST = 0.9
 
 Probability = Callable[[NDArray[np.uint8]], NDArray[np.floating[Any]]]
 """Prepared images (n, size, size, 3) in, the probability of one diagnosis (n,) out."""
-Runner = Callable[[Callable[[Sequence[int]], Any], Iterable[Sequence[int]]], Iterable[Any]]
+Runner = Callable[[Callable[[Sequence[int]], Any], Sequence[Sequence[int]]], Iterable[Any]]
 
 
 @dataclass(frozen=True, slots=True)

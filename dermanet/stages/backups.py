@@ -12,12 +12,11 @@ that is named can leave meanwhile, as upkeep and forgetting wait for their turn.
 What is made again when it is needed is left out: prepared pixels, features, copies of versions, trainings under way, task logs.
 """
 
-import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from dermanet import __version__, settings
 from dermanet.errors import BadInput, DermaNetError
+from dermanet.hold import held
 from dermanet.settings import Settings
 from dermanet.stages.relocation import relocate, version_files
 from dermanet.stages.rooms import removing, snapshot_place
@@ -305,13 +305,6 @@ def _lost(wanted: Mapping[str, str], found: "Backup", artifacts: Place) -> Itera
             yield name
 
 
-@contextmanager
-def _alone(here: Settings) -> Iterator[None]:
+def _alone(here: Settings) -> AbstractContextManager[None]:
     """One restore at a time."""
-    here.home.mkdir(parents=True, exist_ok=True)
-    with (here.home / f".{MARK}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"another process restores into {here.home}; wait for it") from None
-        yield
+    return held(here.home / f".{MARK}.lock", BadInput(f"another process restores into {here.home}; wait for it"))
