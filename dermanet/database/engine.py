@@ -37,7 +37,7 @@ _MIGRATING = Lock()
 def open_database(url: str) -> sa.Engine:
     """The database at a SQLAlchemy URL, its tables made or migrated.
 
-    Raises BadInput for a URL that names none, DermaNetError for one that does not answer.
+    Raises BadInput for a URL that names none, DermaNetError for one that does not answer or cannot be read.
     """
     try:
         parsed = sa.make_url(url)
@@ -48,7 +48,8 @@ def open_database(url: str) -> sa.Engine:
         ) from None
     try:
         _migrate(engine)
-    except sa.exc.OperationalError as error:
+    except sa.exc.DatabaseError as error:
+        # Not its kind for what does not answer alone: a SQLite file that is damaged, or a PostgreSQL user without rights, is no fault of ours.
         said = " ".join(str(error.orig).split())
         raise DermaNetError(f"the catalogue's database cannot be opened: {said}; see DERMANET_CATALOGUE") from error
     return engine
