@@ -153,6 +153,27 @@ def test_the_example_copied_as_it_is_gets_secrets_of_its_own(tmp_path: Path) -> 
     assert "change-me" not in _values(_written(tmp_path)).values()
 
 
+@pytest.mark.parametrize("line", ["SCORER_TOKEN=", "SCORER_TOKEN = ", "SCORER_TOKEN=change-me-soon"])
+def test_an_emptied_secret_is_made_anew(tmp_path: Path, line: str) -> None:
+    env = _written(tmp_path)
+    before = _values(env)
+    env.write_text(env.read_text().replace(f"SCORER_TOKEN={before['SCORER_TOKEN']}", line))
+    after = _values(_written(tmp_path))
+    assert len(after.pop("SCORER_TOKEN")) >= 40
+    del before["SCORER_TOKEN"]
+    assert after == before and env.read_text().count("\nSCORER_TOKEN") == 1
+
+
+@pytest.mark.parametrize("name", ["AIRFLOW_DB_PASSWORD", "REDIS_PASSWORD", "S3_OWNER_SECRET"])
+@pytest.mark.parametrize("value", ["correct@horse/battery", "correct%20horse battery", 'correct"horse\\battery'])
+def test_a_secret_that_would_break_an_address_or_a_file_is_refused(tmp_path: Path, name: str, value: str) -> None:
+    values = _values(_written(tmp_path))
+    done = _preflight(values | {name: value})
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert name in done.stderr and "only letters" in done.stderr and value not in done.stderr
+    assert _preflight(values | {"GRAFANA_ADMIN_PASSWORD": value}).returncode == 0, "people may log in with any"
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [(None, "missing"), ("change-me", "example"), ("short", "shorter"), ("change-me-too-long-enough", "example")],
