@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dermanet.errors import BadInput, DermaNetError
+from dermanet.settings import make_private
 
 HEAD = "0010"
 """The migration that this code works with: the last in `migrations/versions`."""
@@ -84,7 +85,7 @@ def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() != "sqlite":
         raise sa.exc.ArgumentError(f"{url.get_backend_name()} is neither sqlite nor postgresql")
     if url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        make_private(Path(url.database).parent)
     engine = sa.create_engine(url, connect_args={"timeout": WAIT}, hide_parameters=True)
     sa.event.listen(engine, "connect", _begin_by_ourselves)
     sa.event.listen(engine, "begin", _begin)

@@ -57,6 +57,9 @@ class Ports:
 
 def alone(home: Path) -> AbstractContextManager[None]:
     """Keeps a home to one `make run`; services that outlive a killed one do not keep the next out. Raises BadInput."""
+    settings.make_private(home)
+    if not os.access(home, os.W_OK):
+        raise BadInput(f"{home} cannot be written; set DERMANET_HOME to a folder that can")
     taken = f"another `make run` uses this home, {home}; end that one, or set DERMANET_HOME to another folder"
     return held(home / "run.lock", BadInput(taken))
 
