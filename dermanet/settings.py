@@ -188,13 +188,15 @@ def _home(text: str) -> Path:
 
 
 def make_private(folder: Path) -> None:
-    """Makes a folder for its owner's eyes, as patients' images lie in it; one that is there keeps the rights that it has. Raises BadInput."""
+    """Makes a folder for its owner's eyes, for patients' images; one that is there keeps the rights that it has. Raises BadInput."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         if no_space_left(error):
             raise
-        raise BadInput(f"{folder} cannot be made: {error.strerror}; set DERMANET_HOME to a folder that can be written") from None
+        raise BadInput(
+            f"{folder} cannot be made: {error.strerror}; set DERMANET_HOME to a folder that can be written"
+        ) from None
 
 
 def _processes(environ: Mapping[str, str]) -> tuple[int, str, int]:

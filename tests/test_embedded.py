@@ -150,6 +150,19 @@ def test_taken_ports_are_named_with_the_way_out() -> None:
             Ports(airflow=1, mlflow=port, scorer=2).require_free()
 
 
+def test_a_port_that_is_given_twice_is_refused_before_anything_is_started() -> None:
+    with pytest.raises(
+        BadInput, match=r"8080 \(airflow\), 5000 \(mlflow\) and 8080 \(scorer\); each needs one of its own"
+    ):
+        Ports(scorer=8080).require_free()
+
+
+def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services.os, "access", lambda path, mode: False)
+    with pytest.raises(BadInput, match="cannot be written; set DERMANET_HOME"):
+        services.alone(tmp_path)
+
+
 def test_what_a_killed_run_left_behind_is_ended_and_nobody_else(home: Path, ports: Ports) -> None:
     sleeper, stranger = (subprocess.Popen(["sleep", "60"], start_new_session=True) for _ in range(2))
     made = services.Services(read(), ports)

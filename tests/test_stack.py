@@ -194,12 +194,16 @@ def test_the_stack_starts_with_good_ones(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("status", "up", "said"), [(0, True, ""), (2, True, "nothing was changed"), (1, False, "stays stopped")])
+@pytest.mark.parametrize(
+    ("status", "up", "said"), [(0, True, ""), (2, True, "nothing was changed"), (1, False, "stays stopped")]
+)
 def test_a_refused_restore_leaves_the_stack_running(tmp_path: Path, status: int, up: bool, said: str) -> None:
     done, calls = _make(tmp_path, "restore", restore=status)
     assert (done.returncode == 0) is (status == 0) and said in done.stdout
     words = [next(word for word in call.split() if word in ("build", "stop", "run", "up")) for call in calls]
-    assert words == ["build", "stop", "run", *(["up"] if up else [])], "what can fail before anything is stopped comes first"
+    assert words == ["build", "stop", "run", *(["up"] if up else [])], (
+        "what can fail before anything is stopped comes first"
+    )
 
 
 @pytest.mark.parametrize("target", ["backup", "restore"])
@@ -275,7 +279,9 @@ def _compose(env: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
 
 
-def _make(folder: Path, target: str, restore: int = 0, there: bool = True) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+def _make(
+    folder: Path, target: str, restore: int = 0, there: bool = True
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """A target with a `docker` that only notes what it is told, and what it was told. `there`: whether Airflow's image is."""
     docker, notes = folder / "docker", folder / "notes"
     docker.write_text(

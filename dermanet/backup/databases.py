@@ -180,7 +180,9 @@ class _PinnedServer:
             return [tuple(row) for row in self.connection.execute(sa.text(query))]
         except sa.exc.ProgrammingError as error:
             said = _first_line(error.orig)
-            raise DermaNetError(f"database {self.url.database!r} was not set up: {said}; set it up and run this again") from error
+            raise DermaNetError(
+                f"database {self.url.database!r} was not set up: {said}; set it up and run this again"
+            ) from error
 
     def dump(self, path: Path) -> None:
         words = ("--format=custom", "--no-owner", "--no-acl", f"--snapshot={self.snapshot}", f"--file={path}")

@@ -50,7 +50,7 @@ def open_database(url: str) -> sa.Engine:
     try:
         _migrate(engine)
     except sa.exc.DatabaseError as error:
-        # Not its kind for what does not answer alone: a SQLite file that is damaged, or a PostgreSQL user without rights, is no fault of ours.
+        # Not only what does not answer: a SQLite file that is damaged, and a PostgreSQL user without rights, are no fault of ours.
         said = " ".join(str(error.orig).split())
         raise DermaNetError(f"the catalogue's database cannot be opened: {said}; see DERMANET_CATALOGUE") from error
     return engine

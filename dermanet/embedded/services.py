@@ -47,7 +47,10 @@ class Ports:
         return f"http://{LOOPBACK}:{getattr(self, service)}"
 
     def require_free(self) -> None:
-        """Raises BadInput that names every taken port and how to choose others."""
+        """Raises BadInput that names every taken port and how to choose others, or one that was given twice."""
+        if len({self.airflow, self.mlflow, self.scorer}) < 3:
+            seen = f"{self.airflow} (airflow), {self.mlflow} (mlflow) and {self.scorer} (scorer)"
+            raise BadInput(f"the ports are {seen}; each needs one of its own")
         taken = [name for name in ("airflow", "mlflow", "scorer") if _listens(getattr(self, name))]
         if taken:
             seen = " and ".join(f"{getattr(self, name)} ({name})" for name in taken)
