@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -161,6 +162,20 @@ def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(services.os, "access", lambda path, mode: False)
     with pytest.raises(BadInput, match="cannot be written; set DERMANET_HOME"):
         services.alone(tmp_path)
+
+
+@pytest.mark.parametrize(("free", "said"), [(4096, "no space is left in "), (2**30, "mlflow.log")])
+def test_a_process_that_a_full_disk_ended_is_said_to_be_that(
+    home: Path, ports: Ports, monkeypatch: pytest.MonkeyPatch, free: int, said: str
+) -> None:
+    made = services.Services(read(), ports)
+    made.logs.mkdir(parents=True)
+    made._launch("mlflow", ["false"])
+    made._running["mlflow"].wait()
+    usage = shutil.disk_usage(home)._replace(free=free)
+    monkeypatch.setattr(services.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DermaNetError, match=rf"mlflow ended with status 1; .*{said}"):
+        made.require_alive()
 
 
 def test_what_a_killed_run_left_behind_is_ended_and_nobody_else(home: Path, ports: Ports) -> None:

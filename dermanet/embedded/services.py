@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +30,9 @@ PARALLEL = "2"
 
 LOG_BYTES = 20 * 2**20
 """A log that is longer than this when its process starts is put by as `<name>.log.1`, in place of the one before it."""
+
+ROOM = 2**20
+"""Bytes: with fewer left, no process can go on."""
 
 GRACE = 15.0
 """Seconds that a process gets to end by itself before it is killed."""
@@ -92,7 +96,7 @@ class Services:
         with self._log("airflow-db") as log:
             done = subprocess.run(_airflow(*words), env=self.environment, stdout=log, stderr=log, check=False)
         if done.returncode:
-            raise DermaNetError(f"Airflow's database could not be set up; see {log.name}")
+            raise DermaNetError(f"Airflow's database could not be set up; {self._read_on(log.name)}")
 
     def start(self) -> None:
         """Starts everything; MLflow first, as the scorer asks it."""
@@ -121,14 +125,21 @@ class Services:
         while not ready():
             self.require_alive()
             if time.monotonic() > end:
-                raise DermaNetError(f"{what} was not ready after {seconds:.0f} s; see {self.logs}")
+                raise DermaNetError(f"{what} was not ready after {seconds:.0f} s; {self._read_on(self.logs)}")
             time.sleep(0.5)
 
     def require_alive(self) -> None:
         """Raises DermaNetError where a process has ended, with its log."""
         for name, process in self._running.items():
             if process.poll() is not None:
-                raise DermaNetError(f"{name} ended with status {process.returncode}; see {self.logs / name}.log")
+                raise DermaNetError(
+                    f"{name} ended with status {process.returncode}; {self._read_on(self.logs / f'{name}.log')}"
+                )
+
+    def _read_on(self, log: Path | str) -> str:
+        """Where the reason stands; on a full disk it may not stand there, as nothing can be written any more."""
+        full = shutil.disk_usage(self.here.home).free < ROOM
+        return f"no space is left in {self.here.home}: make room and run this again" if full else f"see {log}"
 
     def stop(self) -> None:
         """Ends every process that was started, and their children: asked first, then made to."""
