@@ -18,6 +18,8 @@ FROM ?=
 REPLACE ?=
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 STACK = $(COMPOSE) --file docker-compose.yml --file docker-compose.backup.yml
+# It stands on Airflow's, which a new machine has not yet. One that is there stays: newer code would migrate the catalogue under a running stack.
+BACKUP_IMAGE = docker image inspect dermanet-airflow >/dev/null 2>&1 || $(STACK) build airflow-setup; $(STACK) build backup
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -32,14 +34,19 @@ run: $(VENV)/installed ## start Airflow, MLflow and the scorer here, retrain, pr
 
 backup: ## copy all that the stack cannot make again to BACKUPS (./backups), while it runs; KEEP=7 keeps the last seven
 	test -d "$(BACKUPS)" || install -d -m 1777 "$(BACKUPS)"
-	$(STACK) build backup
+	$(BACKUP_IMAGE)
 	$(STACK) run --rm backup backup /backups $(if $(KEEP),--keep $(KEEP))
 
 restore: ## put a backup back: the last of BACKUPS, or FROM=NAME; REPLACE=1 replaces what is there
+	$(BACKUP_IMAGE)
 	$(STACK) stop
-	$(STACK) build backup
-	$(STACK) run --rm backup restore /backups$(if $(FROM),/$(FROM)) $(if $(filter-out 0 no false,$(REPLACE)),--replace)
-	$(COMPOSE) up --detach
+	@$(STACK) run --rm backup restore /backups$(if $(FROM),/$(FROM)) $(if $(filter-out 0 no false,$(REPLACE)),--replace); status=$$?; \
+		case $$status in \
+			0) ;; \
+			2) echo "nothing was changed; starting the stack again" ;; \
+			*) echo "the stack stays stopped: call this again, or start it as it is with $(COMPOSE) up --detach"; exit $$status ;; \
+		esac; \
+		$(COMPOSE) up --detach && exit $$status
 
 # As many processes as there are cores run the tests; the threads of OpenBLAS beside them would only wait for one another.
 test: $(VENV)/installed ## run the tests

@@ -93,7 +93,7 @@ def _known(environ: Mapping[str, str]) -> str:
 
 
 def _writable(home: Path) -> str:
-    home.mkdir(parents=True, exist_ok=True)
+    settings.make_private(home)
     probe = home / ".probe"
     probe.write_text("")
     probe.unlink()

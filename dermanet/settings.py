@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from dermanet import taxonomy
-from dermanet.errors import BadInput
+from dermanet.errors import BadInput, no_space_left
 
 GATES = Path(__file__).with_name("gates.yaml")
 VALIDATION = Path(__file__).with_name("validation.yaml")
@@ -185,6 +185,18 @@ def _home(text: str) -> Path:
             f"DERMANET_HOME={str(home)!r}; a path with ? or % is none for databases: take another, or a link to it"
         )
     return home
+
+
+def make_private(folder: Path) -> None:
+    """Makes a folder for its owner's eyes, for patients' images; one that is there keeps the rights that it has. Raises BadInput."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        if no_space_left(error):
+            raise
+        raise BadInput(
+            f"{folder} cannot be made: {error.strerror}; set DERMANET_HOME to a folder that can be written"
+        ) from None
 
 
 def _processes(environ: Mapping[str, str]) -> tuple[int, str, int]:

@@ -1,10 +1,11 @@
-"""Writes .env from .env.example: a random word for every secret. What .env holds already stays, so that it may be run again.
+"""Writes .env from .env.example: a random word for every secret. What .env sets already stays, so that it may be run again.
 
 python3 docker/write_secrets.py [FOLDER]
 """
 
 import base64
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -15,7 +16,11 @@ EXAMPLE = "change-me"
 def main(folder: Path) -> str:
     """Completes `.env` beside `.env.example`, for its owner's eyes alone. Returns one line that says what was done."""
     env = folder / ".env"
-    kept = {name: value for name, value in _values(env.read_text() if env.exists() else "").items() if value != EXAMPLE}
+    kept = {
+        name: value
+        for name, value in _values(env.read_text() if env.exists() else "").items()
+        if value and not value.startswith(EXAMPLE)
+    }
     made = [
         name
         for name, value in _values((folder / ".env.example").read_text()).items()
@@ -23,8 +28,9 @@ def main(folder: Path) -> str:
     ]
     text = env.read_text() if env.exists() else (folder / ".env.example").read_text()
     for name in made:
-        line, new = f"{name}={EXAMPLE}", f"{name}={_word(name)}"
-        text = text.replace(f"{line}\n", f"{new}\n") if f"{line}\n" in text else f"{text.rstrip()}\n{new}\n"
+        new = f"{name}={_word(name)}"
+        text, found = re.subn(rf"(?m)^{name}[ \t]*=.*$", new, text)
+        text = text if found else f"{text.rstrip()}\n{new}\n"
     if made:
         beside = folder / ".env.new"
         with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

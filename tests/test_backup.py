@@ -237,6 +237,30 @@ def test_a_database_that_was_damaged_before_the_backup_is_named(
         stages.restore(str(backups))
 
 
+@pytest.mark.parametrize("name", ["searches/studies.db", "mlflow.db", "catalogue.db"])
+@pytest.mark.parametrize("kind", ["no database", "a schema that cannot be read", "no table"])
+def test_a_database_that_cannot_be_read_is_named_in_one_line(
+    installation: Installation, backups: Path, name: str, kind: str
+) -> None:
+    stages.searches()
+    file = installation.home / name
+    if kind == "a schema that cannot be read":
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA writable_schema=ON")
+            connection.execute("UPDATE sqlite_master SET sql = 'CREATE TAB' WHERE type = 'table'")
+            connection.commit()
+    else:
+        file.write_bytes(b"rubbish\n" * 99 if kind == "no database" else b"")
+    if kind == "no table" and name != "mlflow.db":
+        # What has no table yet, and no revision to tell, is made at its first use.
+        stages.backup(str(backups))
+        return
+    said = "the catalogue's database cannot be opened" if name == "catalogue.db" else str(file)
+    with pytest.raises(DermaNetError, match=f"^{re.escape(said)}.*: ") as refused:
+        stages.backup(str(backups))
+    assert "\n" not in str(refused.value) and archive.every(backups) == []
+
+
 def test_a_restore_replaces_only_when_told(installation: Installation, backups: Path) -> None:
     rows = catalogue(installation.home)
     stages.backup(str(backups))

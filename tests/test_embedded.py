@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -148,6 +149,33 @@ def test_taken_ports_are_named_with_the_way_out() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(BadInput, match=rf"port {port} \(mlflow\) taken .* make run MLFLOW_PORT="):
             Ports(airflow=1, mlflow=port, scorer=2).require_free()
+
+
+def test_a_port_that_is_given_twice_is_refused_before_anything_is_started() -> None:
+    with pytest.raises(
+        BadInput, match=r"8080 \(airflow\), 5000 \(mlflow\) and 8080 \(scorer\); each needs one of its own"
+    ):
+        Ports(scorer=8080).require_free()
+
+
+def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services.os, "access", lambda path, mode: False)
+    with pytest.raises(BadInput, match="cannot be written; set DERMANET_HOME"):
+        services.alone(tmp_path)
+
+
+@pytest.mark.parametrize(("free", "said"), [(4096, "no space is left in "), (2**30, "mlflow.log")])
+def test_a_process_that_a_full_disk_ended_is_said_to_be_that(
+    home: Path, ports: Ports, monkeypatch: pytest.MonkeyPatch, free: int, said: str
+) -> None:
+    made = services.Services(read(), ports)
+    made.logs.mkdir(parents=True)
+    made._launch("mlflow", ["false"])
+    made._running["mlflow"].wait()
+    usage = shutil.disk_usage(home)._replace(free=free)
+    monkeypatch.setattr(services.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DermaNetError, match=rf"mlflow ended with status 1; .*{said}"):
+        made.require_alive()
 
 
 def test_what_a_killed_run_left_behind_is_ended_and_nobody_else(home: Path, ports: Ports) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -126,6 +127,16 @@ def test_a_pod_has_what_airflow_and_dermanet_need_and_no_rights_beyond_that(path
         and not container["securityContext"]["allowPrivilegeEscalation"]
     )
     assert not [name for name in variables if any(word in name for word in ("SECRET", "PASSWORD", "KEY", "TOKEN"))]
+
+
+@pytest.mark.parametrize("path", PODS, ids=lambda path: path.stem)
+def test_a_pod_runs_as_the_image_s_user_and_may_write_where_its_airflow_does(path: Path) -> None:
+    image = (ROOT / "docker" / "airflow.Dockerfile").read_text()
+    user = int(re.findall(r"useradd --uid (\d+) ", image)[0])
+    writes = set(re.findall(r"(?:AIRFLOW_HOME|AIRFLOW__LOGGING__BASE_LOG_FOLDER|DERMANET_HOME)=(\S+)", image))
+    spec = yaml.safe_load(path.read_text())["spec"]
+    assert {spec["securityContext"][name] for name in ("runAsUser", "runAsGroup", "fsGroup")} == {user}
+    assert len(writes) == 3 and writes <= {mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]}
 
 
 def test_the_training_s_pod_is_the_other_with_a_gpu() -> None:

@@ -1,5 +1,8 @@
 """Settings: environment variables with a prefix, everything under one home, nothing touched by reading them."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,3 +128,38 @@ def test_a_home_that_no_database_could_be_in_is_refused(
     monkeypatch.chdir(odd)
     with pytest.raises(BadInput, match="DERMANET_HOME="):
         settings.read({})
+
+
+DOORS = {
+    "ingest": "from dermanet import stages; stages.ingest('synthetic:lesions=2,seed=1')",
+    "doctor": "import os; from dermanet import doctor; next(one for one in doctor.findings(os.environ) if one['what'] == 'home')",
+    "models": "from dermanet import settings; from dermanet.registry.tracking import Tracking; "
+    "here = settings.read(); Tracking(here.tracking_uri, here.artifacts)",
+    "make run": "from dermanet import settings; from dermanet.embedded.services import alone; alone(settings.read().home)",
+}
+"""What may make a home first."""
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_home_that_is_made_is_its_owners_alone(tmp_path: Path, door: str) -> None:
+    home = tmp_path / "homes" / "one"
+    command = [sys.executable, "-c", f"import os; os.umask(0o022); {DOORS[door]}"]
+    subprocess.run(command, env={**os.environ, "DERMANET_HOME": str(home)}, capture_output=True, check=True)
+    assert home.stat().st_mode & 0o777 == 0o700
+    assert home.parent.stat().st_mode & 0o077, "what stands above it is nobody's business here"
+
+
+def test_a_home_that_is_there_keeps_its_rights(tmp_path: Path) -> None:
+    tmp_path.chmod(0o750)
+    settings.make_private(tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o750
+
+
+def test_a_home_that_cannot_be_made_is_one_line_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for home in (tmp_path / "file", tmp_path / "file" / "home"):
+        command = [sys.executable, "-m", "dermanet", "why"]
+        environ = {**os.environ, "DERMANET_HOME": str(home)}
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+        assert str(home) in done.stderr and "set DERMANET_HOME" in done.stderr

@@ -155,6 +155,27 @@ def test_the_example_copied_as_it_is_gets_secrets_of_its_own(tmp_path: Path) -> 
     assert "change-me" not in _values(_written(tmp_path)).values()
 
 
+@pytest.mark.parametrize("line", ["SCORER_TOKEN=", "SCORER_TOKEN = ", "SCORER_TOKEN=change-me-soon"])
+def test_an_emptied_secret_is_made_anew(tmp_path: Path, line: str) -> None:
+    env = _written(tmp_path)
+    before = _values(env)
+    env.write_text(env.read_text().replace(f"SCORER_TOKEN={before['SCORER_TOKEN']}", line))
+    after = _values(_written(tmp_path))
+    assert len(after.pop("SCORER_TOKEN")) >= 40
+    del before["SCORER_TOKEN"]
+    assert after == before and env.read_text().count("\nSCORER_TOKEN") == 1
+
+
+@pytest.mark.parametrize("name", ["AIRFLOW_DB_PASSWORD", "REDIS_PASSWORD", "S3_OWNER_SECRET"])
+@pytest.mark.parametrize("value", ["correct@horse/battery", "correct%20horse battery", 'correct"horse\\battery'])
+def test_a_secret_that_would_break_an_address_or_a_file_is_refused(tmp_path: Path, name: str, value: str) -> None:
+    values = _values(_written(tmp_path))
+    done = _preflight(values | {name: value})
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert name in done.stderr and "only letters" in done.stderr and value not in done.stderr
+    assert _preflight(values | {"GRAFANA_ADMIN_PASSWORD": value}).returncode == 0, "people may log in with any"
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [(None, "missing"), ("change-me", "example"), ("short", "shorter"), ("change-me-too-long-enough", "example")],
@@ -173,6 +194,26 @@ def test_the_stack_does_not_start_with_a_bad_secret(tmp_path: Path, value: str |
 def test_the_stack_starts_with_good_ones(tmp_path: Path) -> None:
     done = _preflight(_values(_written(tmp_path)))
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("status", "up", "said"), [(0, True, ""), (2, True, "nothing was changed"), (1, False, "stays stopped")]
+)
+def test_a_refused_restore_leaves_the_stack_running(tmp_path: Path, status: int, up: bool, said: str) -> None:
+    done, calls = _make(tmp_path, "restore", restore=status)
+    assert (done.returncode == 0) is (status == 0) and said in done.stdout
+    words = [next(word for word in call.split() if word in ("build", "stop", "run", "up")) for call in calls]
+    assert words == ["build", "stop", "run", *(["up"] if up else [])], (
+        "what can fail before anything is stopped comes first"
+    )
+
+
+@pytest.mark.parametrize("target", ["backup", "restore"])
+def test_a_new_machine_builds_what_the_backups_image_stands_on(tmp_path: Path, target: str) -> None:
+    _, calls = _make(tmp_path, target, there=False)
+    assert calls[0].endswith("build airflow-setup") and calls[1].endswith("build backup")
+    base = re.search(r"^ARG BASE=(.*)$", (ROOT / "docker" / "backup.Dockerfile").read_text(), re.MULTILINE)
+    assert base and SERVICES["airflow-setup"]["image"] == base[1] and "build" in SERVICES["airflow-setup"]
 
 
 @pytest.mark.parametrize("lock", ["stack", "scorer", "mlflow"])
@@ -238,6 +279,27 @@ def _compose(env: Path) -> subprocess.CompletedProcess[str]:
     words = ["docker-compose", "--project-directory", str(ROOT), "--env-file", str(env), "config", "--quiet"]
     environ = {name: value for name, value in os.environ.items() if name not in SECRETS}
     return subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+
+
+def _make(
+    folder: Path, target: str, restore: int = 0, there: bool = True
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """A target with a `docker` that only notes what it is told, and what it was told. `there`: whether Airflow's image is."""
+    docker, notes = folder / "docker", folder / "notes"
+    docker.write_text(
+        f"""#!/bin/sh
+        case "$*" in
+            "image inspect"*) exit {0 if there else 1} ;;
+            "compose version") exit 0 ;;
+        esac
+        echo "$*" >> "{notes}"
+        case "$*" in *" backup restore "*) exit {restore} ;; esac
+        """
+    )
+    docker.chmod(0o755)
+    environ = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "BACKUPS": str(folder)}
+    done = subprocess.run(["make", target], cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    return done, notes.read_text().splitlines()
 
 
 def _preflight(values: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -139,13 +139,27 @@ def _fault(connection: sqlite3.Connection) -> str:
     return "" if said == "ok" else " ".join(said.split())
 
 
+@contextmanager
+def _read(file: Path) -> Iterator[None]:
+    """Names the file that cannot be read. Left out in silence, it would be missed only when the backup is needed."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise DermaNetError(
+            f"{file} cannot be read as a database: {error}; run this again when nobody uses it, put a backup's in its place "
+            "(dermanet restore FOLDER --replace), or move it away"
+        ) from error
+
+
 @dataclass(frozen=True)
 class _PinnedFile:
+    file: Path
     connection: sqlite3.Connection
     kind: str = SQLITE
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        return list(self.connection.execute(query))
+        with _read(self.file):
+            return list(self.connection.execute(query))
 
     def dump(self, path: Path) -> None:
         with closing(sqlite3.connect(path)) as target:
@@ -162,7 +176,13 @@ class _PinnedServer:
     kind: str = POSTGRESQL
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        return [tuple(row) for row in self.connection.execute(sa.text(query))]
+        try:
+            return [tuple(row) for row in self.connection.execute(sa.text(query))]
+        except sa.exc.ProgrammingError as error:
+            said = _first_line(error.orig)
+            raise DermaNetError(
+                f"database {self.url.database!r} was not set up: {said}; set it up and run this again"
+            ) from error
 
     def dump(self, path: Path) -> None:
         words = ("--format=custom", "--no-owner", "--no-acl", f"--snapshot={self.snapshot}", f"--file={path}")
@@ -173,9 +193,10 @@ class _PinnedServer:
 def _pinned_file(path: Path) -> Iterator[_PinnedFile]:
     with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as connection:
         # The lock that keeps others from writing comes with the first thing that is read.
-        connection.execute("BEGIN")
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
-        yield _PinnedFile(connection)
+        with _read(path):
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        yield _PinnedFile(path, connection)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dermanet.errors import BadInput, DermaNetError
+from dermanet.settings import make_private
 
 HEAD = "0010"
 """The migration that this code works with: the last in `migrations/versions`."""
@@ -37,7 +38,7 @@ _MIGRATING = Lock()
 def open_database(url: str) -> sa.Engine:
     """The database at a SQLAlchemy URL, its tables made or migrated.
 
-    Raises BadInput for a URL that names none, DermaNetError for one that does not answer.
+    Raises BadInput for a URL that names none, DermaNetError for one that does not answer or cannot be read.
     """
     try:
         parsed = sa.make_url(url)
@@ -48,7 +49,8 @@ def open_database(url: str) -> sa.Engine:
         ) from None
     try:
         _migrate(engine)
-    except sa.exc.OperationalError as error:
+    except sa.exc.DatabaseError as error:
+        # Not only what does not answer: a SQLite file that is damaged, and a PostgreSQL user without rights, are no fault of ours.
         said = " ".join(str(error.orig).split())
         raise DermaNetError(f"the catalogue's database cannot be opened: {said}; see DERMANET_CATALOGUE") from error
     return engine
@@ -83,7 +85,7 @@ def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() != "sqlite":
         raise sa.exc.ArgumentError(f"{url.get_backend_name()} is neither sqlite nor postgresql")
     if url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        make_private(Path(url.database).parent)
     engine = sa.create_engine(url, connect_args={"timeout": WAIT}, hide_parameters=True)
     sa.event.listen(engine, "connect", _begin_by_ourselves)
     sa.event.listen(engine, "begin", _begin)

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,6 +31,9 @@ PARALLEL = "2"
 LOG_BYTES = 20 * 2**20
 """A log that is longer than this when its process starts is put by as `<name>.log.1`, in place of the one before it."""
 
+ROOM = 2**20
+"""Bytes: with fewer left, no process can go on."""
+
 GRACE = 15.0
 """Seconds that a process gets to end by itself before it is killed."""
 
@@ -47,7 +51,10 @@ class Ports:
         return f"http://{LOOPBACK}:{getattr(self, service)}"
 
     def require_free(self) -> None:
-        """Raises BadInput that names every taken port and how to choose others."""
+        """Raises BadInput that names every taken port and how to choose others, or one that was given twice."""
+        if len({self.airflow, self.mlflow, self.scorer}) < 3:
+            seen = f"{self.airflow} (airflow), {self.mlflow} (mlflow) and {self.scorer} (scorer)"
+            raise BadInput(f"the ports are {seen}; each needs one of its own")
         taken = [name for name in ("airflow", "mlflow", "scorer") if _listens(getattr(self, name))]
         if taken:
             seen = " and ".join(f"{getattr(self, name)} ({name})" for name in taken)
@@ -57,6 +64,9 @@ class Ports:
 
 def alone(home: Path) -> AbstractContextManager[None]:
     """Keeps a home to one `make run`; services that outlive a killed one do not keep the next out. Raises BadInput."""
+    settings.make_private(home)
+    if not os.access(home, os.W_OK):
+        raise BadInput(f"{home} cannot be written; set DERMANET_HOME to a folder that can")
     taken = f"another `make run` uses this home, {home}; end that one, or set DERMANET_HOME to another folder"
     return held(home / "run.lock", BadInput(taken))
 
@@ -86,7 +96,7 @@ class Services:
         with self._log("airflow-db") as log:
             done = subprocess.run(_airflow(*words), env=self.environment, stdout=log, stderr=log, check=False)
         if done.returncode:
-            raise DermaNetError(f"Airflow's database could not be set up; see {log.name}")
+            raise DermaNetError(f"Airflow's database could not be set up; {self._read_on(log.name)}")
 
     def start(self) -> None:
         """Starts everything; MLflow first, as the scorer asks it."""
@@ -115,14 +125,21 @@ class Services:
         while not ready():
             self.require_alive()
             if time.monotonic() > end:
-                raise DermaNetError(f"{what} was not ready after {seconds:.0f} s; see {self.logs}")
+                raise DermaNetError(f"{what} was not ready after {seconds:.0f} s; {self._read_on(self.logs)}")
             time.sleep(0.5)
 
     def require_alive(self) -> None:
         """Raises DermaNetError where a process has ended, with its log."""
         for name, process in self._running.items():
             if process.poll() is not None:
-                raise DermaNetError(f"{name} ended with status {process.returncode}; see {self.logs / name}.log")
+                raise DermaNetError(
+                    f"{name} ended with status {process.returncode}; {self._read_on(self.logs / f'{name}.log')}"
+                )
+
+    def _read_on(self, log: Path | str) -> str:
+        """Where the reason stands; on a full disk it may not stand there, as nothing can be written any more."""
+        full = shutil.disk_usage(self.here.home).free < ROOM
+        return f"no space is left in {self.here.home}: make room and run this again" if full else f"see {log}"
 
     def stop(self) -> None:
         """Ends every process that was started, and their children: asked first, then made to."""

@@ -22,6 +22,7 @@ from mlflow.utils.time import get_current_time_millis
 from dermanet.errors import BadInput
 from dermanet.registry import machine
 from dermanet.registry.datasets import RecordSet, inputs
+from dermanet.settings import make_private
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,13 +72,14 @@ class Tracking:
         """
         # What MLflow's database cannot do is raised, too; its page of traceback would bury the line that says what to do.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        if uri.startswith("sqlite:///"):
+            # Before MLflow makes it, for everybody to read.
+            make_private(Path(uri.removeprefix("sqlite:///")).parent)
         mlflow.set_tracking_uri(uri)
         self.uri = uri
         self.pages = pages or uri
         self.client = MlflowClient(uri)
         self._name, self._artifacts = experiment, artifacts
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         if not uri.startswith("http"):
             # Opened while one process has it to itself: several at once cannot make its tables.
             _ = self.experiment

@@ -307,4 +307,5 @@ def _lost(wanted: Mapping[str, str], found: "Backup", artifacts: Place) -> Itera
 
 def _alone(here: Settings) -> AbstractContextManager[None]:
     """One restore at a time."""
+    settings.make_private(here.home)
     return held(here.home / f".{MARK}.lock", BadInput(f"another process restores into {here.home}; wait for it"))
