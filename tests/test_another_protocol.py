@@ -1,4 +1,5 @@
-"""Requests that ask for another protocol, as Java's and curl's do for HTTP/2: answered in this one, each once, with its own body."""
+"""What is sent to the letter: requests that ask for another protocol, as Java's and curl's do for HTTP/2, are answered in this one,
+each once, with its own body; what is no request is told so; who will say no more is answered, and so is who finds no room."""
 
 import asyncio
 import base64
@@ -16,6 +17,7 @@ from installation import Installation, photo
 from variants import champion
 from waiting import until
 
+from dermanet.serving import server as serving
 from dermanet.serving.app import build
 from dermanet.serving.guard import Limits
 from dermanet.serving.server import HEAD_BYTES, Strict
@@ -208,3 +210,52 @@ def test_a_flood_of_them_in_one_packet_ends(connection: Connection) -> None:
     sent = b"GET /ping HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n" * 1200
     threading.Thread(target=connection.socket.sendall, args=(sent,)).start()
     assert [connection.answer()[0] for _ in range(1200)] == [200] * 1200
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_who_says_no_more_and_listens_is_answered(connection: Connection, body: bytes, pieces: int) -> None:
+    connection.send(_post(body, asks="") * pieces)
+    connection.socket.shutdown(socket.SHUT_WR)
+    assert [connection.answer()[0] for _ in range(pieces)] == [200] * pieces
+    assert connection.closed()
+
+
+def test_who_ends_in_the_middle_of_a_request_is_closed(connection: Connection, body: bytes) -> None:
+    connection.send(_post(body, asks="")[:-1])
+    connection.socket.shutdown(socket.SHUT_WR)
+    assert connection.closed()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        _head("POST /invocations", "Content-Length: -1", asks=""),
+        _head("POST /invocations", "Transfer-Encoding: chunked", asks="") + b"ZZ\r\n",
+    ],
+    ids=["a word", "TLS", "a length", "a chunk"],
+)
+def test_what_is_no_request_is_told_as_every_error_is(connection: Connection, sent: bytes) -> None:
+    connection.send(sent)
+    status, told = connection.answer()
+    assert (status, told["error_code"]) == (400, "BAD_REQUEST")
+    assert "no HTTP/1.1" in told["message"]
+    assert connection.closed()
+
+
+def test_who_finds_no_room_is_told_when_to_come_again_and_the_others_are_answered(
+    connection: Connection, port: int, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection.send(_post(body, asks=""))
+    assert connection.answer()[0] == 200
+    monkeypatch.setattr(serving, "CONNECTIONS", 1)
+    beyond = Connection(port)
+    beyond.send(_head("GET /model", asks=""))
+    head, _, told = beyond.socket.recv(65536).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503")
+    assert b"\r\nretry-after: 2\r\n" in head
+    assert json.loads(told or beyond.socket.recv(65536))["error_code"] == "TEMPORARILY_UNAVAILABLE"
+    assert beyond.closed()
+    connection.send(_post(body, asks=""))
+    assert connection.answer()[0] == 200

@@ -85,7 +85,10 @@ def test_a_request_may_bring_so_many_images_and_so_many_bytes(client: TestClient
     assert client.post("/predict", files=files).status_code == 413
     large = client.post("/invocations", content=b" " * (1024 * 1024 + 1), headers={"content-type": "application/json"})
     assert (large.status_code, large.headers["connection"]) == (413, "close")
-    assert client.post("/follow", content=b" " * 100_000).status_code == 413
+    for method, path in (("POST", "/follow"), ("POST", "/predicted"), ("PUT", "/predict")):
+        misplaced = client.request(method, path, content=b" " * 100_000)
+        assert misplaced.status_code == 413
+        assert "taken by POST at /invocations, /predict" in misplaced.json()["message"]
 
 
 def test_a_body_without_a_length_is_counted_as_it_comes(client: TestClient) -> None:
@@ -648,3 +651,17 @@ def test_the_page_of_the_api_needs_no_other_server(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
     assert {"/invocations", "/predict", "/model", "/ready", "/metrics", "/follow"} <= set(described["paths"])
     assert "application/json" in described["paths"]["/invocations"]["post"]["requestBody"]["content"]
+
+
+def test_the_api_is_described_with_its_errors_and_where_a_token_is_wanted(
+    client: TestClient, following: Following
+) -> None:
+    described = client.get("/openapi.json").json()
+    operations = {path: next(iter(one.values())) for path, one in described["paths"].items()}
+    assert all({"4XX", "5XX"} <= set(one["responses"]) and "security" not in one for one in operations.values())
+    assert list(operations["/metrics"]["responses"]["200"]["content"]) == ["text/plain"]
+    with TestClient(build(following, tokens=TOKENS), base_url=HERE) as guarded:
+        described = guarded.get("/openapi.json").json()
+    assert described["components"]["securitySchemes"]["token"] == {"type": "http", "scheme": "bearer"}
+    wanted = {path for path, one in described["paths"].items() if "security" in next(iter(one.values()))}
+    assert wanted == {"/invocations", "/predict", "/explain", "/model", "/metrics"}

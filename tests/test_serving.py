@@ -59,7 +59,11 @@ def test_every_payload_form_gets_the_same_row(client: TestClient, tmp_path: Path
         {"dataframe_records": [{"image": cell}]},
         {"inputs": {"image": [cell]}},
         {"instances": [{"image": cell}]},
+        {"inputs": [[cell]]},
         {"dataframe_records": [{"image": f"data:image/jpeg;base64,{cell}"}]},
+        {"dataframe_records": [{"image": f"data:application/octet-stream;name=x;base64,{cell}"}]},
+        {"dataframe_records": [{"image": base64.encodebytes(base64.b64decode(cell)).decode().replace("\n", "\r\n")}]},
+        {"dataframe_records": [{"image": cell.translate(str.maketrans("+/", "-_")).rstrip("=")}]},
     ]
     rows = [_ask(client, form) for form in forms]
     assert all(row == rows[0] for row in rows)

@@ -14,29 +14,54 @@ from fastapi import FastAPI
 
 from dermanet.serving import plain, routes
 from dermanet.serving.follow import Following
-from dermanet.serving.guard import Guard, Limits
+from dermanet.serving.guard import OPEN, Guard, Limits
 from dermanet.serving.metrics import Metrics
 
+CELL = {"type": "string", "description": "a JPEG or PNG in base64, or a data URI of one"}
 BODY = {
     "application/json": {
         "schema": {
             "type": "object",
             "required": ["dataframe_split"],
+            "additionalProperties": False,
             "properties": {
                 "dataframe_split": {
                     "type": "object",
                     "required": ["columns", "data"],
+                    "additionalProperties": False,
                     "properties": {
-                        "columns": {"type": "array", "items": {"type": "string", "enum": ["image"]}},
-                        "data": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}},
+                        "columns": {
+                            "type": "array",
+                            "items": {"type": "string", "enum": ["image"]},
+                            "minItems": 1,
+                            "maxItems": 1,
+                        },
+                        "data": {
+                            "type": "array",
+                            "items": {"type": "array", "items": CELL, "minItems": 1, "maxItems": 1},
+                        },
                     },
                 }
             },
         }
     },
-    "text/csv": {"schema": {"type": "string"}},
+    "text/csv": {"schema": {"type": "string", "pattern": "^image\\n"}},
 }
 """The form of a request that is documented; MLflow takes `dataframe_records`, `inputs` and `instances`, too."""
+
+REFUSED = {
+    "description": "What was seen, what is allowed, and what to do",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["error_code", "message"],
+                "properties": {"error_code": {"type": "string"}, "message": {"type": "string"}},
+            }
+        }
+    },
+}
+"""What every error is, at every address."""
 
 
 def build(
@@ -54,7 +79,7 @@ def build(
     app.description = "Age, sex and diagnosis from dermoscopic images. For research use; not a medical device."
     routes.add(app, following, metrics, limits.bytes)
     plain.add(app, following)
-    app.openapi = _described(app)
+    app.openapi = _described(app, bool(tokens))
     following.observers.append(lambda served, readings: metrics.read(readings))
     following.swapped.append(lambda served: metrics.serve(served.version, served.about.get("registered")))
     following.looked.append(lambda: metrics.look(following.staleness))
@@ -74,13 +99,20 @@ def at_the_end(app: FastAPI, close: Callable[[], None]) -> None:
     app.router.lifespan_context = life
 
 
-def _described(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """The description of the API, with the form of a request that MLflow's own leaves out."""
+def _described(app: FastAPI, tokens: bool) -> Callable[[], dict[str, Any]]:
+    """The description of the API: with the form of a request that MLflow's own leaves out, errors, and where a token is wanted."""
     whole = app.openapi
 
     def openapi() -> dict[str, Any]:
         made = whole()
         made["paths"]["/invocations"]["post"]["requestBody"] = {"required": True, "content": BODY}
+        for path, operations in made["paths"].items():
+            for operation in operations.values():
+                operation["responses"] = {"4XX": REFUSED, "5XX": REFUSED} | operation["responses"]
+                if tokens and path not in OPEN:
+                    operation["security"] = [{"token": []}]
+        if tokens:
+            made["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
         return made
 
     return openapi

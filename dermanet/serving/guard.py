@@ -56,6 +56,9 @@ AT_ONCE = 2
 PATIENCE = 2.0
 """Seconds after which a client that was put off may come again."""
 
+BEYOND = "beyond"
+"""In the state of a connection that there is no room for."""
+
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -142,6 +145,8 @@ class Guard:
 
     async def _let_in(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         reads = scope["method"] == "POST" and scope["path"] in READS
+        if scope.get("state", {}).get(BEYOND):
+            raise _busy("more connections are open than are taken", _CLOSE)
         self._check_host(scope)
         self._check_token(scope)
         answer.visit = visit = Visit(self.following.served, self.limits.images)
@@ -338,17 +343,12 @@ class _Answer:
         if self._begun:
             return
         self._begun = True
-        body = json.dumps({"error_code": refusal.code, "message": refusal.message}).encode()
+        headers, body = in_words(refusal)
         self.status = refusal.status
-        own = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            *own,
-            *self._headers(),
-        ]
         with suppress(OSError):
-            await self.send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+            await self.send(
+                {"type": "http.response.start", "status": refusal.status, "headers": [*headers, *self._headers()]}
+            )
             await self._send_body({"type": "http.response.body", "body": body})
 
     async def _send_body(self, message: Message) -> None:
@@ -366,6 +366,18 @@ class _Answer:
 
 _CLOSE = {"Connection": "close"}
 
+NO_HTTP = Refused(
+    400, "BAD_REQUEST", "this is no HTTP/1.1 that can be read; look at the line, the headers and the lengths of the request", _CLOSE
+)  # fmt: skip
+"""What is said where nothing can be made of what comes."""
+
+
+def in_words(refusal: Refused) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """What an error says: headers of its own, and a body in MLflow's form."""
+    body = json.dumps({"error_code": refusal.code, "message": refusal.message}).encode()
+    own = {"content-type": "application/json", "content-length": str(len(body)), **refusal.headers}
+    return [(name.lower().encode(), value.encode()) for name, value in own.items()], body
+
 
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine and nobody else's: `localhost`, or any address of loopback."""
@@ -376,18 +388,18 @@ def is_loopback(host: str) -> bool:
 
 
 def _too_large(most: int) -> Refused:
-    return Refused(
-        413,
-        "BAD_REQUEST",
-        f"the request is larger than {most:,} bytes; send fewer images at once, or smaller ones",
-        _CLOSE,
+    # Whoever mistyped an address is not to look for a smaller photograph.
+    remedy = (
+        "images are taken by POST at /invocations, /predict and /explain alone, send them there"
+        if most == SMALL
+        else "send fewer images at once, or smaller ones"
     )
+    return Refused(413, "BAD_REQUEST", f"the request is larger than {most:,} bytes; {remedy}", _CLOSE)
 
 
-def _busy(why: str) -> Refused:
-    return Refused(
-        503, "TEMPORARILY_UNAVAILABLE", f"{why}; come again in {PATIENCE:g} s", {"Retry-After": f"{PATIENCE:.0f}"}
-    )
+def _busy(why: str, more: Mapping[str, str] | None = None) -> Refused:
+    headers = {"Retry-After": f"{PATIENCE:.0f}", **(more or {})}
+    return Refused(503, "TEMPORARILY_UNAVAILABLE", f"{why}; come again in {PATIENCE:g} s", headers)
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes:

@@ -153,11 +153,15 @@ const megabytes = (bytes) => `${(bytes / 1024 / 1024).toFixed(bytes < 10 * 1024 
 function take(files) {
   if (!working) {
     $("troubles").replaceChildren();
-    picked = false;
     given = 0;
   }
   given += files.length;
   kept = Math.max(kept, given);
+  read(files);
+}
+
+function read(files) {
+  if (!working) picked = false;
   queue.push(...files);
   if (!working) work();
 }
@@ -166,7 +170,7 @@ async function work() {
   working = true;
   while (queue.length) {
     const file = queue.shift();
-    await one(file).catch((error) => complain(error, () => take([file])));
+    await one(file).catch((error) => complain(error, () => read([file])));
     busy("predict", "");
   }
   working = false;
@@ -278,7 +282,6 @@ function tell({ row, by }) {
 const known = (value) => value !== null && value !== undefined;
 const named = (code, by) => lists.get(by.digest)?.diagnoses[code] || code;
 const isMalignant = (code, by) => Boolean(lists.get(by.digest)?.malignant?.includes(code));
-const size = (image) => `${image.naturalWidth} × ${image.naturalHeight}`;
 const years = (age) => String(Math.round(age));
 
 function percent(share) {
@@ -340,10 +343,8 @@ function showStrip() {
 }
 
 function showPictures({ file, url }) {
-  const image = $("original");
-  image.src = url;
+  $("original").src = url;
   $("original-note").textContent = file.name;
-  image.onload = () => { $("original-note").textContent = [file.name, size(image)].filter(Boolean).join(", "); };
 }
 
 function showMap({ map }) {
@@ -357,7 +358,7 @@ function showMap({ map }) {
   if (whole) {
     $("seen").src = map.seen;
     $("map").src = map.saliency;
-    $("seen").onload = () => { $("seen-note").textContent = size($("seen")); };
+    $("seen").onload = () => { $("seen-note").textContent = `${$("seen").naturalWidth} × ${$("seen").naturalHeight}`; };
   }
   layMap();
 }

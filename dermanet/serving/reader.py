@@ -14,7 +14,6 @@ A row, by `COLUMNS`:
 """
 
 import base64
-import binascii
 import hashlib
 import logging
 import os
@@ -47,7 +46,11 @@ COLUMNS = (
     "age", "age_low", "age_high", "sex", "diagnosis", "sex_probabilities", "diagnosis_probabilities", "differentials", "quality",
     "novelty", "refer", "error",
 )  # fmt: skip
-DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
+DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+"""Of whatever kind: a browser that does not know a file's calls it `application/octet-stream`, and its bytes say what it is."""
+
+PLAIN = str.maketrans("-_", "+/", " \t\r\n")
+"""From the forms of base64 that there are to one: MIME breaks lines, and addresses have an alphabet of their own."""
 
 WITHOUT_LIMITS = Abstention(None, 0.0, None, {})
 """Of models that were logged before there were limits: blank and blurred images are referred all the same."""
@@ -168,14 +171,23 @@ class Reader:
 
 def decode_cell(cell: Any) -> bytes:
     """The bytes behind base64 text or a data URI. Raises UnreadableImage, without repeating what was sent."""
+    if isinstance(cell, list) and len(cell) == 1:
+        # A row of one column, as {"inputs": [[...]]} has it.
+        (cell,) = cell
     if not isinstance(cell, str):
         raise UnreadableImage("not base64", f"a cell of type {type(cell).__name__}; send text")
     start = DATA_URI.match(cell)
     if len(cell) > MOST_BYTES * 4 // 3 + 100:
         raise UnreadableImage("too large", f"{len(cell):,} characters; at most {MOST_BYTES:,} bytes are read")
+    text = cell[start.end() :] if start else cell
     try:
-        return base64.b64decode(cell[start.end() :] if start else cell, validate=True)
-    except (binascii.Error, ValueError):
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        pass
+    text = text.translate(PLAIN).rstrip("=")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
         raise UnreadableImage(
             "not base64", "the text is no base64; send a JPEG or PNG file's bytes in base64"
         ) from None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from dermanet.serving import saliency
@@ -49,7 +49,7 @@ FILE = {"type": "string", "format": "binary"}
 def _form(image: dict[str, Any]) -> dict[str, Any]:
     """How the page of the API describes a form with a field `image`."""
     schema = {"type": "object", "required": ["image"], "properties": {"image": image}}
-    return {"requestBody": {"content": {"multipart/form-data": {"schema": schema}}}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
 class InMemory(MultiPartParser):
@@ -97,7 +97,7 @@ def add(app: FastAPI, following: Following, metrics: Metrics, largest: int) -> N
 
 
 def _add_reading(app: FastAPI, following: Following) -> None:
-    @app.post("/predict", openapi_extra=_form({"type": "array", "items": FILE}))
+    @app.post("/predict", openapi_extra=_form({"type": "array", "items": FILE, "minItems": 1}))
     async def predict(request: Request) -> Response:
         """Age, sex and diagnosis of the images in a form, a row each."""
         visit = AT_THE_DOOR.get()
@@ -123,7 +123,7 @@ def _add_reading(app: FastAPI, following: Following) -> None:
 
 
 def _add_state(app: FastAPI, following: Following, metrics: Metrics, largest: int) -> None:
-    @app.get("/ready")
+    @app.get("/ready", responses={503: {"description": "There is no version yet"}})
     async def ready() -> Response:
         """Whether there is a version to answer with."""
         return JSONResponse({"ready": following.served is not None}, 200 if following.served else 503)
@@ -139,7 +139,7 @@ def _add_state(app: FastAPI, following: Following, metrics: Metrics, largest: in
         following.noticeboard.ring()
         return {"told": "every process looks at the registry now"}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metric_text() -> Response:
         """What Prometheus collects."""
         metrics.look(following.staleness)

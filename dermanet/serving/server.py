@@ -31,7 +31,7 @@ from dermanet.registry.tracking import Tracking
 from dermanet.registry.versions import CHAMPION, Versions
 from dermanet.serving.app import at_the_end, build
 from dermanet.serving.follow import Following, Served
-from dermanet.serving.guard import Limits, is_loopback
+from dermanet.serving.guard import BEYOND, HEADERS, NO_HTTP, Limits, in_words, is_loopback
 from dermanet.serving.metrics import FOLDER, Metrics
 from dermanet.serving.reader import Reading, cores
 
@@ -148,10 +148,13 @@ class Strict(HttpToolsProtocol):
     """
 
     parser: httptools.HttpRequestParser
+    app_state: dict[str, Any]
 
     def connection_made(self, transport: Any) -> None:
-        """Starts the clock of the first request's head."""
+        """Starts the clock of the first request's head. Where there is no room, the guard answers so to whatever comes."""
         super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS:
+            self.app_state = {**self.app_state, BEYOND: True}
         self._head, self._last = 0, False
         self._late = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
@@ -171,6 +174,20 @@ class Strict(HttpToolsProtocol):
         except httptools.HttpParserError:
             self.logger.warning("Invalid HTTP request received.")
             self.send_400_response("Invalid HTTP request received.")
+
+    def eof_received(self) -> bool:
+        """Whoever has asked whole and will say no more may still listen: what is under way is answered before the end."""
+        listens = self.cycle is not None and not (self.cycle.more_body or self.cycle.response_complete)
+        if listens:
+            self.cycle.keep_alive = False
+        return listens
+
+    def send_400_response(self, msg: str) -> None:
+        """In the form of every other error, and the end of the connection."""
+        own, body = in_words(NO_HTTP)
+        head = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in (*own, *HEADERS)), b"", b""]
+        self.transport.write(b"\r\n".join(head) + body)
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         """Starts the clock of a later request's head."""
@@ -263,7 +280,7 @@ def serve(service: Service) -> None:
         config = uvicorn.Config(
             partial(application, service), factory=True, host=service.host, port=service.port, workers=service.workers,
             http=Strict, ws="none", log_level="warning", access_log=False, server_header=False, date_header=False,
-            timeout_worker_healthcheck=BIRTH, limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=GRACE, timeout_keep_alive=30,
+            timeout_worker_healthcheck=BIRTH, timeout_graceful_shutdown=GRACE, timeout_keep_alive=30,
         )  # fmt: skip
         if service.workers == 1:
             for number in (signal.SIGINT, signal.SIGTERM):
