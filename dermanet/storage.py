@@ -112,18 +112,22 @@ class Folder:
             raise BadInput(f"{self.root} is not a folder")
         found: dict[str, Entry] = {}
         entered: set[tuple[int, int]] = set()
-        for folder, folders, files in os.walk(self.root, onerror=_closed, followlinks=True):
-            # A folder that is linked to is read as one that lies there; one that is met again, as in a ring of links, is not.
-            if _known(folder, entered):
-                folders.clear()
-                continue
-            below = os.path.relpath(folder, self.root)
-            left = {*OF_THE_SYSTEM, *(passing_over if below == "." else ())}
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in left)
-            for name in files:
-                entry = None if name.startswith(".") else _entry(os.path.join(folder, name))
-                if entry:
-                    found[name if below == "." else f"{below}/{name}"] = entry
+        # A folder that is linked to is read as one that lies there, after all that does lie there, whose names are its own. One that is
+        # met again, as in a ring of links, is not.
+        tops = [str(self.root)]
+        for top in tops:
+            for folder, folders, files in os.walk(top, onerror=_closed):
+                if _known(folder, entered):
+                    folders.clear()
+                    continue
+                below = os.path.relpath(folder, self.root)
+                left = {*OF_THE_SYSTEM, *(passing_over if below == "." else ())}
+                folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in left)
+                tops += filter(os.path.islink, (os.path.join(folder, name) for name in folders))
+                for name in files:
+                    entry = None if name.startswith(".") else _entry(os.path.join(folder, name))
+                    if entry:
+                        found[name if below == "." else f"{below}/{name}"] = entry
         return dict(sorted(found.items()))
 
     def closed(self) -> list[str]:
