@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from errno import EACCES
 from functools import cached_property
 from pathlib import Path
 from stat import S_ISREG
@@ -44,12 +45,12 @@ class Place(Protocol):
         """Every file's name and its size in bytes, in the order of the names."""
         ...
 
-    def survey(self, passing_over: Collection[str] = ()) -> Mapping[str, Entry]:
-        """The listing, with when each file was last changed; without some folders one level down."""
-        ...
+    def survey(self, closed: set[str] | None = None) -> Mapping[str, Entry]:
+        """The listing, with when each file was last changed.
 
-    def closed(self) -> list[str]:
-        """The folders one level down that may not be read."""
+        Raises BadInput where a folder may not be read: what lies there must not be passed over in silence. With `closed`, the name of
+        the folder one level down in which that is so is put there, and the rest is listed.
+        """
         ...
 
     def chunks(self, name: str) -> Iterator[bytes]:
@@ -103,34 +104,44 @@ class Folder:
         """Every file below the folder, hidden ones and half-written ones aside."""
         return {name: entry.size for name, entry in self.survey().items()}
 
-    def survey(self, passing_over: Collection[str] = ()) -> dict[str, Entry]:
-        """The listing, with when each file was last changed; without some folders one level down.
+    def survey(self, closed: set[str] | None = None) -> dict[str, Entry]:
+        """The listing, with when each file was last changed. Raises BadInput, and fills `closed`, as `Place` says."""
 
-        Raises BadInput where a folder may not be read: what lies there must not be passed over in silence.
-        """
+        def unread(error: OSError) -> None:
+            below = os.path.relpath(error.filename, self.root)
+            if isinstance(error, FileNotFoundError):
+                return
+            if closed is None or below == ".":
+                raise BadInput(
+                    f"{error.filename} cannot be read: {error.strerror}; let it be read, or move it elsewhere"
+                ) from None
+            closed.add(below.split(os.sep)[0])
+
         if not self.root.is_dir():
             raise BadInput(f"{self.root} is not a folder")
         found: dict[str, Entry] = {}
         entered: set[tuple[int, int]] = set()
-        for folder, folders, files in os.walk(self.root, onerror=_closed, followlinks=True):
-            # A folder that is linked to is read as one that lies there; one that is met again, as in a ring of links, is not.
-            if _known(folder, entered):
-                folders.clear()
-                continue
-            below = os.path.relpath(folder, self.root)
-            left = {*OF_THE_SYSTEM, *(passing_over if below == "." else ())}
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in left)
-            for name in files:
-                entry = None if name.startswith(".") else _entry(os.path.join(folder, name))
-                if entry:
-                    found[name if below == "." else f"{below}/{name}"] = entry
+        # A folder that is linked to is read as one that lies there, after all that does lie there, whose names are its own. One that
+        # is met again, as in a ring of links, is not.
+        tops = [str(self.root)]
+        for top in tops:
+            for folder, folders, files in os.walk(top, onerror=unread):
+                if _known(folder, entered):
+                    folders.clear()
+                    continue
+                if not os.access(folder, os.X_OK):
+                    # Its names may be read, and nothing of what they name.
+                    folders.clear()
+                    unread(PermissionError(EACCES, os.strerror(EACCES), folder))
+                    continue
+                below = os.path.relpath(folder, self.root)
+                folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in OF_THE_SYSTEM)
+                tops += filter(os.path.islink, (os.path.join(folder, name) for name in folders))
+                for name in files:
+                    entry = None if name.startswith(".") else _entry(os.path.join(folder, name))
+                    if entry:
+                        found[name if below == "." else f"{below}/{name}"] = entry
         return dict(sorted(found.items()))
-
-    def closed(self) -> list[str]:
-        """The folders one level down that may not be read."""
-        with suppress(OSError), os.scandir(self.root) as entries:
-            return sorted(entry.name for entry in entries if _is_closed(entry))
-        return []
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The file in pieces. Raises FileNotFoundError."""
@@ -226,8 +237,8 @@ class Bucket:
         """Every object below the prefix, hidden ones aside. Raises BadInput where the bucket cannot be listed."""
         return {name: entry.size for name, entry in self.survey().items()}
 
-    def survey(self, passing_over: Collection[str] = ()) -> dict[str, Entry]:
-        """The listing, page by page, with when each object was last changed. Raises as `listing`."""
+    def survey(self, closed: set[str] | None = None) -> dict[str, Entry]:
+        """The listing, page by page, with when each object was last changed. Raises as `listing`: who may list some may list all."""
         try:
             found = {
                 entry["Key"].removeprefix(self.prefix): Entry(
@@ -241,12 +252,7 @@ class Bucket:
                 f"{self.url} cannot be listed: {error}; check the name, the endpoint and the credentials"
             ) from None
         # Sorted here: not every S3 server lists `a.csv` before `a/x.jpg`.
-        files = (name for name in sorted(found) if not f"/{name}".endswith("/") and "/." not in f"/{name}")
-        return {name: found[name] for name in files if name.partition("/")[0] not in passing_over}
-
-    def closed(self) -> list[str]:
-        """None: who may list a bucket may list all of it."""
-        return []
+        return {name: found[name] for name in sorted(found) if not f"/{name}".endswith("/") and "/." not in f"/{name}"}
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The object in pieces, going on where a connection broke. Raises FileNotFoundError, and Changed."""
@@ -321,18 +327,6 @@ def _known(folder: str, entered: set[tuple[int, int]]) -> bool:
     before = len(entered)
     entered.add((seen.st_dev, seen.st_ino))
     return len(entered) == before
-
-
-def _closed(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise BadInput(
-            f"{error.filename} cannot be read: {error.strerror}; let it be read, or move it elsewhere"
-        ) from None
-
-
-def _is_closed(entry: os.DirEntry[str]) -> bool:
-    ours = not entry.name.startswith(".") and entry.name not in OF_THE_SYSTEM
-    return ours and entry.is_dir() and not os.access(entry.path, os.R_OK | os.X_OK)
 
 
 def _entry(path: str) -> Entry | None:

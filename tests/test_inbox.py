@@ -318,29 +318,34 @@ def test_a_batch_behind_a_link_is_one_and_a_ring_of_links_ends(batch: Folder, ho
     assert stages.ingest(str(batch.root.parent))["accepted"] == 6
 
 
+@pytest.mark.parametrize("within", ["", "images"])
+@pytest.mark.parametrize("right", ["to list it", "to enter it"])
 def test_a_batch_that_may_not_be_read_is_named_and_does_not_stop_the_others(
-    batch: Folder, home: Path, monkeypatch: pytest.MonkeyPatch
+    batch: Folder, home: Path, monkeypatch: pytest.MonkeyPatch, within: str, right: str
 ) -> None:
-    closed = batch.root.parent / "closed"
-    fill(Folder(closed), 10, 2)
+    shut = batch.root.parent / "closed" / within
+    fill(Folder(batch.root.parent / "closed"), 10, 2)
+    shut.mkdir(exist_ok=True)
     scandir, access = os.scandir, os.access
 
     def may_not(path: Any) -> Any:
-        if Path(path).name == "closed":
+        if Path(path) == shut:
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
     # As for a user whose folder it is not; tests may be run by one who may read everything.
-    monkeypatch.setattr(os, "scandir", may_not)
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed" and access(path, mode))
+    if right == "to list it":
+        monkeypatch.setattr(os, "scandir", may_not)
+    else:
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shut and access(path, mode))
     done = stages.ingest(str(batch.root.parent))
     assert {Path(story["batch"]).name: story["state"] for story in done["batches"]} == {
         "2026-11": "taken",
         "closed": "wrong",
     }
-    with pytest.raises(BadInput, match=f"{closed} cannot be read: Permission denied"):
+    with pytest.raises(BadInput, match=f"{shut} cannot be read: Permission denied"):
         stages.require_whole(done)
-    with pytest.raises(BadInput, match=f"{closed} cannot be read: Permission denied"):
+    with pytest.raises(BadInput, match=f"{shut} cannot be read: Permission denied"):
         Folder(batch.root.parent).listing()
 
 

@@ -25,7 +25,7 @@ from dermanet.errors import BadInput
 from dermanet.registry.tracking import model_files
 from dermanet.serving.reader import Reader
 from dermanet.stages import answers
-from dermanet.stages.imagelist import ImageList, identity, place, walk, written
+from dermanet.stages.imagelist import ImageList, identity, place, rooted, walk, written
 from dermanet.stages.results import Results
 
 COUNT = 12
@@ -71,7 +71,7 @@ def test_an_image_that_is_named_twice_is_answered_once(folder: Path, monkeypatch
     found = ImageList(given)
     assert (found.count, found.left, len(list(found))) == (COUNT, COUNT, COUNT)
     again = ImageList(given)
-    again.pass_over(np.array([identity("00.jpg"), identity(str(folder / "b/01.JPEG"))], np.uint64))
+    again.pass_over(np.array([identity(place("00.jpg")), identity(str(folder / "b/01.JPEG"))], np.uint64))
     assert (again.count, again.left) == (COUNT, COUNT - 2)
     assert list(again) == list(found)[1:8] + list(found)[9:]
 
@@ -97,7 +97,7 @@ def test_a_place_is_the_same_from_everywhere_and_above_a_link_is_above_its_targe
     assert place("link/1.jpg") == str(tmp_path / "near/link/1.jpg")
     assert place("link/../1.jpg") == str(tmp_path / "far/1.jpg")
     assert place("link/..") == str(tmp_path / "far")
-    assert place(odd) == place(place(odd)) == f"{tmp_path}/\\xff\\n.jpg"
+    assert place(odd) == rooted(place(odd)) == f"{tmp_path}/\\xff\\x0a.jpg"
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
@@ -250,12 +250,20 @@ def test_whatever_stands_for_an_image_gets_its_reason(installation: Installation
     stages.predict_into(str(tmp_path / "results.csv"), [str(clinic), str(tmp_path / "no.jpg")])
     rows = {Path(row["image"]).name: row["error"].partition(":")[0] for row in rows_of(tmp_path / "results.csv")}
     assert rows == {
-        "pipe.jpg": "not a file", "empty.jpg": "empty file", "grand.png": "too large", 'a\\nb, "c".jpg': "", "\\xff.jpg": "",
+        "pipe.jpg": "not a file", "empty.jpg": "empty file", "grand.png": "too large", 'a\\x0ab, "c".jpg': "", "\\xff.jpg": "",
         "no.jpg": "not readable",
     }  # fmt: skip
     again = stages.predict_into(str(tmp_path / "results.csv"), [str(clinic), str(tmp_path / "no.jpg")])
     assert again["before"] == again["images"] == 6
-    assert all(len(written(name)) == len(written(name).splitlines()[0]) for name in ("a\u2028b", "a\x85b", "a\rb"))
+
+
+def test_of_two_file_names_none_is_written_as_the_other() -> None:
+    plain = ["1.jpg", "scans\\new.jpg", "ä.jpg"]
+    odd = ["a\x01", "a\\x01", "a\\\\x01", "a\\\x01", "a\u2028b", "a\\u2028b", "a\x85b", "a\rb", "a\\", "a\x01\\"]
+    odd += [os.fsdecode(b"a\x85b"), os.fsdecode(b"a\\\xff"), os.fsdecode(b"a\xff"), "a\\xff", "a\\\\xff", "ÿ"]
+    told = [written(name) for name in (*plain, *odd)]
+    assert told[: len(plain)] == plain and len(set(told)) == len(told)
+    assert all(name.splitlines() == [name] and name.encode() for name in told)
 
 
 def test_a_folder_without_images_is_wrong_use(installation: Installation, tmp_path: Path) -> None:

@@ -134,6 +134,18 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_a_folder_keeps_its_name_whatever_links_to_it(tmp_path: Path) -> None:
+    Folder(tmp_path / "here").write("b/x.jpg", b"1")
+    Folder(tmp_path / "here").write("a/y.jpg", b"2")
+    Folder(tmp_path / "elsewhere").write("deep/z.jpg", b"3")
+    # By name, each of these comes before what it leads to.
+    (tmp_path / "here/a/link").symlink_to(tmp_path / "here/b")
+    (tmp_path / "here/alias").symlink_to(tmp_path / "here/b")
+    (tmp_path / "here/again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "here")
+    assert list(Folder(tmp_path / "here").listing()) == ["a/y.jpg", "again/deep/z.jpg", "b/x.jpg"]
+
+
 @pytest.mark.parametrize("url", ["s3://", "s3:///prefix"])
 def test_a_url_without_a_bucket_is_refused(url: str) -> None:
     with pytest.raises(BadInput, match="names no bucket"):

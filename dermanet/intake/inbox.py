@@ -41,19 +41,19 @@ def inbox(text: str) -> Inbox | None:
         raise BadInput(f"source {text!r} names no folder; write inbox:FOLDER or inbox:s3://bucket/prefix")
     if label_file:
         return _one(str(place)) if label_file == LABELS else None
-    closed = place.closed()
+    closed: set[str] = set()
     listing = place.survey(closed)
     if LABELS in listing:
         return _one(str(place))
     folders = _folders(listing)
-    batches = tuple(f"{place}/{folder}" for folder, names in sorted(folders.items()) if LABELS in names)
+    batches = {folder for folder, names in folders.items() if LABELS in names}
     # A label file beside the folders is one of another layout, whose images may well lie in folders.
     if not explicit and (not batches or any(name.lower().endswith(".csv") for name in folders.get("", ()))):
         return None
     # A folder that may not be read may well be a batch: taking it says so, and the others are taken.
-    return Inbox(
-        str(place), tuple(sorted((*batches, *(f"{place}/{folder}" for folder in closed)))), tuple(_waiting(folders))
-    )
+    named = sorted(batches | closed)
+    waiting = [folder for folder in _waiting(folders) if folder not in closed]
+    return Inbox(str(place), tuple(f"{place}/{folder}" for folder in named), tuple(waiting))
 
 
 def _one(place: str) -> Inbox:

@@ -26,10 +26,11 @@ SHOWN = 3
 def unseen(holdout: Sequence[Record], learned: Collection[Record]) -> Check:
     """No image, no lesion and no patient of the holdout is among the records that the candidate has learned from."""
     leaked = known_again(holdout, learned)
-    some = ", ".join(record.image_id for record in leaked[:SHOWN])
+    # By digests: a verdict is kept in MLflow, in dossiers and in the ledger, where no id shall outlive that it is forgotten.
+    some = ", ".join(f"{record.digest[:12]}…" for record in leaked[:SHOWN])
     reason = (
         f"{len(leaked)} of the holdout's {len(holdout)} images are of lesions or patients that the candidate has learned from "
-        f"({some}, …); its figures are of what it remembers"
+        f"({some}); its figures are of what it remembers"
         if leaked
         else f"none of the holdout's {len(holdout)} images is of a lesion or a patient that the candidate has learned from"
     )

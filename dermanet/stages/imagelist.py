@@ -15,8 +15,11 @@ from dermanet.imagefile import SUFFIXES
 SPOOL = 1 << 20
 """Bytes of names that are held in memory; more lie in a file without a name."""
 
-UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""What would end a line, or a terminal's patience."""
+UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""What would end a line, or a terminal's patience, or is a byte of no text."""
+
+SPELT = re.compile(r"\\(?:\\|x[0-9a-f]{2}|u[0-9a-f]{4})")
+"""How such characters are written, and a backslash in a name that has any, or that looks as if it had."""
 
 
 class ImageList:
@@ -28,7 +31,7 @@ class ImageList:
         found = array("Q")
         for name in walk(given):
             self._names.write(os.fsencode(name) + b"\0")
-            found.append(identity(name))
+            found.append(identity(place(name)))
         self._numbers = np.array(found, np.uint64)
         self._wanted = np.zeros(len(found), bool)
         self._wanted[np.unique(self._numbers, return_index=True)[1]] = True
@@ -61,22 +64,41 @@ def walk(given: Iterable[str]) -> Iterator[str]:
 
 def place(name: str) -> str:
     """A file's path from the root, as it stands in a file of results: the same from wherever it is named, and its own place."""
+    return written(rooted(name))
+
+
+def rooted(name: str) -> str:
+    """A path from the root, without detours."""
     folder, file = os.path.split(name)
     if os.pardir in name.split(os.sep):
         # What is above a link's target is not what is above the link.
         folder = os.path.realpath(folder)
-    return written(os.path.abspath(os.path.join(folder, file)))
+    return os.path.abspath(os.path.join(folder, file))
 
 
-def identity(name: str) -> int:
-    """64 bits that tell a file from every other, by its place."""
-    return int.from_bytes(hashlib.blake2b(place(name).encode(), digest_size=8).digest(), "big")
+def identity(place: str) -> int:
+    """64 bits that tell a file from every other, by its `place`."""
+    return int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest(), "big")
 
 
-def written(text: str) -> str:
-    """Text as it stands in a file of results: one line, whatever bytes a file's name may hold."""
-    legible = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return UNWRITABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), legible)
+def written(name: str) -> str:
+    """A file's name as it stands in a file of results: text of one line, whatever bytes it holds, and never another file's."""
+    if UNWRITABLE.search(name) or SPELT.search(name):
+        return in_one_line(name.replace("\\", "\\\\"))
+    return name
+
+
+def in_one_line(text: str) -> str:
+    """Text with what would not be written spelt out."""
+    return UNWRITABLE.sub(_spelt, text)
+
+
+def _spelt(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    if 0xDC80 <= number <= 0xDCFF:
+        # A byte that is no text, by Python's sign for it: told from the character of that number.
+        return f"\\x{number - 0xDC00:02x}"
+    return f"\\x{number:02x}" if number < 0x80 else f"\\u{number:04x}"
 
 
 def _inside(folder: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermanet.errors import BadInput
-from dermanet.stages.imagelist import identity, written
+from dermanet.stages.imagelist import identity, in_one_line, rooted
 
 PIECE = 1 << 20
 """Bytes read at once."""
@@ -64,7 +64,7 @@ class JsonLines:
 
     def line(self, row: Mapping[str, Any]) -> bytes:
         """A row as one line."""
-        return json.dumps({**row, IMAGE: written(row[IMAGE])}, allow_nan=False).encode() + b"\n"
+        return json.dumps(row, allow_nan=False).encode() + b"\n"
 
     def read(self, line: bytes) -> Mapping[str, Any] | None:
         """A line's object; None where it is no such line."""
@@ -170,7 +170,7 @@ class Results:
                 "write names from the root, ",
             )
         self.errors += bool(row.get("error"))
-        return identity(image)
+        return identity(rooted(image))
 
     def _refusal(self, why: str, remedy: str = "") -> BadInput:
         return BadInput(f"{self.path} {why}; {remedy}name another file, or begin it anew with --again")
@@ -195,4 +195,4 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return " ".join(value) if isinstance(value, list) else written(str(value))
+    return " ".join(value) if isinstance(value, list) else in_one_line(str(value))
