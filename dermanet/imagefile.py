@@ -27,6 +27,11 @@ DEPTHS = (1, 2, 4, 8, 16)
 """Bits a sample of a PNG."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+OTHER_SUFFIXES = (
+    ".avif", ".bmp", ".dcm", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+"""Of pictures that are to be converted first, and JPEGs' rarer ones: whoever names such a file is told what it is."""
+
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
