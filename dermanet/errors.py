@@ -4,7 +4,7 @@
     ├── BadInput             2  wrong use or bad input: one clear line says what was seen, what is allowed, what to do
     │   ├── Diverged         2  a training whose loss is no number any more: the same experiment would say so again
     │   └── UnreadableImage  2  bytes that are not a whole JPEG or PNG of an allowed size (`reason` is the quarantine word)
-    ├── StoreFault           1  stored images that are damaged or missing; an ingest of their source stores them anew
+    ├── StoreFault           1  stored images that are damaged or missing; an ingest of their source stores them anew; or a snapshot
     ├── Changed              1  what was being read was replaced meanwhile; the same call once more reads what is there now
     ├── GateRefused          3  the gate said no; the verdict says why
     └── DataRefused          3  the validation of the data said no; its report says why
@@ -46,7 +46,7 @@ class UnreadableImage(BadInput):
 
 
 class StoreFault(DermaNetError):
-    """Stored images that are damaged or missing: the message names them and their sources. Repeating alone mends nothing."""
+    """Stored images or a snapshot, damaged or missing: the message names them and the remedy. Repeating alone mends nothing."""
 
 
 class Changed(DermaNetError):

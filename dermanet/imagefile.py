@@ -1,6 +1,7 @@
 """Image files: header first, then a whole decode or a refusal. The one decoder that intake, training and scoring share."""
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,15 @@ FACTORS = (8, 4, 2)
 DEPTHS = (1, 2, 4, 8, 16)
 """Bits a sample of a PNG."""
 
+ANIMATION = (b"acTL", b"fcTL", b"fdAT")
+"""Chunks of a PNG that say how pictures beside its own follow one another."""
+
 SUFFIXES = (".jpg", ".jpeg", ".png")
+OTHER_SUFFIXES = (
+    ".avif", ".bmp", ".dcm", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+"""Of pictures that are to be converted first, and JPEGs' rarer ones: whoever names such a file is told what it is."""
+
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
@@ -122,7 +131,7 @@ def _decode_png(data: bytes, width: int, height: int) -> "NDArray[np.uint8]":
     import cv2
     import numpy as np
 
-    whole = memoryview(data)[: _png_end(data)]
+    whole = _png_picture(data)
     if imagekind.may_be_transparent(data):
         _check_opaque(whole, imagekind.grey_key(data))
     # Decoded with its depth reduced to 8 bits and its alpha dropped, which hides nothing.
@@ -134,7 +143,7 @@ def _decode_png(data: bytes, width: int, height: int) -> "NDArray[np.uint8]":
     return np.ascontiguousarray(image[..., ::-1], dtype=np.uint8)
 
 
-def _check_opaque(whole: memoryview, grey_key: int | None) -> None:
+def _check_opaque(whole: memoryview | bytearray, grey_key: int | None) -> None:
     import cv2
     import numpy as np
 
@@ -147,12 +156,33 @@ def _check_opaque(whole: memoryview, grey_key: int | None) -> None:
         imagekind.check_opaque(float(np.mean(image == grey_key)))
 
 
-def _png_end(data: bytes) -> int:
-    """Where the end mark stops. Walked chunk by chunk: OpenCV tells no missing end from damage in between, and minds what follows."""
+def _png_picture(data: bytes) -> memoryview | bytearray:
+    """The file up to its end mark, without an animation: OpenCV would take the first frame of one for the picture.
+
+    Walked chunk by chunk: OpenCV tells no missing end from damage in between, and minds what follows.
+    """
+    whole, moves, end = memoryview(data), False, 0
+    for kind, _, end in _chunks(data):  # noqa: B007 - the last one's end is the picture's
+        moves |= kind in ANIMATION
+    if not moves:
+        return whole[:end]
+    picture = bytearray(_PNG)
+    for kind, start, end in _chunks(data):
+        if kind not in ANIMATION:
+            picture += whole[start:end]
+    return picture
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, start and end of every chunk of a PNG up to its end mark. Raises UnreadableImage at the end of a file without one."""
     start = len(_PNG)
     while len(data) >= start + 12:
         length, kind = struct.unpack_from(">I4s", data, start)
-        start += 12 + length
-        if kind == b"IEND" and len(data) >= start:
-            return start
+        end = start + 12 + length
+        if end > len(data):
+            break
+        yield kind, start, end
+        if kind == b"IEND":
+            return
+        start = end
     raise UnreadableImage("truncated", "the PNG has no end mark; copy the file again")

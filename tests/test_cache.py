@@ -10,7 +10,7 @@ import samples
 
 from dermanet import settings, stages
 from dermanet.errors import BadInput
-from dermanet.pixels import preprocess, upkeep
+from dermanet.pixels import feature_rows, preprocess, upkeep
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import recipe
 
@@ -57,6 +57,34 @@ def test_a_check_names_what_is_damaged_and_the_next_fill_makes_it_again(root: Pa
     pixels = PreparedPixels(root, SMALL)
     assert pixels.fill(NAMES, FILES.__getitem__).computed in {5, 7}
     assert len(pixels.batch(NAMES)) == 12
+
+
+@pytest.mark.parametrize("damage", ["", "junk", "[1]", '{"name": "plain", "size": 33}'])
+def test_a_folder_that_no_longer_says_what_it_holds_is_named_and_mended_and_nothing_is_made_again(
+    root: Path, damage: str
+) -> None:
+    filled(root, NAMES)
+    about = root / SMALL.fingerprint / "recipe.json"
+    whole = about.read_bytes()
+    about.write_text(damage)
+    assert not stages.cache()["recipes"][0]["current"]
+    # What is whole JSON may well be another recipe's.
+    assert stages.check_cache()["damaged"] == ([] if "size" in damage else [f"{about} cannot be read"])
+    assert PreparedPixels(root, SMALL).fill(NAMES, FILES.__getitem__).computed == 0
+    assert about.read_bytes() == whole and stages.check_cache() == {"damaged": []}
+    assert stages.cache()["recipes"][0]["current"]
+
+
+def test_the_cache_is_shown_while_files_come_and_go(root: Path) -> None:
+    filled(root, NAMES)
+    # As a file under way that was renamed after the folder was listed.
+    (root / SMALL.fingerprint / ".gone").symlink_to("nowhere")
+    assert stages.cache()["recipes"][0]["images"] == 12
+
+
+@pytest.mark.parametrize("about", [{}, {"width": None}, {"width": "x"}])
+def test_a_folder_of_features_that_lacks_its_width_is_of_other_code(about: dict[str, object]) -> None:
+    assert feature_rows.rows({"revision": feature_rows.REVISION, "fingerprint": "f", **about}, "f") is None
 
 
 def test_what_no_snapshot_needs_is_listed_first_and_removed_when_asked(root: Path) -> None:

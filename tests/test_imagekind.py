@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from itertools import product
 
 import numpy as np
 import pytest
@@ -99,6 +100,9 @@ READ = {
     "APNG, another picture first": saved(
         PICTURE, "PNG", save_all=True, default_image=True, append_images=[PICTURE.rotate(180)]
     ),
+    "APNG, two other pictures after it": saved(
+        PICTURE, "PNG", save_all=True, default_image=True, append_images=[PICTURE.rotate(180), PICTURE.rotate(90)]
+    ),
 }
 HALF = np.where(np.arange(64) < 32, 0, 255).astype(np.uint8) + np.zeros((48, 1), np.uint8)
 ALMOST = np.full((48, 64), 255, np.uint8)
@@ -135,6 +139,33 @@ def test_what_is_read_is_what_another_reader_reads(data: bytes) -> None:
 @pytest.mark.parametrize("data", READ.values(), ids=READ)
 def test_what_is_read_is_read_the_same_without_its_metadata(data: bytes) -> None:
     assert np.array_equal(decode(strip(data, read_header(data).format)), decode(data))
+
+
+def test_what_is_taken_in_decodes_as_it_is_stored() -> None:
+    # Two of these flips decode only as long as something follows the end, which is left behind.
+    whole = saved(Image.fromarray(samples.pixels(3, 90, 70)).convert("CMYK"), "JPEG")
+    scan = whole.index(b"\xff\xda") + 14
+    taken = 0
+    for place, bit in product(range(scan, scan + 100), range(8)):
+        data = bytearray(whole + b"ten bytes!")
+        data[place] ^= 1 << bit
+        if isinstance(check_image(bytes(data), "I1", judge=False), tuple):
+            decode(strip(bytes(data), "jpeg"))
+            taken += 1
+    assert taken
+
+
+@pytest.mark.parametrize("change", [(b"IDAT", 3), (b"fcTL", -4)], ids=["pixels", "kind"])
+def test_a_damaged_animation_is_read_as_its_picture_or_not_at_all(change: tuple[bytes, int]) -> None:
+    data = bytearray(saved(PICTURE, "PNG", save_all=True, append_images=[PICTURE.rotate(180)]))
+    chunk, place = change
+    # What is stored has no animation, and must decode to what was judged.
+    data[data.index(chunk) + 4 + place] ^= 1
+    try:
+        pixels = decode(bytes(data))
+    except UnreadableImage:
+        return
+    assert np.array_equal(decode(strip(bytes(data), "png")), pixels)
 
 
 def test_sixteen_grey_bits_become_eight() -> None:

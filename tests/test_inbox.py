@@ -174,6 +174,26 @@ def test_a_batch_is_never_taken_twice(here: Here, batch: Folder, monkeypatch: py
         assert batch.read(RECEIPT) == first
 
 
+def test_a_batch_is_the_same_however_its_path_is_written(batch: Folder, home: Path, tmp_path: Path) -> None:
+    fill(batch, 0, 2)
+    stages.ingest(str(batch))
+    (tmp_path / "elsewhere").mkdir()
+    detour = f"{tmp_path}/elsewhere/../{batch.root.relative_to(tmp_path)}"
+    assert [story["state"] for story in stages.ingest(detour)["batches"]] == ["taken before"]
+    fill(batch, 0, 2, I1={"age": "33"})
+    assert stages.ingest(detour)["corrected"] == 1
+
+
+def test_a_picture_of_another_format_is_of_the_batch(here: Here, batch: Folder) -> None:
+    batch.write("I1.tif", b"II*\0" + bytes(99))
+    taken = here.take(batch)
+    assert taken.outcome.quarantined["not an image"] == 1 and not taken.outcome.quarantined["missing image"]
+    before = receipt(batch)["digest"]
+    batch.write("I1.tif", b"II*\0" + bytes(100))
+    here.take(batch)
+    assert receipt(batch)["digest"] != before
+
+
 def test_asked_again_it_is_taken_again(here: Here, batch: Folder) -> None:
     here.take(batch)
     taken = here.take(batch, again=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
 import boto3
+import cv2
 import pytest
 import samples
 from storeroom import Installation, dump
@@ -166,6 +167,23 @@ def test_a_row_that_turned_bad_leaves_the_labels_that_were_good(
     outcome = here.ingest(ham10000(2, rows={0: {"dx": "scc"}}))
     assert (outcome.known, outcome.quarantined) == (1, Counter({"unknown diagnosis": 1}))
     assert here.catalogue.records() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "word"), [("I1.tif", "image_id", "I1"), ("day 1/I1.TIFF", "image", "day 1/I1.TIFF")]
+)
+def test_a_picture_of_another_format_is_refused_for_what_it_is_and_kept(
+    here: Installation, tmp_path: Path, name: str, column: str, word: str
+) -> None:
+    data = cv2.imencode(".tif", samples.pixels(1))[1].tobytes()
+    path = tmp_path / "set" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    (tmp_path / "set/labels.csv").write_text(f"{column},lesion_id,age,sex,dx\n{word},L1,30,male,nv\n")
+    here.ingest(tmp_path / "set")
+    ((_, found),) = here.catalogue.refusals()
+    assert (found.name, found.reason, "looks like TIFF" in found.detail) == ("I1", "not an image", True)
+    assert found.file == hashlib.sha256(data).hexdigest()
 
 
 def test_rows_without_an_id_are_refused_one_by_one(here: Installation, ham10000: Callable[..., Path]) -> None:

@@ -146,8 +146,12 @@ def flip(path: Path, place: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut", "longer", "empty", "gone", "index cut", "index of another", "index without checks"]
-)
+    "damage",
+    [
+        "cut", "longer", "empty", "gone", "index cut", "index of another", "index without checks",
+        "index of endless checks", "index of nothing but brackets",
+    ],
+)  # fmt: skip
 def test_a_damaged_shard_is_named_and_made_again_by_the_next_fill(tmp_path: Path, damage: str) -> None:
     pixels = PreparedPixels(tmp_path, SMALL)
     pixels.fill(digests(6), read)
@@ -158,6 +162,8 @@ def test_a_damaged_shard_is_named_and_made_again_by_the_next_fill(tmp_path: Path
             "index cut": index.read_text()[:100],
             "index of another": json.dumps({**record, "digests": record["digests"][::-1]}),
             "index without checks": json.dumps(record["digests"]),
+            "index of endless checks": json.dumps({**record, "crc32": [float("inf")] * 6}),
+            "index of nothing but brackets": "[" * 100_000,
         }
         index.write_text(changed[damage])
     elif damage == "gone":
@@ -184,6 +190,21 @@ def test_a_wrong_pixel_is_found_when_its_image_is_first_used(tmp_path: Path, whe
     assert str(shard) in str(caught.value) and "run this again" in str(caught.value)
     mended = PreparedPixels(tmp_path, SMALL)
     assert mended.fill(digests(6), read).computed == 6 and right(mended, digests(6))
+
+
+@pytest.mark.parametrize("left", [None, 1000])
+def test_a_shard_that_goes_while_a_cache_is_open_is_named_in_one_line(tmp_path: Path, left: int | None) -> None:
+    PreparedPixels(tmp_path, SMALL).fill(digests(3), read)
+    pixels = PreparedPixels(tmp_path, SMALL)
+    (shard,) = tmp_path.rglob("*.npy")
+    if left is None:
+        shards.set_aside(shard)
+    else:
+        os.truncate(shard, left)
+    with pytest.raises(DermaNetError, match="run this again") as caught:
+        pixels.batch(digests(3))
+    assert str(shard) in str(caught.value) and "\n" not in str(caught.value)
+    assert PreparedPixels(tmp_path, SMALL).fill(digests(3), read).computed == 3
 
 
 def test_a_shard_that_was_made_again_meanwhile_is_not_set_aside(tmp_path: Path) -> None:

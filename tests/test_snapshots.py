@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dermanet import taxonomy
-from dermanet.errors import BadInput
+from dermanet.errors import BadInput, StoreFault
 from dermanet.intake import snapshots
 from dermanet.records import SEXES, Labels, Record
 from dermanet.split import SALT, holdout_digest, side
@@ -112,6 +113,32 @@ def test_a_snapshot_whose_manifest_was_never_written_is_written_again(kept: Fold
     (kept.root / frozen.id / "manifest.json").unlink()
     (kept.root / frozen.id / "records.csv").write_bytes(b"half a fi")
     assert snapshots.freeze(RECORDS, LIST, kept) == frozen
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("records.csv", lambda data: b""),
+        ("records.csv", lambda data: data.replace(b",nv,", b",mel,", 1)),
+        ("records.csv", lambda data: data[: len(data) // 2]),
+        ("records.csv", lambda data: data.replace(b"female", b"\xff\xfe", 1)),
+        ("manifest.json", lambda data: b""),
+        ("manifest.json", lambda data: b"[]"),
+        ("manifest.json", lambda data: data.replace(b'"taxonomy"', b'"taxonomx"')),
+        ("manifest.json", lambda data: data.replace(b'"nv"', b'"nw"')),
+    ],
+)
+def test_a_snapshot_that_is_not_what_was_written_is_named_and_written_anew(
+    kept: Folder, file: str, damage: Callable[[bytes], bytes]
+) -> None:
+    frozen = snapshots.freeze(RECORDS, LIST, kept)
+    path = kept.root / frozen.id / file
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(StoreFault, match="`dermanet snapshot` writes it anew") as caught:
+        snapshots.read(frozen.id, kept)
+    assert frozen.id in str(caught.value) and "\n" not in str(caught.value)
+    assert snapshots.every(kept) == []
+    assert snapshots.freeze(RECORDS, LIST, kept) == frozen == snapshots.read(frozen.id, kept)
 
 
 def test_nothing_to_freeze_is_refused(kept: Folder) -> None:

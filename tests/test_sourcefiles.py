@@ -13,7 +13,7 @@ from dermanet.errors import BadInput, UnreadableImage
 from dermanet.imagefile import MOST_BYTES
 from dermanet.intake import imagefiles
 from dermanet.intake.labelfile import LONGEST_LINE, LabelFile
-from dermanet.intake.sources import open_source
+from dermanet.intake.sources import header, open_source
 from dermanet.records import Refusal, Row
 from dermanet.storage import Folder, place
 from dermanet.transfer import CHUNK
@@ -88,6 +88,12 @@ def test_a_row_with_too_few_or_too_many_cells_says_so_and_empty_ones_at_its_end_
     (tmp_path / "labels.csv").write_text(text)
     faults = [line.fault[:40] for line in LabelFile(Folder(tmp_path), "labels.csv").rows()]
     assert faults == ["", "line 3 has 2 cells and the header 3; lea", "line 5 has 4 cells and the header 3; lea", ""]
+
+
+def test_empty_lines_before_the_columns_and_rows_of_empty_cells_say_nothing(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("\n,,\nimage_id,lesion_id,dx\n,,\nI1,L1,nv\n,,\n,,,,\n\n")
+    assert header(Folder(tmp_path), "labels.csv") == ("image_id", "lesion_id", "dx")
+    assert [line["image_id"] for line in LabelFile(Folder(tmp_path), "labels.csv").rows()] == ["I1"]
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:

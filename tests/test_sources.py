@@ -79,6 +79,27 @@ def test_the_name_of_a_source_is_an_absolute_path(
     assert list(by_folder.rows()) == list(by_file.rows())
 
 
+def test_a_source_has_one_name_however_its_path_is_written(
+    ham10000: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ham10000()
+    (folder.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(folder.parent / "elsewhere")
+    for text in (
+        f"../{folder.name}",
+        f"../elsewhere/../{folder.name}/",
+        f"{folder}/../{folder.name}/HAM10000_metadata.csv",
+    ):
+        assert open_source(text).name == f"{folder}/HAM10000_metadata.csv"
+
+
+def test_a_path_that_goes_up_from_behind_a_link_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "far/away/set").mkdir(parents=True)
+    (tmp_path / "far/away/set/set.csv").write_text("image,lesion_id,age,sex,dx\n")
+    (tmp_path / "link").symlink_to(tmp_path / "far/away/set")
+    assert open_source(f"{tmp_path}/link/../set").name == f"{tmp_path}/link/../set/set.csv"
+
+
 def test_column_names_may_be_in_capitals_and_behind_a_byte_order_mark(ham10000: Callable[..., Path]) -> None:
     folder = ham10000(count=2)
     label_file = folder / "HAM10000_metadata.csv"
@@ -146,6 +167,17 @@ def test_a_plain_csv_one_folder_down_is_found_and_its_paths_start_there(tmp_path
     assert rows(open_source(str(tmp_path)))[0].image == "batch/a.jpg"
 
 
+def test_images_that_differ_in_their_ending_alone_are_two(tmp_path: Path) -> None:
+    (tmp_path / "day").mkdir()
+    words = ("a.jpg", "a.png", "b.jpg", "day/a.jpg")
+    for number, word in enumerate(words):
+        (tmp_path / word).write_bytes(samples.jpeg(number))
+    lines = [f"{word},L{number},30,male,nv" for number, word in enumerate(words)]
+    (tmp_path / "set.csv").write_text("\n".join(["image,lesion_id,age,sex,dx", *lines, ""]))
+    found = [(row.image_id, row.image) for row in rows(open_source(str(tmp_path)))]
+    assert found == [("a.jpg", "a.jpg"), ("a.png", "a.png"), ("b", "b.jpg"), ("day_a", "day/a.jpg")]
+
+
 @pytest.mark.parametrize("cell", ["../secret.jpg", "/etc/passwd", "a/../../secret.jpg"])
 def test_a_path_that_leaves_the_folder_finds_no_image_and_keeps_its_name(tmp_path: Path, cell: str) -> None:
     (tmp_path / "secret.jpg").write_bytes(samples.jpeg())
@@ -202,6 +234,10 @@ def test_the_real_challenge_images_are_recognised(real_data: Path) -> None:
         ({"t1.csv": TRUTH, "t2.csv": TRUTH}, "several ground truths (t1.csv, t2.csv)"),
         ({"a.csv": "läsion,image_id,dx,age,sex\n".encode("latin-1")}, "a.csv: byte 1 is not UTF-8"),
         ({"a.csv": "lesion_id,image_id,dx,age,sex\n".encode("utf-16")}, "a.csv: byte 0 is not UTF-8"),
+        ({"a.csv": "lesion_id,image_id,dx,age,sex\n".encode("utf-16-le")}, "a.csv is no text"),
+        ({"a.csv": "lesion_id;image_id;dx;age;sex\n"}, "a.csv has semicolons between its columns; save it with commas"),
+        ({"a.csv": "lesion_id\timage_id\tdx\tage\tsex\n"}, "a.csv has tabs between its columns; save it with commas"),
+        ({"a.csv": b"PK\3\4\x14\0\6\0 a workbook\n"}, "a.csv is no text"),
         ({"a.csv": "x" * 200_000}, "a.csv: line 1: field larger than field limit"),
     ],
 )  # fmt: skip

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from dermanet.errors import UnreadableImage
-from dermanet.imagefile import MOST_BYTES, SUFFIXES
+from dermanet.imagefile import MOST_BYTES, OTHER_SUFFIXES, SUFFIXES
 from dermanet.records import Refusal, Row
 from dermanet.storage import Entry, Place
 
@@ -18,15 +18,19 @@ MD5 = re.compile("[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files by the words that may call them; several files may answer to one word."""
+    """Image files by the words that may call them; several files may answer to one word.
+
+    `others`: pictures with other endings, which answer where no image does: what they are is for the screening to say.
+    """
 
     place: Place
     listing: Mapping[str, Entry]
     by_word: Mapping[str, tuple[str, ...]]
+    others: Mapping[str, str]
 
     def called(self, word: str) -> str | None:
         """The first of the files that the word calls, or None."""
-        return self.by_word.get(word, (None,))[0]
+        return self.by_word.get(word, (self.others.get(word),))[0]
 
     def strays(self, words: Collection[str], csv: str) -> Iterator[Refusal]:
         """A refusal for every file that none of the words of the label file calls."""
@@ -69,14 +73,18 @@ def by_stem(place: Place, listing: Mapping[str, Entry], suffixes: tuple[str, ...
     for name in _images(listing, suffixes):
         stem = PurePosixPath(name).stem
         found[stem] = (*found.get(stem, ()), name)
-    return ImageFiles(place, listing, found)
+    others = {PurePosixPath(name).stem: name for name in _images(listing, OTHER_SUFFIXES)}
+    return ImageFiles(place, listing, found, others)
 
 
 def by_path(place: Place, listing: Mapping[str, Entry], folder: str) -> ImageFiles:
     """The images below a folder of a place, called by their paths from there."""
     start = f"{folder}/" if folder else ""
-    names = [name for name in _images(listing, SUFFIXES) if name.startswith(start)]
-    return ImageFiles(place, listing, {name.removeprefix(start): (name,) for name in names})
+    found, others = (
+        {name.removeprefix(start): name for name in _images(listing, suffixes) if name.startswith(start)}
+        for suffixes in (SUFFIXES, OTHER_SUFFIXES)
+    )
+    return ImageFiles(place, listing, {word: (name,) for word, name in found.items()}, others)
 
 
 def _images(listing: Mapping[str, Entry], suffixes: tuple[str, ...]) -> list[str]:

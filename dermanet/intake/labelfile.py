@@ -46,8 +46,9 @@ class LabelFile:
         file is not taken in.
         """
         reader = csv.reader(_lines(self._sound), strict=True)
-        names = columns(self.name, next(reader, []))
-        for cells in filter(None, reader):
+        names = columns(self.name, first_line(reader))
+        # Spreadsheets end in rows of empty cells.
+        for cells in filter(any, reader):
             line = Line(dict.fromkeys(names, "") | dict(zip(names, cells, strict=False)))
             if len(cells) < len(names) or any(cells[len(names) :]):
                 line.fault = (
@@ -96,6 +97,11 @@ class LabelFile:
         except csv.Error as error:
             raise BadInput(f"{self.name}: line {reader.line_num}: {error}; mend the line") from None
         return self._copied[0]
+
+
+def first_line(lines: Iterator[list[str]]) -> list[str]:
+    """The first line that is not empty: the columns' names; nothing where all are."""
+    return next(filter(any, lines), [])
 
 
 def columns(name: str, cells: Sequence[str]) -> tuple[str, ...]:

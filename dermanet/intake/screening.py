@@ -80,8 +80,7 @@ def check_image(data: bytes, name: str, judge: bool = True) -> tuple[imagefile.H
     """Header and look of an image that decodes to its last line and, if that is judged, shows something; or why it is refused."""
     try:
         header = imagefile.read_header(data)
-        pixels = imagefile.decode(data)
-        strip(data, header.format)  # So that storing it cannot fail.
+        pixels = imagefile.decode(_bare(data, header.format))
     except UnreadableImage as error:
         return Refusal(name, error.reason, error.detail)
     seen = look(pixels)
@@ -93,3 +92,12 @@ def check_image(data: bytes, name: str, judge: bool = True) -> tuple[imagefile.H
             name, "blurred", f"its detail is {seen.detail:.1f}; at least {BLURRED:g} is needed, take it again"
         )
     return header, seen
+
+
+def _bare(data: bytes, kind: str) -> bytes:
+    """What is stored of a file, and so has to decode. Raises UnreadableImage, with the decoder's reason where it has one."""
+    try:
+        return strip(data, kind)
+    except UnreadableImage:
+        imagefile.decode(data)
+        raise

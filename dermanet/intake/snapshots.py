@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
-from dermanet.errors import BadInput
+from dermanet.errors import BadInput, StoreFault
 from dermanet.records import SIDES, Labels, Record, Snapshot
 from dermanet.split import SALT, holdout_digest, side_of
 from dermanet.storage import Folder, Place, inside
@@ -45,32 +45,38 @@ def freeze(
             f"the catalogue has no image with a diagnosis among {', '.join(taxonomy.codes)}; ingest some first"
         )
     table = _csv(chosen, sides)
-    name = hashlib.sha256(table.encode() + taxonomy.digest.encode()).hexdigest()[:16]
-    if not place.exists(f"{name}/{MANIFEST}"):
-        place.write(f"{name}/records.csv", table.encode())
-        place.write(
-            f"{name}/{MANIFEST}",
-            json.dumps({**_manifest(name, chosen, taxonomy, sides), "groups": groups}, indent=2).encode(),
-        )
+    name = _named(table.encode(), taxonomy)
+    with suppress(BadInput, StoreFault):
+        return read(name, place)
+    place.write(f"{name}/records.csv", table.encode())
+    place.write(
+        f"{name}/{MANIFEST}",
+        json.dumps({**_manifest(name, chosen, taxonomy, sides), "groups": groups}, indent=2).encode(),
+    )
     return read(name, place)
 
 
 def read(name: str, place: Place) -> Snapshot:
-    """A snapshot by its id. Raises BadInput where there is none."""
+    """A snapshot by its id, which proves it. Raises BadInput where there is none, StoreFault where it is not what was written."""
     try:
-        manifest = json.loads(place.read(f"{name}/{MANIFEST}"))
-        table = place.read(f"{name}/records.csv").decode()
+        manifest, table = place.read(f"{name}/{MANIFEST}"), place.read(f"{name}/records.csv")
     except FileNotFoundError:
         raise BadInput(
             f"no snapshot {name!r} in {place}; `dermanet snapshot` makes one and prints its id. Several workers need "
             "one DERMANET_HOME that all of them share"
         ) from None
+    try:
+        said = json.loads(manifest)
+        taxonomy, holdout = parse(said["taxonomy"], f"of snapshot {name}"), str(said["holdout"])
+    except (ValueError, LookupError, TypeError, BadInput) as error:
+        raise _damaged(name, place, MANIFEST) from error
+    if _named(table, taxonomy) != name:
+        raise _damaged(name, place, "records.csv")
     sides: dict[str, list[Record]] = {"train": [], "validation": [], "holdout": []}
-    for row in csv.DictReader(io.StringIO(table)):
+    for row in csv.DictReader(io.StringIO(table.decode())):
         sides[row["side"]].append(_record(row))
-    taxonomy = parse(manifest["taxonomy"], f"of snapshot {name}")
     frozen = {name: tuple(records) for name, records in sides.items()}
-    return Snapshot(name, taxonomy, manifest["holdout"], frozen["train"], frozen["validation"], frozen["holdout"])
+    return Snapshot(name, taxonomy, holdout, frozen["train"], frozen["validation"], frozen["holdout"])
 
 
 def mark_used(name: str, place: Folder) -> None:
@@ -94,12 +100,16 @@ def drop(name: str, place: Folder) -> None:
 
 
 def every(place: Place) -> list[Snapshot]:
-    """Every whole snapshot there is."""
+    """Every whole snapshot there is; one that is damaged is none."""
     try:
         names = [name.removesuffix(f"/{MANIFEST}") for name in place.listing() if name.endswith(f"/{MANIFEST}")]
     except BadInput:
         return []
-    return [read(name, place) for name in names]
+    found = []
+    for name in names:
+        with suppress(StoreFault):
+            found.append(read(name, place))
+    return found
 
 
 def one_sided(frozen: Snapshot) -> list[str]:
@@ -107,6 +117,17 @@ def one_sided(frozen: Snapshot) -> list[str]:
     found = {side: {record.labels.diagnosis for record in getattr(frozen, side)} for side in SIDES}
     diagnoses = sorted(set().union(*found.values()))
     return [f"{code} has no lesion in {side}" for code in diagnoses for side in SIDES if code not in found[side]]
+
+
+def _named(table: bytes, taxonomy: Taxonomy) -> str:
+    return hashlib.sha256(table + taxonomy.digest.encode()).hexdigest()[:16]
+
+
+def _damaged(name: str, place: Place, file: str) -> StoreFault:
+    return StoreFault(
+        f"snapshot {name} is damaged: {place}/{name}/{file} is not what was written; `dermanet snapshot` writes it anew while the "
+        "catalogue still says the same, else put it back from a backup, or remove its folder where nothing needs it"
+    )
 
 
 def _csv(records: Sequence[Record], sides: Mapping[str, str]) -> str:

@@ -3,17 +3,21 @@
 import codecs
 import csv
 import io
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from dermanet.errors import BadInput
-from dermanet.intake.labelfile import columns
+from dermanet.intake.labelfile import columns, first_line
 from dermanet.records import Refusal, Row
 from dermanet.storage import Bucket, Entry, Folder, Place
 
 HEADER_BYTES = 1 << 18
 """How much of a CSV file is read to learn its columns."""
+
+SEPARATORS = {";": "semicolons", "\t": "tabs"}
+"""What spreadsheets write between columns instead of commas."""
 
 
 class Source(Protocol):
@@ -80,7 +84,7 @@ def locate(text: str) -> tuple[Place, str | None]:
             folder, _, name = text.rpartition("/")
             return Bucket(folder), name
         return Bucket(text), None
-    path = Path(text).expanduser().absolute()
+    path = _straight(Path(text).expanduser().absolute())
     if path.is_file() and path.suffix.lower() == ".csv":
         return Folder(path.parent), path.name
     if not path.is_dir():
@@ -88,6 +92,12 @@ def locate(text: str) -> tuple[Place, str | None]:
             f"source {text!r} is no folder and no CSV file; give a folder, a CSV, s3://bucket/prefix or synthetic:"
         )
     return Folder(path), None
+
+
+def _straight(path: Path) -> Path:
+    """The path without `..`, so that a source has one name from wherever it is called; as it is where links make it another place."""
+    straight = Path(os.path.normpath(path))
+    return straight if straight.exists() and path.exists() and straight.samefile(path) else path
 
 
 def label_files(listing: Iterable[str], only: str | None) -> list[str]:
@@ -105,9 +115,14 @@ def header(place: Place, name: str) -> tuple[str, ...]:
     data = place.start(name, HEADER_BYTES)
     try:
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(data)
-        first = next(csv.reader(io.StringIO(text, newline=""), strict=True), [])
+        first = first_line(csv.reader(io.StringIO(text, newline=""), strict=True))
     except UnicodeDecodeError as error:
         raise BadInput(f"{name}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except csv.Error as error:
         raise BadInput(f"{name}: line 1: {error}; give a CSV file") from None
+    if any("\0" in cell for cell in first):
+        raise BadInput(f"{name} is no text, as a spreadsheet's own file or UTF-16 is none; save it as CSV in UTF-8")
+    separator = next((word for sign, word in SEPARATORS.items() if len(first) == 1 and sign in first[0]), None)
+    if separator:
+        raise BadInput(f"{name} has {separator} between its columns; save it with commas")
     return columns(name, first)

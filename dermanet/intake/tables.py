@@ -2,7 +2,7 @@
 
 HAM10000   lesion_id, image_id, dx, dx_type, age, sex, localization[, dataset, patient_id]   the file is <image_id>.jpg in any folder
 plain      image (a path from the CSV's folder), lesion_id, age, sex, dx[, …]    the image_id is the file's name, with its folders'
-           where images in several folders have one name
+           where images in several folders have one name, with its ending where two have but that to tell them apart
 """
 
 import posixpath
@@ -66,16 +66,20 @@ class Table:
         if self.column == "image_id" or not _inside(word):
             return word
         bare = posixpath.splitext(word)[0]
-        name = posixpath.basename(bare)
-        return bare.replace("/", "_") if name in self._shared else name
+        names, paths = self._shared
+        path = word if bare in paths else bare
+        return path.replace("/", "_") if posixpath.basename(bare) in names else posixpath.basename(path)
 
     @cached_property
-    def _shared(self) -> frozenset[str]:
-        """The names that images in several folders have: there the folders belong to the id."""
-        words = (self._word(row[self.column]) for row in self.labels.rows())
-        bare = {posixpath.splitext(word)[0] for word in words if _inside(word)}
-        named = Counter(map(posixpath.basename, bare))
-        return frozenset(name for name, count in named.items() if count > 1)
+    def _shared(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The names that images in several folders have, and the paths that several have but for their endings."""
+        words = {self._word(row[self.column]) for row in self.labels.rows()}
+        bare = Counter(posixpath.splitext(word)[0] for word in words if _inside(word))
+        return _several(Counter(map(posixpath.basename, bare))), _several(bare)
+
+
+def _several(counts: Counter[str]) -> frozenset[str]:
+    return frozenset(text for text, count in counts.items() if count > 1)
 
 
 def _inside(path: str) -> bool:

@@ -23,7 +23,8 @@ def rows(about: Mapping[str, Any], fingerprint: str) -> Row | None:
     """The rows of a folder of features; None where this code makes others."""
     if about.get("revision") != REVISION or about.get("fingerprint") != fingerprint:
         return None
-    return Row((int(about["width"]),), KIND)
+    width = about.get("width")
+    return Row((width,), KIND) if isinstance(width, int) else None
 
 
 def idle_graphs(root: Path, leaving: Collection[Path]) -> list[Path]:

@@ -26,5 +26,5 @@ def remove(root: Path, digests: Collection[str]) -> int:
 def _may_hold(index: Path, digests: set[str]) -> bool:
     try:
         return bool(digests.intersection(json.loads(index.read_bytes())["digests"]))
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return True

@@ -139,20 +139,21 @@ class Shards:
         missing = self.missing(digests)
         reused = done = len(set(digests)) - len(missing)
         progress(done)
-        if missing:
-            try:
+        try:
+            if digests:
                 self._make_folder()
-                for chunk, rows in make(batched(missing)):
-                    self._write(chunk, rows)
-                    done += len(chunk)
-                    progress(done)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                raise DermaNetError(
-                    f"no space left in {self.folder}; make room (`dermanet cache --prune` may) and run this again: it goes on "
-                    "from its last whole shard"
-                ) from error
+            for chunk, rows in make(batched(missing)) if missing else ():
+                self._write(chunk, rows)
+                done += len(chunk)
+                progress(done)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DermaNetError(
+                f"no space left in {self.folder}; make room (`dermanet cache --prune` may) and run this again: it goes on "
+                "from its last whole shard"
+            ) from error
+        if missing:
             self._refresh()
         damaged, self._damaged = tuple(self._damaged), []
         return Preparation(len(missing), reused, damaged)
@@ -167,6 +168,9 @@ class Shards:
         """
         shard, place = self._places[digest]
         if shard.path not in self._mapped:
+            # It may have been pruned, or cut, since this folder was opened.
+            if wrong := shard.fault():
+                raise DermaNetError(f"shard {shard.path} {wrong}; run this again: what is missing is made anew")
             self._mapped[shard.path] = shard.mapped()
         row = shard.rows(self._mapped[shard.path])[place]
         if digest not in self._checked:
@@ -210,10 +214,12 @@ class Shards:
     def _make_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         clean(self.folder)
-        if not (self.folder / ABOUT).exists():
+        path, text = self.folder / ABOUT, json.dumps(dict(self._about)).encode()
+        # A damaged one would have all of the folder taken for what nobody can use any more.
+        if not path.exists() or path.read_bytes() != text:
             with _Temporary(self.folder) as file:
-                file.write(json.dumps(dict(self._about)).encode())
-                file.rename(self.folder / ABOUT)
+                file.write(text)
+                file.rename(path)
 
     def _refresh(self) -> None:
         for index in indexes(self.folder):
@@ -248,7 +254,7 @@ def read_index(index: Path, row: Row) -> Shard | str | None:
         digests, checks = tuple(map(str, record["digests"])), tuple(map(int, record["crc32"]))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return "has an index that cannot be read"
     named = hashlib.sha256("".join(digests).encode()).hexdigest()[:24]
     if named != index.stem or len(digests) != len(checks):

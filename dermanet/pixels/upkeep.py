@@ -66,7 +66,7 @@ def survey(root: Path, rows: Rows = pixel_rows) -> list[Holding]:
         row = _row_of(folder, rows)
         shards = [shard for index in indexes(folder) if isinstance(shard := read_index(index, row or UNKNOWN), Shard)]
         images = len({digest for shard in shards for digest in shard.digests})
-        size = sum(path.stat().st_size for path in folder.iterdir())
+        size = sum(map(_size, folder.iterdir()))
         found.append(Holding(folder.name, _stated(folder, row is not None), row is not None, images, len(shards), size))
     return found
 
@@ -74,8 +74,13 @@ def survey(root: Path, rows: Rows = pixel_rows) -> list[Holding]:
 def check(
     root: Path, progress: Callable[[int, int], None] = lambda done, total: None, rows: Rows = pixel_rows
 ) -> list[str]:
-    """Reads every shard that this code makes; sets the damaged ones aside and names each with what is wrong."""
-    damaged = []
+    """Reads every shard that this code makes; sets the damaged ones aside and names each with what is wrong.
+
+    Named is, too, what a folder of shards says of itself and cannot be read: without it nobody knows what they are.
+    """
+    damaged = [
+        f"{folder / ABOUT} cannot be read" for folder in _folders(root) if indexes(folder) and not _about(folder)
+    ]
     todo = [(index, row) for folder in _folders(root) if (row := _row_of(folder, rows)) for index in indexes(folder)]
     for done, (index, row) in enumerate(todo, 1):
         shard = read_index(index, row)
@@ -116,6 +121,14 @@ def remove(leaving: Iterable[Leaving]) -> int:
             (folder / ABOUT).unlink(missing_ok=True)
             folder.rmdir()
     return freed
+
+
+def _size(path: Path) -> int:
+    """The bytes of a file; none where it has gone, as those do that are under way."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _folders(root: Path) -> list[Path]:

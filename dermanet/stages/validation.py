@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from dermanet import settings
-from dermanet.errors import BadInput, DataRefused
+from dermanet.errors import BadInput, DataRefused, StoreFault
 from dermanet.settings import Settings
 from dermanet.stages.lateness import forgotten_among
 from dermanet.stages.rooms import frozen_snapshot, ledger_of, looked_at, snapshot_place, snapshot_tracking, whoever_asks
@@ -101,7 +101,7 @@ def data_tags(here: Settings, snapshot_id: str) -> dict[str, str]:
 def redraw_reports(here: Settings, lesions: Collection[str], digests: Collection[str]) -> int:
     """Draws the reports anew of every snapshot that holds some images or lesions, without what is gone. Returns how many.
 
-    Of a snapshot that is not here any more nobody knows whose pictures its report shows: that one loses them all.
+    Of a snapshot that is not here any more, or damaged, nobody knows whose pictures its report shows: that one loses them all.
     """
     from dermanet.intake import history, snapshots
     from dermanet.intake.catalogue import Catalogue
@@ -112,7 +112,7 @@ def redraw_reports(here: Settings, lesions: Collection[str], digests: Collection
         if entry is None or not entry.verdict:
             continue
         frozen: Snapshot | None = None
-        with suppress(BadInput):
+        with suppress(BadInput, StoreFault):
             frozen = snapshots.read(entry.id, snapshot_place(here))
         # By the digests, too: a second call knows a patient's lesions no more, and a lesion may have had another id.
         if _holds(frozen, lesions, digests) if frozen else _tells_more(tracking, run_id, entry):
