@@ -220,6 +220,10 @@ def check(experiment: Experiment) -> Experiment:
         if value not in allowed:
             choices = ", ".join(str(one) or "nothing" for one in allowed)
             raise BadInput(f"experiment {experiment.name}: {field}={value}; allowed are {choices}")
+    if not experiment.age_weight + experiment.sex_weight + experiment.diagnosis_weight:
+        raise BadInput(
+            f"experiment {experiment.name}: age_weight, sex_weight and diagnosis_weight are all 0; one above 0 is needed to learn from"
+        )
     if experiment.beside and experiment.method != "finetune":
         raise BadInput(f"experiment {experiment.name}: beside={experiment.beside} needs method=finetune")
     if experiment.method != "scratch":

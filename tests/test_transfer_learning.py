@@ -642,6 +642,19 @@ def test_an_image_is_brought_to_a_side_as_pillow_does(seen: int, side: int) -> N
     assert np.abs(weights.T @ line @ weights - expected).max() < 1.1
 
 
+@pytest.mark.parametrize(("cosine", "end"), [(True, 0.0), (False, 0.1)])
+def test_a_rate_that_rises_first_falls_to_nothing_or_stays(sides: Sides, cosine: bool, end: float) -> None:
+    chosen = replace(experiment.PLAIN, epochs=10, warmup=2.0, learning_rate=0.1, cosine=cosine)
+    model = network.build(chosen, 32, len(CODES), sides.scale)
+    network.compile_for_training(model, chosen, sides.scale, steps=100)
+
+    def rate(step: int) -> float:
+        model.optimizer.iterations.assign(step)
+        return float(model.optimizer.learning_rate)
+
+    assert [rate(step) for step in (0, 10, 20, 100)] == pytest.approx([0.01, 0.055, 0.1, end])
+
+
 def test_the_step_of_a_training_is_traced_once(sides: Sides) -> None:
     """TensorFlow traces a step twice that makes variables of its own: seconds of each training, and of each part of a fine-tuning."""
     model = network.build(experiment.PLAIN, 32, len(CODES), sides.scale)
