@@ -177,7 +177,11 @@ def named(text: str) -> Experiment:
 
 
 def from_dict(record: dict[str, Any]) -> Experiment:
-    """The experiment that `as_dict` recorded."""
+    """The experiment that `as_dict` recorded. Raises BadInput where it is none any more: of other fields, or beyond their ranges."""
+    if other := sorted(record.keys() - PLAIN.as_dict().keys()):
+        raise BadInput(
+            f"experiment {record.get('name', '')}: {', '.join(other)} is no field of this version of DermaNet"
+        )
     return check(Experiment(**record))
 
 
