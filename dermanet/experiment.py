@@ -177,7 +177,11 @@ def named(text: str) -> Experiment:
 
 
 def from_dict(record: dict[str, Any]) -> Experiment:
-    """The experiment that `as_dict` recorded."""
+    """The experiment that `as_dict` recorded. Raises BadInput where it is none any more: of other fields, or beyond their ranges."""
+    if other := sorted(record.keys() - PLAIN.as_dict().keys()):
+        raise BadInput(
+            f"experiment {record.get('name', '')}: {', '.join(other)} is no field of this version of DermaNet"
+        )
     return check(Experiment(**record))
 
 
@@ -220,6 +224,10 @@ def check(experiment: Experiment) -> Experiment:
         if value not in allowed:
             choices = ", ".join(str(one) or "nothing" for one in allowed)
             raise BadInput(f"experiment {experiment.name}: {field}={value}; allowed are {choices}")
+    if not experiment.age_weight + experiment.sex_weight + experiment.diagnosis_weight:
+        raise BadInput(
+            f"experiment {experiment.name}: age_weight, sex_weight and diagnosis_weight are all 0; one above 0 is needed to learn from"
+        )
     if experiment.beside and experiment.method != "finetune":
         raise BadInput(f"experiment {experiment.name}: beside={experiment.beside} needs method=finetune")
     if experiment.method != "scratch":

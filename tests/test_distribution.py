@@ -1,5 +1,6 @@
 """Training over two real processes on JAX, and the same network on another backend; `make test-jax` runs all of it."""
 
+import hashlib
 import json
 import os
 import signal
@@ -267,7 +268,9 @@ def begin(folder: Path, start: Any) -> Path:
     """A training that is to go on from these weights."""
     folder.mkdir()
     start.save(folder / "start.keras")
-    (folder / "progress.json").write_text(json.dumps(asdict(Progress(last_file="start.keras"))))
+    digest = hashlib.sha256((folder / "start.keras").read_bytes()).hexdigest()
+    progress = Progress(last_file="start.keras", digests={"start.keras": digest})
+    (folder / "progress.json").write_text(json.dumps(asdict(progress)))
     return folder
 
 

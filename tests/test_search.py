@@ -253,6 +253,16 @@ def test_a_study_that_was_searched_the_wrong_way_is_not_gone_on_with_and_can_sti
     assert found and found["value"] == 0.25
 
 
+@pytest.mark.parametrize("changed", [{"pretrained": True}, {"dropout": 7.0}])
+def test_a_study_of_an_experiment_that_is_none_any_more_hides_no_other(tmp_path: Path, changed: dict[str, Any]) -> None:
+    old, kept = study(tmp_path), study(tmp_path, objective="age_mae")
+    plan = old.plan.as_dict()
+    old.kept.set_user_attr("plan", {**plan, "experiment": plan["experiment"] | changed})
+    assert [one.id for one in Studies(tmp_path).every()] == [kept.id]
+    with pytest.raises(BadInput, match=f"no study '{old.id}'; there are {kept.id}"):
+        Studies(tmp_path).find(old.id)
+
+
 @pytest.mark.parametrize("objective", ["loss", "sex_auc"])
 def test_a_trial_that_is_worse_than_the_median_is_pruned_and_never_the_best(tmp_path: Path, objective: str) -> None:
     one = study(tmp_path, objective=objective)

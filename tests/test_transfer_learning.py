@@ -3,12 +3,13 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import samples
@@ -32,7 +33,7 @@ from dermanet.learning.watching import Watch
 from dermanet.pixels import feature_rows, upkeep
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import recipe
-from dermanet.pixels.shards import ABOUT
+from dermanet.pixels.shards import ABOUT, set_aside
 from dermanet.records import Answers, Record
 
 CODES = samples.CODES
@@ -118,6 +119,14 @@ def test_what_a_method_would_pass_over_in_silence_is_refused(changes: str, said:
 def test_any_network_of_keras_applications_is_a_backbone() -> None:
     model = backbones.network(Part("MobileNetV2", 64, 1.5), 80, pretrained=False)
     assert model(np.full((2, 80, 80, 3), 200, np.float32)).shape == (2, 1280)
+
+
+def test_a_network_that_is_fed_too_few_pixels_is_refused_in_one_line() -> None:
+    with pytest.raises(
+        BadInput, match=r"backbone InceptionV3 cannot be fed 64 pixels .*75x75.* as InceptionV3@224"
+    ) as caught:
+        backbones.network(Part("InceptionV3"), 64, pretrained=False)
+    assert "\n" not in str(caught.value)
 
 
 def test_weights_that_cannot_be_downloaded_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,6 +234,39 @@ def test_a_damaged_shard_of_features_is_made_again(pixels: PreparedPixels, tmp_p
     again = FeatureCache(tmp_path, SMALL, one)
     done = again.fill(wanted, pixels)
     assert done.computed == 5 and len(done.damaged) == 1 and np.array_equal(again.read(wanted), before)
+
+
+def test_a_damaged_backbone_is_exported_again_before_it_makes_a_feature(pixels: PreparedPixels, tmp_path: Path) -> None:
+    wanted, one = list(FILES)[:5], replace(PROBE, views=1)
+    cache = FeatureCache(tmp_path, SMALL, one)
+    cache.fill(wanted, pixels)
+    (graph,) = cache.graphs()
+    expected, written = cache.read(wanted), graph.read_bytes()
+    assert feature_rows.check_graphs(tmp_path) == []
+    # Another weight in the middle: it is read without a word, and answers otherwise.
+    graph.write_bytes(written[:1_000_000] + bytes(400) + written[1_000_400:])
+    for shard in tmp_path.glob("*/*.npy"):
+        set_aside(shard)
+    again = FeatureCache(tmp_path, SMALL, one)
+    again.fill(wanted, pixels)
+    assert np.array_equal(again.read(wanted), expected)
+    # And where every feature is kept, before it goes into a model.
+    graph.write_bytes(written[: len(written) // 2])
+    assert again.graphs() == [graph] and onnx.load(graph).graph.input[0].name
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"no graph", feature_rows.sealed(b"a graph")[:-1], b"another" + feature_rows.sealed(b"")]
+)
+def test_a_backbone_that_is_not_what_was_written_is_named_and_removed(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "graphs").mkdir()
+    sound, broken, underway = (tmp_path / "graphs" / name for name in ("a.onnx", "b.onnx", ".7-c.onnx"))
+    sound.write_bytes(feature_rows.sealed(b"a graph"))
+    broken.write_bytes(damage)
+    underway.write_bytes(b"half")
+    assert feature_rows.sound_graph(broken) is None and feature_rows.sound_graph(tmp_path / "none.onnx") is None
+    (named,) = feature_rows.check_graphs(tmp_path)
+    assert named.startswith(str(broken)) and not broken.exists() and sound.exists() and underway.exists()
 
 
 def made_up(count: int, width: int, seed: int) -> tuple[np.ndarray, Targets]:
@@ -553,6 +595,34 @@ def test_the_epoch_that_is_kept_is_the_best_or_the_last(sides: Sides, root: Path
     assert trained.best_epochs == [expected] and (len(losses) == 4 or kept == "best")
 
 
+def halved(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("damaged", "how"),
+    [
+        ("epoch-2.keras", halved), ("epoch-2.keras", Path.unlink), ("epoch-2.averaged.keras", halved),
+        ("epoch-2.average.npz", halved), ("progress.json", halved), ("progress.json", lambda file: file.write_text('{"a": 1}')),
+    ],
+)  # fmt: skip
+def test_a_training_whose_last_epoch_is_damaged_begins_anew_and_says_so(
+    sides: Sides, root: Path, tmp_path: Path, damaged: str, how: Callable[[Path], object]
+) -> None:
+    chosen = replace(
+        experiment.named("smoke"), recipe="square@32", epochs=2, patience=2, kept="last", averaging=0.5, dropout=0.1
+    )
+    whole = train.fitted(chosen, sides, tmp_path, root)
+    said: list[str] = []
+    assert train.fitted(chosen, sides, tmp_path, root, Watch(say=said.append)).history == whole.history and not said
+    how(tmp_path / damaged)
+    again = train.fitted(chosen, sides, tmp_path, root, Watch(say=said.append))
+    assert said == [f"what the last epoch left in {tmp_path} is damaged; the training begins anew"]
+    assert [epoch["val_loss"] for epoch in again.history] == pytest.approx(
+        [epoch["val_loss"] for epoch in whole.history], abs=1e-4
+    )
+
+
 def test_only_the_last_layers_are_trained_and_no_statistics() -> None:
     backbone = backbones.network(Part("efficientnet-lite0"), 32)
     network.unfreeze(backbone, 0.1)
@@ -570,6 +640,19 @@ def test_an_image_is_brought_to_a_side_as_pillow_does(seen: int, side: int) -> N
     weights = backbones.interpolation(seen, side)
     expected = np.asarray(Image.fromarray(line).resize((side, side), Image.Resampling.BILINEAR), float)
     assert np.abs(weights.T @ line @ weights - expected).max() < 1.1
+
+
+@pytest.mark.parametrize(("cosine", "end"), [(True, 0.0), (False, 0.1)])
+def test_a_rate_that_rises_first_falls_to_nothing_or_stays(sides: Sides, cosine: bool, end: float) -> None:
+    chosen = replace(experiment.PLAIN, epochs=10, warmup=2.0, learning_rate=0.1, cosine=cosine)
+    model = network.build(chosen, 32, len(CODES), sides.scale)
+    network.compile_for_training(model, chosen, sides.scale, steps=100)
+
+    def rate(step: int) -> float:
+        model.optimizer.iterations.assign(step)
+        return float(model.optimizer.learning_rate)
+
+    assert [rate(step) for step in (0, 10, 20, 100)] == pytest.approx([0.01, 0.055, 0.1, end])
 
 
 def test_the_step_of_a_training_is_traced_once(sides: Sides) -> None:

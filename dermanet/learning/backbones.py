@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dermanet.errors import DermaNetError
+from dermanet.errors import BadInput, DermaNetError
 from dermanet.learning import efficientnet_lite, lite
 from dermanet.learning.parts import PLAIN, Part
 from dermanet.learning.quiet import keras, layers
@@ -83,6 +83,11 @@ def _application(name: str, pixels: Any, pretrained: bool) -> Any:
     prepared = getattr(keras.applications, module.__name__.rpartition(".")[2]).preprocess_input(pixels)  # type: ignore[union-attr]
     try:
         base = make(include_top=False, weights="imagenet" if pretrained else None, input_shape=pixels.shape[1:])
+    except ValueError as error:
+        # Keras says so of an image that is too small for all of a network's steps.
+        raise BadInput(
+            f"backbone {name} cannot be fed {pixels.shape[1]} pixels ({str(error).splitlines()[0]}); give it more, as {name}@224"
+        ) from None
     except OSError as error:
         raise DermaNetError(f"the ImageNet weights of {name} could not be had ({error}); is there a network?") from None
     except Exception as error:

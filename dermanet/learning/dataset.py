@@ -49,7 +49,7 @@ def age_scale(records: Sequence[Record]) -> AgeScale:
     """Median and standard deviation of the ages that are learned from. Raises BadInput where no record has one."""
     ages = [record.labels.age for record in records if record.labels.age]
     if not ages:
-        raise BadInput("no training record states an age; the age head needs some: add images with ages")
+        raise BadInput("no training record states an age above 0; the age head needs some: add images with ages")
     return AgeScale(float(np.median(ages)), max(float(np.std(ages)), 1.0))
 
 

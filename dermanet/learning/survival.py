@@ -1,5 +1,6 @@
 """What lets a training survive: everything saved after each epoch, so that a killed one goes on as if nothing had been."""
 
+import hashlib
 import json
 import math
 import os
@@ -18,7 +19,10 @@ from dermanet.hold import held
 from dermanet.learning import distribution
 from dermanet.learning import model as network
 from dermanet.learning.quiet import keras
-from dermanet.learning.watching import Epoch, OnEpoch
+from dermanet.learning.watching import UNWATCHED, Epoch, OnEpoch, Say
+
+STATE = "progress.json"
+"""The file of a training's folder that says where it stands."""
 
 
 @dataclass
@@ -31,11 +35,13 @@ class Progress:
     last_file: str = ""
     best_file: str = ""
     average_file: str = ""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of the files that it stands on, by name: nothing is synced to the disk, and a power cut may leave half of one."""
 
     @property
     def files(self) -> set[str]:
         """What it stands on."""
-        return {self.last_file, self.best_file, self.average_file}
+        return {self.last_file, self.best_file, self.average_file} - {""}
 
 
 class Survival(keras.callbacks.Callback):
@@ -46,8 +52,14 @@ class Survival(keras.callbacks.Callback):
     Of several processes the first one writes, and what it says of an epoch all go by.
     """
 
-    def __init__(self, folder: Path, experiment: Experiment, on_epoch: OnEpoch, unknown: Collection[str] = ()) -> None:
-        """`unknown`: figures that nothing is there to be judged by. Keras says 0 of them, and nobody is told."""
+    def __init__(
+        self, folder: Path, experiment: Experiment, on_epoch: OnEpoch, unknown: Collection[str] = (),
+        say: Say = UNWATCHED.say,
+    ) -> None:  # fmt: skip
+        """`unknown`: figures that nothing is there to be judged by. Keras says 0 of them, and nobody is told.
+
+        `say` is told where a training begins anew, to the same end, because a file of its last epoch is damaged or gone.
+        """
         super().__init__()
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -56,8 +68,10 @@ class Survival(keras.callbacks.Callback):
         self.keeps_last = experiment.kept == "last"
         self.on_epoch, self.unknown = on_epoch, unknown
         self.writes = distribution.share().first
-        self.state = folder / "progress.json"
-        self.progress = Progress(**json.loads(self.state.read_text())) if self.state.exists() else Progress()
+        self.state = folder / STATE
+        self.progress = _progress_in(folder)
+        if self.state.exists() and not self.progress.history and self.writes:
+            say(f"what the last epoch left in {folder} is damaged; the training begins anew")
         self.average = [Average(experiment.averaging, self._last_average())] if experiment.averaging else []
 
     def restore(self) -> Any:
@@ -131,6 +145,7 @@ class Survival(keras.callbacks.Callback):
             return [file[name] for name in file.files]
 
     def _write_state(self) -> None:
+        self.progress.digests = {name: _digest(self.folder / name) for name in self.progress.files}
         temporary = self.state.with_suffix(".tmp")
         temporary.write_text(json.dumps(asdict(self.progress)))
         os.replace(temporary, self.state)
@@ -212,15 +227,27 @@ def with_room(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def _progress_in(folder: Path) -> Progress:
+    """Where the training in a folder stands: at its beginning where there is none, or where a file of it is not as it was written."""
+    try:
+        found = Progress(**json.loads((folder / STATE).read_bytes()))
+        sound = all(_digest(folder / name) == found.digests.get(name) for name in found.files)
+    except (FileNotFoundError, ValueError, TypeError):
+        return Progress()
+    return found if sound else Progress()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _sweep(folder: Path) -> None:
     """Removes all files of a training but those that its last whole epoch needs; of its parts too."""
     for inner in folder.iterdir():
         if inner.is_dir():
             _sweep(inner)
-    state = folder / "progress.json"
-    needed = {state.name, "lock"}
-    if state.exists():
-        needed |= Progress(**json.loads(state.read_text())).files
+    needed = {STATE, "lock"} | _progress_in(folder).files
     for file in folder.iterdir():
         if file.is_file() and file.name not in needed:
             file.unlink()

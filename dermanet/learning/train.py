@@ -166,14 +166,14 @@ def _learned(
 ) -> Iterator[tuple[keras.Model, Survival]]:
     """Every network whose epochs are done, with what it survived: one, or each part of the backbone in turn."""
     if experiment.method == "scratch":
-        survival = Survival(workdir, experiment, watch.on_epoch, sides.unknown)
+        survival = Survival(workdir, experiment, watch.on_epoch, sides.unknown, watch.say)
         yield _trained(experiment, sides, survival, watch, partial(_fresh, experiment, sides, workdir)), survival
     elif experiment.method == "finetune":
         chosen, cache = parts(experiment.backbone), _cache(experiment, sides, features)
         before: list[Epoch] = []
         for place, part in enumerate(chosen):
             own = watch.of_part(before, place, len(chosen))
-            survival = Survival(workdir / f"part-{place}", experiment, own.on_epoch, sides.unknown)
+            survival = Survival(workdir / f"part-{place}", experiment, own.on_epoch, sides.unknown, own.say)
             watch.say(f"fine-tuning {part}")
             start = partial(_warm, experiment, sides, cache, part, workdir)
             yield _trained(experiment, sides, survival, own, start), survival

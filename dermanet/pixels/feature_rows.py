@@ -1,6 +1,7 @@
 """What a row of kept features is: apart from what computes them, so that who counts or removes them need not import Keras."""
 
 import json
+import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ REVISION = 1
 GRAPHS = "graphs"
 """The folder of the exported backbones, among those of the features that they make."""
 
+SEAL = b"\x32\x08"
+"""What stands before the checksum of an exported backbone: the tag of ONNX's `doc_string`, which computes nothing, and its length."""
+
 KIND = np.dtype(np.float16)
 """Of kept features: their error, a two-thousandth, is far below what separates two photographs of one lesion."""
 
@@ -25,6 +29,30 @@ def rows(about: Mapping[str, Any], fingerprint: str) -> Row | None:
         return None
     width = about.get("width")
     return Row((width,), KIND) if isinstance(width, int) else None
+
+
+def sealed(graph: bytes) -> bytes:
+    """An ONNX graph with the CRC-32 of its bytes behind it, as its `doc_string`: it is the same graph to everyone who reads it."""
+    return graph + SEAL + f"{zlib.crc32(graph):08x}".encode()
+
+
+def sound_graph(path: Path) -> bytes | None:
+    """An exported backbone, sealed; None where there is none, or another than was written."""
+    try:
+        found = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    return found if found == sealed(found[: -len(sealed(b""))]) else None
+
+
+def check_graphs(root: Path) -> list[str]:
+    """Reads every exported backbone; what is damaged is named and removed, so that it is exported again when it is needed."""
+    # One that is being written has a name of its own, with a dot before it.
+    kept = sorted(path for path in (root / GRAPHS).glob("*.onnx") if not path.name.startswith("."))
+    damaged = [path for path in kept if sound_graph(path) is None]
+    for path in damaged:
+        path.unlink(missing_ok=True)
+    return [f"{path} is another graph than was written" for path in damaged]
 
 
 def idle_graphs(root: Path, leaving: Collection[Path]) -> list[Path]:

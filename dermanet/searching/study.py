@@ -15,7 +15,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -151,8 +151,12 @@ class Studies:
 
     def _plans(self) -> dict[str, Plan]:
         """By the names they were kept under: a plan of an older version would have another digest today."""
-        known = optuna.get_all_study_summaries(self.storage, include_best_trial=False)
-        return {one.study_name: plan_from(one.user_attrs["plan"]) for one in known if "plan" in one.user_attrs}
+        found = {}
+        for one in optuna.get_all_study_summaries(self.storage, include_best_trial=False):
+            # One whose experiment is none in this version must not hide all others.
+            with suppress(BadInput, KeyError):
+                found[one.study_name] = plan_from(one.user_attrs["plan"])
+        return found
 
 
 class Study:

@@ -25,11 +25,13 @@ def cache() -> dict[str, Any]:
 
 
 def check_cache(progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any]:
-    """Reads every shard whole; what is damaged is named and set aside, so that it is made again when it is needed."""
+    """Reads every shard and exported backbone whole; what is damaged is named and set aside, and made again when it is needed."""
     from dermanet.pixels import upkeep
+    from dermanet.pixels.feature_rows import check_graphs
 
-    found = [upkeep.check(root, progress, rows) for root, rows in _roots(settings.read())]
-    return {"damaged": [line for lines in found for line in lines]}
+    here = settings.read()
+    found = [upkeep.check(root, progress, rows) for root, rows in _roots(here)]
+    return {"damaged": [line for lines in (*found, check_graphs(features_root(here))) for line in lines]}
 
 
 def prune_cache(everything: bool = False, really: bool = False) -> dict[str, Any]:
