@@ -13,6 +13,9 @@ from dermanet.errors import BadInput
 Way = tuple[Any, ...]
 """Keys and places that lead to an entry."""
 
+IN_YAML = {"tuple_type": "a list is needed", "dict_type": "entries by name are needed"}
+"""What pydantic says in Python's words, in those of the file."""
+
 
 class Entry(BaseModel):
     """A part of a file: no word but its own, no value of another type."""
@@ -66,7 +69,7 @@ def load(
 
 def _said(way: Way, seen: Any, error: Mapping[str, Any], what: str) -> str:
     name = ".".join(map(str, way)) or "the file"
-    message = str(error["msg"])[:1].lower() + str(error["msg"])[1:]
+    message = IN_YAML.get(error["type"]) or str(error["msg"])[:1].lower() + str(error["msg"])[1:]
     if error["type"] == "missing":
         return f"{name} is missing"
     if error["type"] == "unknown":

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from dermanet import taxonomy, yamlentries
 from dermanet.figures import LESS_IS_BETTER
-from dermanet.judging.slices import AXES, NOT_RECORDED, known_values
+from dermanet.judging.slices import AXES, NO_WORD, NOT_RECORDED, known_values
 from dermanet.yamlentries import Entry
 
 Mode = Literal["enforce", "dry run", "off"]
@@ -163,7 +163,9 @@ def _contradictions(gates: Gates, known: _Known) -> Any:
 def _of_slices(way: tuple[Any, ...], limits: SliceLimits, known: _Known) -> Any:
     values = known_values(limits.axis)
     for place, value in enumerate(limits.values):
-        if values and value not in (*values, NOT_RECORDED):
+        if value in NO_WORD:
+            yield (*way, "values", place), f"{limits.axis} has no slice {value!r}; what rows do not say is {NOT_RECORDED!r}"
+        elif values and value not in (*values, NOT_RECORDED):
             yield (*way, "values", place), f"{limits.axis} has no slice {value!r}; there are {', '.join(values)}"
     if not limits.checks:
         yield (*way, "checks"), "checks is empty; name metrics"
@@ -192,8 +194,21 @@ def _of_limits(way: tuple[Any, ...], limits: Mapping[str, Limit], known: _Known)
         ):
             most = "0 or more" if NO_SHARE.fullmatch(metric) else "0 to 1"
             yield (*here, "threshold"), f"threshold is {limit.threshold:g}, and {metric} is {most}"
+        elif limit.threshold is None and limit.judged_by != "figure":
+            # In silence the comparison would be judged by the figure.
+            yield (*here, "judged_by"), "judged_by is of the threshold, and there is none; put it under baseline or champion"
+        yield from _of_changes(here, metric, limit)
         yield from _of_ends(here, metric, limit)
         yield from _of_support((*here, "minimum_support"), limit.minimum_support, known.codes)
+
+
+def _of_changes(way: tuple[Any, ...], metric: str, limit: Limit) -> Any:
+    """A change that no two shares can have, as of who counts in hundredths: it would stop everything, or nothing."""
+    for name in COMPARED:
+        one = getattr(limit, name)
+        if one and not NO_SHARE.fullmatch(metric) and abs(one.min_absolute_change) > 1:
+            said = f"min_absolute_change is {one.min_absolute_change:g}, and {metric} is 0 to 1: no two are further apart than 1"
+            yield (*way, name, "min_absolute_change"), said
 
 
 def _of_ends(way: tuple[Any, ...], metric: str, limit: Limit) -> Any:

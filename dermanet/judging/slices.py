@@ -14,6 +14,8 @@ AXES = ("age", "sex", "site", "clinic", "confirmation", "quality", "skin tone")
 """What a holdout is sliced by."""
 
 NOT_RECORDED, OTHERS = "not recorded", "(others)"
+NO_WORD = ("", "unknown")
+"""What rows say of what is not recorded."""
 
 AGES = (30, 45, 60, 75)
 """Years at which a new band of ages begins."""
@@ -95,7 +97,7 @@ def _band_names() -> list[str]:
 
 
 def _word(text: str) -> str:
-    return NOT_RECORDED if text in ("", "unknown") else text
+    return NOT_RECORDED if text in NO_WORD else text
 
 
 def _number(value: float | str | None) -> float | None:
