@@ -1,5 +1,6 @@
 """Quarantine: what is refused is kept with its row and its file; a person releases it, corrected, or drops it for good."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import samples
+import simplejpeg
 
 from dermanet import stages, taxonomy
 from dermanet.errors import BadInput
@@ -15,6 +17,7 @@ from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.ingest import Outcome, ingest, release
 from dermanet.intake.sources import open_source
 from dermanet.intake.stored import object_name
+from dermanet.intake.tables import Table
 from dermanet.records import Record, Refusal, refusal_id
 from dermanet.storage import Folder
 
@@ -235,6 +238,27 @@ def test_a_blurred_image_is_released_by_insisting_and_stays_released(clinic: Cli
         clinic.release(1)
     assert clinic.release(1, force=True)
     assert (clinic.ingest(files=files).known, clinic.catalogue.refusals(), clinic.kept()) == (6, [], set())
+
+
+@pytest.mark.parametrize("stated", [False, True], ids=["read", "stated by a server"])
+@pytest.mark.parametrize("lesion", ["HAM_0000000", "HAM_7"])
+def test_what_a_person_set_at_a_release_stays_set(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch, lesion: str, stated: bool
+) -> None:
+    if stated:
+        monkeypatch.setattr(Table, "md5", lambda self, image: hashlib.md5(self.read(image)).hexdigest())
+    # The same photograph under two lesions: the row itself is sound.
+    files = {
+        f"ISIC_{number:07d}.jpg": bytes(simplejpeg.encode_jpeg(samples.pixels(9, 200, 150), 95 - number, "RGB"))
+        for number in (0, 1)
+    }
+    assert clinic.ingest(files=files).quarantined == {"near-duplicate under another lesion": 1}
+    labels = clinic.release(1, force=True, lesion_id=lesion, dx="akiec", age="40", sex="male")
+    for _ in range(2):
+        again = clinic.ingest(files=files)
+        assert (again.known, again.corrected, again.quarantined) == (6, 0, {})
+    assert labels in clinic.catalogue.records()
+    assert clinic.ingest(files=files, rows={1: {"age": "77"}}).corrected == 1
 
 
 def test_a_conflict_is_released_by_insisting_or_by_mending(clinic: Clinic) -> None:

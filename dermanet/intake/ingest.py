@@ -153,7 +153,9 @@ class _Screening:
             )
             return self.ruled(missing)
         stated = self.source.md5(row.image)
-        known = self.catalogue.known_by_md5(stated) if stated and _may_be_among(self.md5s, stated) else None
+        # What was decided about a record was decided about its file, too, which is read for that.
+        unread = stated and refusal_id(self.source.name, row.image_id) not in self.rulings
+        known = self.catalogue.known_by_md5(stated) if unread and _may_be_among(self.md5s, stated) else None
         if known and self.objects.exists(object_name(known[0])):
             return Arrival(Record(known[0], row.image_id, labels), known[1], row)
         data = self.read(row.image_id, row)
@@ -163,7 +165,11 @@ class _Screening:
         if original in self.forgotten:
             return forgotten(row.image_id)
         known = self.catalogue.known(original) if _may_be_among(self.originals, original) else None
+        # Of a released record a person's corrections stand, until its row or file is another.
+        released = self.ruled(Refusal(row.image_id, "released", "", row, original))
         if known and self.objects.exists(object_name(known[0])):
+            if released.ruling == "released":
+                return released
             return Arrival(Record(known[0], row.image_id, labels), known[1], row, original if md5 else "", md5)
         checked = check_image(data, row.image_id)
         if isinstance(checked, Refusal):
@@ -171,7 +177,8 @@ class _Screening:
         header, look = checked
         if bare_digest(data, header.format) in self.forgotten:
             return forgotten(row.image_id)
-        return store(Arrival(Record("", row.image_id, labels), header, row, md5=md5, look=look), data, self.objects)
+        stored = store(Arrival(Record("", row.image_id, labels), header, row, md5=md5, look=look), data, self.objects)
+        return released if known and released.ruling == "released" else stored
 
     def read(self, name: str, row: Row) -> bytes | Refusal:
         """The file of a row, or why it is refused unread."""
