@@ -118,8 +118,17 @@ def sample(population: Population, count: int, seed: int) -> Sample:
 
 def judged(reference: Sample, population: Population, count: int, seed: int) -> drift.Verdict:
     """The verdict of the reviewed limits on a window."""
-    found = gathered(draw(population, count, seed))
-    return drift.judge(RULES, reference, found.sample(), found.traffic())
+    return verdict(reference, gathered(draw(population, count, seed)))
+
+
+def verdict(reference: Sample, found: Gathering) -> drift.Verdict:
+    """The same of what was gathered, as the stage has it."""
+    return drift.judge(RULES, reference, weighed(reference, found), found.traffic())
+
+
+def weighed(reference: Sample, found: Gathering) -> Sample:
+    """A window's sample as the stage judges it."""
+    return drift.witnessed(RULES, reference, found.sample())
 
 
 def differs(reference: Sample, found: Sample) -> bool:
@@ -135,9 +144,9 @@ def false_alarms(windows: int) -> Iterator[dict[str, object]]:
             words, beyond = 0, 0
             for number in range(windows):
                 reference = sample(Population(lesion=alike), known, 2 * number)
-                found = gathered(draw(Population(), size, 2 * number + 1))
-                beyond += differs(reference, found.sample())
-                words += drift.judge(RULES, reference, found.sample(), found.traffic()).word == "drift"
+                found = gathered(draw(Population(lesion=alike), size, 2 * number + 1))
+                beyond += differs(reference, weighed(reference, found))
+                words += verdict(reference, found).word == "drift"
             yield {
                 "benchmark": "monitoring", "what": "false alarms", "reference": known, "alike": alike, "images": size,
                 "windows": windows, "differ": round(beyond / windows, 4), "drift": round(words / windows, 4),
@@ -151,9 +160,9 @@ def power(windows: int) -> Iterator[dict[str, object]]:
         for size in SIZES:
             for number in range(windows):
                 reference = sample(Population(), REFERENCES[1], 2 * number)
-                verdict = judged(reference, population, size, 2 * number + 1)
-                found[size][0] += verdict.word == "drift"
-                found[size][1] += bool(verdict.lines("drift", "warning"))
+                told = judged(reference, population, size, 2 * number + 1)
+                found[size][0] += told.word == "drift"
+                found[size][1] += bool(told.lines("drift", "warning"))
         shares = {
             str(size): {"drift": round(one / windows, 3), "told": round(two / windows, 3)}
             for size, (one, two) in found.items()
@@ -174,13 +183,13 @@ def cost(rows: int) -> dict[str, object]:
         start = time.perf_counter()
         found = gather(between(engine, NOON, NOON + timedelta(days=1)))["1"]
         read = time.perf_counter()
-        verdict = drift.judge(RULES, reference, found.sample(), found.traffic())
+        told = verdict(reference, found)
         end = time.perf_counter()
         engine.dispose()
     grown = peak_mb() - before
     return {
         "benchmark": "monitoring", "what": "cost", "rows": rows, "read_seconds": round(read - start, 2),
-        "judge_seconds": round(end - read, 2), "memory_megabytes": grown, "verdict": verdict.word,
+        "judge_seconds": round(end - read, 2), "memory_megabytes": grown, "verdict": told.word,
         "record_kilobytes": round(len(json.dumps(found.sample().as_dict())) / 1000, 1),
     }  # fmt: skip
 
@@ -211,9 +220,9 @@ def _drawn(known: Sample, rows: Sequence[Prediction], size: int, windows: int = 
     for seed in range(windows):
         chosen = np.random.default_rng(seed).choice(len(rows), size, replace=False)
         found = gathered(rows[number] for number in chosen)
-        verdict = drift.judge(RULES, known, found.sample(), found.traffic())
-        words += verdict.word == "drift"
-        figures.update(check.figure for check in verdict.checks if check.outcome == "drift")
+        told = verdict(known, found)
+        words += told.word == "drift"
+        figures.update(check.figure for check in told.checks if check.outcome == "drift")
     return {
         "windows": windows,
         "drift": round(words / windows, 3),
