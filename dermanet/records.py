@@ -1,6 +1,7 @@
 """The nouns that travel between rooms: a source's row, its checked labels, a catalogued record, a refusal."""
 
 import hashlib
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ OLDEST = 120.0
 """The highest age in years that a label may state; below 0 and above this is a slip of the pen."""
 
 SIDES = ("train", "validation", "holdout")
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""What the id of an image, a lesion or a patient may be, without `..`: files and addresses are named by it."""
 
 
 @dataclass(frozen=True, slots=True)

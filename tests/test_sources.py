@@ -11,7 +11,7 @@ from dermanet.imagefile import decode
 from dermanet.intake.inbox import inbox
 from dermanet.intake.sources import Source, open_source
 from dermanet.intake.synthetic import SyntheticSource
-from dermanet.records import Refusal, Row
+from dermanet.records import NAME, Refusal, Row
 from dermanet.storage import place
 
 TRUTH = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\n"
@@ -165,6 +165,21 @@ def test_a_plain_csv_one_folder_down_is_found_and_its_paths_start_there(tmp_path
     (tmp_path / "batch/a.jpg").write_bytes(samples.jpeg())
     (tmp_path / "batch/labels.csv").write_text("image,lesion_id,age,sex,dx\na.jpg,L1,30,male,nv\n")
     assert rows(open_source(str(tmp_path)))[0].image == "batch/a.jpg"
+
+
+def test_files_are_called_as_people_call_them_and_ids_are_not(tmp_path: Path) -> None:
+    words = ("Photo 1 (2).jpg", "Photo 1 (3).jpg", "_scan.jpg", "λ.jpg", "n" * 140 + ".jpg", "plain-name.jpg")
+    for number, word in enumerate(words):
+        (tmp_path / word).write_bytes(samples.jpeg(number))
+    lines = [f"{word},L{number},30,male,nv" for number, word in enumerate(words)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,lesion_id,age,sex,dx", *lines]))
+    source = open_source(str(tmp_path))
+    found = list(rows(source))
+    assert [row.image for row in found] == list(words) and refusals(source) == []
+    ids = [row.image_id for row in found]
+    assert all(NAME.fullmatch(one) for one in ids) and len(set(ids)) == len(ids)
+    assert [one.rpartition("-")[0] for one in ids] == ["Photo_1_2", "Photo_1_3", "scan", "image", "n" * 80, "plain"]
+    assert [row.image_id for row in rows(open_source(str(tmp_path)))] == ids
 
 
 def test_images_that_differ_in_their_ending_alone_are_two(tmp_path: Path) -> None:

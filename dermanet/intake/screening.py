@@ -12,10 +12,9 @@ from dermanet.errors import UnreadableImage
 from dermanet.imagequality import BLANK, BLURRED
 from dermanet.intake.look import Look, look
 from dermanet.intake.metadata import strip
-from dermanet.records import OLDEST, SEXES, Labels, Refusal, Row
+from dermanet.records import NAME, OLDEST, SEXES, Labels, Refusal, Row
 from dermanet.taxonomy import Taxonomy
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 
 MATTERS_OF_JUDGEMENT = ("blank", "blurred")

@@ -2,10 +2,14 @@
 
 HAM10000   lesion_id, image_id, dx, dx_type, age, sex, localization[, dataset, patient_id]   the file is <image_id>.jpg in any folder
 plain      image (a path from the CSV's folder), lesion_id, age, sex, dx[, …]    the image_id is the file's name, with its folders'
-           where images in several folders have one name, with its ending where two have but that to tell them apart
+           where images in several folders have one name, with its ending where two have but that to tell them apart;
+           what an id may not hold is left out of it, and a digest of the name stands instead
 """
 
+import hashlib
 import posixpath
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +19,7 @@ from dermanet.errors import BadInput
 from dermanet.intake import imagefiles
 from dermanet.intake.imagefiles import ImageFiles
 from dermanet.intake.labelfile import LabelFile
-from dermanet.records import Refusal, Row
+from dermanet.records import NAME, Refusal, Row
 from dermanet.storage import Entry, Place
 
 NAMES = ("image_id", "image", "image_path", "path", "file", "filename")
@@ -68,7 +72,7 @@ class Table:
         bare = posixpath.splitext(word)[0]
         names, paths = self._shared
         path = word if bare in paths else bare
-        return path.replace("/", "_") if posixpath.basename(bare) in names else posixpath.basename(path)
+        return _as_id(path.replace("/", "_") if posixpath.basename(bare) in names else posixpath.basename(path))
 
     @cached_property
     def _shared(self) -> tuple[frozenset[str], frozenset[str]]:
@@ -80,6 +84,14 @@ class Table:
 
 def _several(counts: Counter[str]) -> frozenset[str]:
     return frozenset(text for text, count in counts.items() if count > 1)
+
+
+def _as_id(name: str) -> str:
+    """A file's name as an id: itself, or `Photo (2)` as `Photo_2-` and eight hexadecimal digits, on every system the same."""
+    if NAME.fullmatch(name):
+        return name
+    digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode()).hexdigest()[:8]
+    return f"{re.sub('[^A-Za-z0-9]+', '_', name).strip('_')[:80] or 'image'}-{digest}"
 
 
 def _inside(path: str) -> bool:
