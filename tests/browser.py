@@ -69,6 +69,13 @@ WIDTHS = """() => [document.documentElement.scrollWidth, [...document.body.query
 
 DRAWINGS = """() => [...document.querySelectorAll('.plots img')].map(img => [img.alt, img.width / img.naturalWidth])"""
 
+PAPER = {"width": 718, "height": 1047}
+"""Pixels of A4 within margins of a centimetre."""
+
+ON_PAPER = """() => [getComputedStyle(document.documentElement).printColorAdjust, [...document.querySelectorAll('table, img')]
+  .filter(one => one.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+  .map(one => `${one.tagName.toLowerCase()} ${one.textContent.trim().slice(0, 30)}`)]"""
+
 OPEN = "() => document.querySelectorAll('details').forEach(one => { one.open = true; })"
 
 
@@ -135,10 +142,15 @@ def _is_its_own(address: str, path: Path) -> bool:
 
 def _on_paper(running: Any, path: Path) -> Iterator[str]:
     """Printed as it is opened: nobody has looked at its pictures yet."""
-    page = running.new_page(viewport=DESK)
+    page = running.new_page(viewport=PAPER)
     page.goto(path.as_uri())
     printed = page.pdf(format="A4", print_background=False)
+    page.emulate_media(media="print")
+    colours, lost = page.evaluate(ON_PAPER)
     page.close()
+    if colours != "exact":
+        yield "paper: no bars"
+    yield from (f"paper: beyond the edge: {one}" for one in lost)
     sheets, pictures = (len(re.findall(kind, printed)) for kind in (rb"/Type ?/Page\b", rb"/Subtype ?/Image\b"))
     shown = set(re.findall(r'<img src="([^"]+)"', path.read_text(encoding="utf-8")))
     if not printed.startswith(b"%PDF-") or not sheets:

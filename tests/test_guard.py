@@ -103,6 +103,37 @@ def test_a_body_without_a_length_is_counted_as_it_comes(client: TestClient) -> N
     assert answer.status_code == 413
 
 
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", b'{"inputs":{"image":[%s""]}}' % (b'"",' * 300_000)),
+        ("application/json", b'{"instances":[%s{"image":""}]}' % (b'{"image":""},' * 75_000)),
+        ("text/csv", b"a," * 500_000 + b"image\n"),
+        ("text/csv", b"image\n" + b"a\n" * 500_000),
+    ],
+    ids=["cells", "rows", "wide", "long"],
+)
+def test_what_brings_more_values_than_images_have_is_refused_unread(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, kind: str, body: bytes
+) -> None:
+    monkeypatch.setattr("dermanet.serving.plain.cells", lambda body: pytest.fail("it was taken apart"))
+    answer = client.post("/invocations", content=body, headers={"content-type": kind})
+    assert answer.status_code == 413
+    assert (
+        answer.json()["message"]
+        == "more than 256 values in one request; send at most 4 images, with little beside them"
+    )
+
+
+def test_images_in_short_lines_and_with_much_beside_them_are_read(client: TestClient, cell: str) -> None:
+    lines = base64.encodebytes(base64.b64decode(cell)).decode().replace("\n", "\r\n")
+    beside = ",".join(f"column{number}" for number in range(50))
+    csv = f"image,{beside}\n" + f'"{lines}",{beside}\n' * 4
+    answer = client.post("/invocations", content=csv, headers={"content-type": "text/csv"})
+    assert answer.status_code == 200
+    assert [row["error"] for row in answer.json()["predictions"]] == [None] * 4
+
+
 def test_files_and_text_get_the_same_row(client: TestClient, cell: str) -> None:
     (row,) = client.post("/invocations", json=_body(cell)).json()["predictions"]
     answer = client.post("/predict", files=[("image", ("a", base64.b64decode(cell))), ("image", ("b", b"GIF89a"))])

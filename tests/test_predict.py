@@ -1,6 +1,7 @@
 """`dermanet predict`: any number of images into a file that grows row by row, whatever ends it."""
 
 import csv
+import errno
 import json
 import os
 import random
@@ -21,7 +22,7 @@ from commands import Commands
 from installation import Installation, photo
 
 from dermanet import stages
-from dermanet.errors import BadInput
+from dermanet.errors import BadInput, DermaNetError
 from dermanet.registry.tracking import model_files
 from dermanet.serving.reader import Reader
 from dermanet.stages import answers
@@ -236,6 +237,28 @@ def test_two_at_once_do_not_write_into_one_file(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_is_refused(installation: Installation, folder: Path, out: str) -> None:
     with pytest.raises(BadInput, match=r"allowed are \.csv, \.jsonl|cannot be written"):
         stages.predict_into(str(folder / out), [str(folder)])
+
+
+def test_a_full_disk_is_told_in_one_line_and_gone_on_after(
+    installation: Installation, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, left = str(folder / "results.csv"), [2000]
+    write = os.write
+
+    def full(file: int, data: bytes) -> int:
+        if not left[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        part = data[: left[0]]
+        left[0] -= len(part)
+        return write(file, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dermanet.stages.results.os.write", full)
+        with pytest.raises(DermaNetError, match=r"results\.csv cannot be written on: No space left on device"):
+            stages.predict_into(out, [str(folder)])
+    told = stages.predict_into(out, [str(folder)])
+    assert 0 < told["before"] < COUNT
+    assert len(rows_of(Path(out))) == told["answered"] == COUNT
 
 
 def test_whatever_stands_for_an_image_gets_its_reason(installation: Installation, tmp_path: Path) -> None:

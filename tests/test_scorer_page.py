@@ -496,7 +496,15 @@ def test_a_file_that_cannot_be_read_says_why_and_the_others_go_on(opened: Opener
     assert first == "“moving.gif” was not sent: it is of the kind GIF; a JPEG or PNG is needed."
     assert second == "“nothing.png” was not sent: it is empty."
     assert third.startswith("“cut.jpg” could not be read: truncated:")
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.is_visible("#first") and not page.is_visible("#drop")
+    style = "name => getComputedStyle(document.getElementById('first')).getPropertyValue(name)"
+    assert [page.evaluate(style, name) for name in ("--bar", "print-color-adjust")] == ["#dfe5ec", "exact"]
+    page.emulate_media(media="screen", color_scheme="light")
     assert [one for one in sent if one == "predict"] == ["predict"] * 2
+    _give(page, cut)
+    page.locator("#troubles li", has_text="truncated").wait_for()
+    assert page.inner_text("#said") == ""
     _give(page, good)
     page.locator("#strip li:nth-child(2)").wait_for()
     assert page.locator("#troubles li").count() == 0

@@ -158,6 +158,22 @@ def test_one_that_dies_while_it_is_asked_whether_it_lives_comes_again_at_once(se
     assert server.stop() == 0
 
 
+def test_who_is_told_to_end_while_a_worker_is_born_ends(serve: Serve) -> None:
+    server = serve("--workers", "2")
+    until(lambda: len(server.served_by()) == 2, 60)
+    old = server.workers()
+    old[0].kill()
+    until(lambda: len(new := server.workers()) == 2 and old[0] not in new, 20)
+    # Stopped, it is born for ever.
+    (young,) = set(server.workers()) - set(old)
+    young.suspend()
+    time.sleep(1)
+    server.process.send_signal(signal.SIGTERM)
+    until(lambda: server.workers() == [young], 30)
+    young.resume()
+    assert server.process.wait(60) == 0
+
+
 def test_what_was_answered_is_in_the_log_and_no_image(
     installation: Installation, serve: Serve, body: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -170,7 +170,10 @@ async function work() {
   working = true;
   while (queue.length) {
     const file = queue.shift();
-    await one(file).catch((error) => complain(error, () => read([file])));
+    await one(file).catch((error) => {
+      complain(error, () => read([file]));
+      $("said").textContent = "";
+    });
     busy("predict", "");
   }
   working = false;

@@ -2,6 +2,8 @@
 
 MLflow reads the JSON twice, makes a data frame of it, holds that against the model's signature and takes it apart again: a tenth of
 what an answer costs, all of it in Python. Whatever is not quite so plain goes MLflow's own way, which has the same answers.
+
+What brings far more values than its images may have is refused unread: to take 32 MB of them apart costs MLflow minutes and gigabytes.
 """
 
 import asyncio
@@ -21,16 +23,26 @@ from dermanet.serving.follow import AT_THE_DOOR, Following, Served, Visit
 PATH = "/invocations"
 KIND = re.compile(r"application/json(; ?charset=(?i:utf-8))?")
 
+VALUES, LINE = 64, 64
+"""So many values may stand in a row, of which one is read; and the text of an image may be broken into lines of so many characters."""
+
 
 def add(app: FastAPI, following: Following) -> None:
     """Stands before MLflow's own address, to which everything else goes on."""
     theirs = next(one for one in app.router.routes if getattr(one, "path", "") == PATH)
 
     async def invocations(request: Request) -> Response:
-        visit = AT_THE_DOOR.get()
+        visit, body = AT_THE_DOOR.get(), await request.body()
+        if visit and is_crowded(body, visit.most):
+            most = VALUES * visit.most
+            visit.refusal = (
+                413,
+                f"more than {most:,} values in one request; send at most {visit.most:,} images, with little beside them",
+            )
+            return Response(status_code=400)
         if visit and visit.served and KIND.fullmatch(request.headers.get("content-type", "")):
             try:
-                told = await asyncio.to_thread(_answer, following, visit, visit.served, await request.body())
+                told = await asyncio.to_thread(_answer, following, visit, visit.served, body)
             except MlflowException:
                 # The visit says what of.
                 return Response(status_code=400)
@@ -40,6 +52,12 @@ def add(app: FastAPI, following: Following) -> None:
         return answer
 
     app.router.routes.insert(0, Route(PATH, invocations, methods=["POST"]))
+
+
+def is_crowded(body: bytes, most: int) -> bool:
+    """Whether a request, JSON or CSV, has more values or lines than `most` images may have."""
+    lines = body.count(b"\n") + body.count(b"\r")
+    return body.count(b",") > VALUES * most or lines > VALUES * most + 2 * len(body) // LINE
 
 
 def cells(body: bytes) -> list[str] | None:

@@ -21,8 +21,9 @@ import httptools
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client.multiprocess import mark_process_dead
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from dermanet import settings
 from dermanet.errors import BadInput, DermaNetError
@@ -34,6 +35,8 @@ from dermanet.serving.follow import Following, Served
 from dermanet.serving.guard import BEYOND, HEADERS, NO_HTTP, Limits, in_words, is_loopback
 from dermanet.serving.metrics import FOLDER, Metrics
 from dermanet.serving.reader import Reading, cores
+
+log = logging.getLogger("uvicorn.error")
 
 HEAD_SECONDS = 10.0
 """Within so long the head of a request must have come."""
@@ -116,29 +119,48 @@ def _bound(host: str, port: int, shared: bool) -> socket.socket:
 
 
 class Workers(Multiprocess):
-    """uvicorn's supervisor, which asks every worker in turn whether it lives, and hears at once that one died while it was asked.
+    """uvicorn's supervisor, which waits for no worker's word: it hears that it is to end, or that another died, while one is born.
 
     What a worker that is gone told of its own state (memory, version, queue) is told no more; what it counted stays.
     """
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
-        self._seen: set[int | None] = set()
+        self._heard: dict[Process, float] = {}
+        """When each was last heard of."""
 
     def keep_subprocess_alive(self) -> None:
-        """Starts those anew that have died."""
-        for one in self.processes:
-            # The worker's end of the pipe: while it is open here, too, a dead worker's pipe stays open, and its answer is waited for
-            # as long as that of one that is being born; meanwhile nobody starts another.
-            one.child_conn.close()
-        self._seen |= self._pids()
-        super().keep_subprocess_alive()
-        for gone in self._seen - self._pids():
-            mark_process_dead(gone)
-        self._seen = self._pids()
+        """Starts those anew that have died, or have not answered for as long as a birth may take. Called twice a second."""
+        for place, one in enumerate(self.processes):
+            if self.should_exit.is_set() or self._lives(one):
+                continue
+            one.kill()
+            one.join()
+            if one.exitcode == STARTUP_FAILURE:
+                # So would the next.
+                self.should_exit.set()
+                return
+            log.warning("worker %d has ended; another is started", one.pid)
+            self.processes[place] = Process(self.config, self.sockets)
+            self.processes[place].start()
+        for gone in self._heard.keys() - set(self.processes):
+            mark_process_dead(gone.pid)
+            del self._heard[gone]
 
-    def _pids(self) -> set[int | None]:
-        return {one.pid for one in self.processes}
+    def _lives(self, one: Process) -> bool:
+        """Whether a worker is there, and has answered not too long ago. One question at a time is on its way."""
+        now = time.monotonic()
+        try:
+            if one not in self._heard:
+                one.parent_conn.send(b"ping")
+                self._heard[one] = now
+            elif one.parent_conn.poll():
+                one.parent_conn.recv()
+                one.parent_conn.send(b"ping")
+                self._heard[one] = now
+        except (OSError, EOFError):
+            return False
+        return one.process.is_alive() and now - self._heard[one] < BIRTH
 
 
 class Strict(HttpToolsProtocol):
@@ -280,7 +302,7 @@ def serve(service: Service) -> None:
         config = uvicorn.Config(
             partial(application, service), factory=True, host=service.host, port=service.port, workers=service.workers,
             http=Strict, ws="none", log_level="warning", access_log=False, server_header=False, date_header=False,
-            timeout_worker_healthcheck=BIRTH, timeout_graceful_shutdown=GRACE, timeout_keep_alive=30,
+            timeout_graceful_shutdown=GRACE, timeout_keep_alive=30,
         )  # fmt: skip
         if service.workers == 1:
             for number in (signal.SIGINT, signal.SIGTERM):

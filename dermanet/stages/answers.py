@@ -52,7 +52,7 @@ def predict_into(
 
     In a row `image` is the path from the root, so that it says the same wherever the next call comes from.
     `again`: begin the file anew. Returns how many images there are, of which `before` were there already, and how many got `error`.
-    Raises BadInput, also where the file holds the answers of another version.
+    Raises BadInput, also where the file holds the answers of another version, and DermaNetError where a row cannot be written.
     """
     from dermanet.stages.imagelist import ImageList, place
     from dermanet.stages.results import Results, form_of

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dermanet.errors import BadInput
+from dermanet.errors import BadInput, DermaNetError
 from dermanet.stages.imagelist import identity, in_one_line, rooted
 
 PIECE = 1 << 20
@@ -110,7 +110,7 @@ class Results:
             raise
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Writes a row, which is there from then on."""
+        """Writes a row, which is there from then on. Raises DermaNetError where it cannot be written, as on a full disk."""
         self._write(self._form.line(row))
         self.errors += bool(row["error"])
 
@@ -177,8 +177,13 @@ class Results:
 
     def _write(self, line: bytes) -> None:
         left = memoryview(line)
-        while left:
-            left = left[os.write(self._file, left) :]
+        try:
+            while left:
+                left = left[os.write(self._file, left) :]
+        except OSError as error:
+            raise DermaNetError(
+                f"{self.path} cannot be written on: {error.strerror}; mend that, and the same command goes on where it was"
+            ) from None
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
