@@ -261,6 +261,16 @@ def test_a_database_that_cannot_be_read_is_named_in_one_line(
     assert "\n" not in str(refused.value) and archive.every(backups) == []
 
 
+def test_a_home_that_is_not_there_is_refused_and_no_backup_removed_for_it(
+    installation: Installation, backups: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = stages.backup(str(backups))["backup"]
+    enter(tmp_path / "mistyped", monkeypatch)
+    with pytest.raises(BadInput, match=r"nothing to back up: no catalogue in the home .*mistyped; set DERMANET_HOME"):
+        stages.backup(str(backups), keep=1)
+    assert [str(path) for path in archive.every(backups)] == [whole] and not (tmp_path / "mistyped").exists()
+
+
 def test_a_restore_replaces_only_when_told(installation: Installation, backups: Path) -> None:
     rows = catalogue(installation.home)
     stages.backup(str(backups))
@@ -425,7 +435,9 @@ def test_the_commands_end_as_the_others_do(installation: Installation, backups: 
     assert not os.path.exists(tmp_path / "nowhere")
 
 
-def test_a_folder_that_nothing_can_be_written_into_is_the_caller_s_to_change(home: Path, tmp_path: Path) -> None:
+def test_a_folder_that_nothing_can_be_written_into_is_the_caller_s_to_change(
+    installation: Installation, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     for folder in ("/proc/backups", str(tmp_path / "file"), str(tmp_path / "file" / "below")):
         with pytest.raises(BadInput, match=f"no backup can be made in {folder}: .*; name another folder"):

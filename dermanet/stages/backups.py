@@ -54,12 +54,18 @@ def backup(folder: str, keep: int = 0) -> dict[str, Any]:
     """Makes a backup in a folder of backups, beside the earlier ones; what has not changed since the last costs no room.
 
     `keep`: removes all but so many afterwards; 0: none. Returns its name, what is in it, and the images that the store itself lacks.
-    Nothing has to be stopped. Killed, it leaves no half one that could be taken for whole. Raises BadInput where another one is
-    being made there, and DermaNetError where a database does not answer, the disk is full, or an upkeep is under way.
+    Nothing has to be stopped. Killed, it leaves no half one that could be taken for whole. Raises BadInput where there is no
+    installation or another one is being made there, and DermaNetError where a database does not answer, the disk is full, or an
+    upkeep is under way.
     """
-    from dermanet.backup import archive
+    from dermanet.backup import archive, databases
 
     here, at, root = settings.read(), time.time(), Path(folder).absolute()
+    if not databases.exists(here.catalogue):
+        # Called in another folder than the home's, it would put empty backups in the place of those that `keep` removes.
+        raise BadInput(
+            f"there is nothing to back up: no catalogue in the home {here.home}; set DERMANET_HOME to the one that is meant"
+        )
     name = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H%M%SZ")
     with removing(here), archive.making(root, name) as made:
         about = {"dermanet": __version__, "at": at, "software": _software(), **_databases(here, made)}

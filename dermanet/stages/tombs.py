@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dermanet.errors import BadInput
+from dermanet.errors import BadInput, DermaNetError
 from dermanet.settings import Settings
 from dermanet.storage import place
 
@@ -50,14 +50,12 @@ def known(catalogue: str) -> Tombs:
 
 def legible(catalogue: str) -> Tombs:
     """Those that can still be read in a catalogue that is damaged, which opening it as one would write into; none where none can."""
-    from sqlite3 import DatabaseError
-
     from dermanet.backup import databases
 
     try:
         with databases.pinned(catalogue) as found:
             rows = found.rows("SELECT digest, lesion, image FROM forgotten")
-    except DatabaseError:
+    except DermaNetError:
         return Tombs(())
     return Tombs(
         tuple((row[0], row[1], bool(row[2])) for row in rows if all(isinstance(said, str) for said in row[:2]))
