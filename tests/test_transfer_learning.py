@@ -544,6 +544,16 @@ def test_a_fine_tuning_goes_on_from_what_another_made_of_each_part(sides: Sides,
 BESIDE = replace(FINETUNE, backbone="efficientnet-lite0@48", beside="probe112", taps=False)
 
 
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half of a network"])
+def test_a_damaged_network_to_begin_with_is_removed_so_that_another_may_come(
+    sides: Sides, root: Path, tmp_path: Path, damage: bytes
+) -> None:
+    (tmp_path / START).write_bytes(damage)
+    with pytest.raises(DermaNetError, match="begins with is damaged, and was removed; run this again"):
+        train.fitted(replace(experiment.named("smoke"), recipe="square@32", epochs=1), sides, tmp_path, root)
+    assert not (tmp_path / START).exists()
+
+
 @pytest.fixture(scope="module")
 def both(pixels: PreparedPixels, root: Path, tmp_path_factory: pytest.TempPathFactory) -> train.Trained:
     """A network that was trained beside a probe."""

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
+from dermanet.errors import DermaNetError
 from dermanet.learning import model as network
 from dermanet.learning.parts import Part
 from dermanet.learning.quiet import keras
@@ -15,8 +17,18 @@ START = "start.keras"
 
 
 def ancestor(workdir: Path) -> Any:
-    """The network that a training in `workdir` begins with; None where there is none."""
-    return network.load(workdir / START) if (workdir / START).exists() else None
+    """The network that a training in `workdir` begins with; None where there is none. Raises DermaNetError where it is damaged."""
+    path = workdir / START
+    if not path.exists():
+        return None
+    try:
+        return network.load(path)
+    except (ValueError, BadZipFile):
+        # It is a copy: whoever calls a training again puts another one here.
+        path.unlink(missing_ok=True)
+        raise DermaNetError(
+            f"the network that the training in {workdir} begins with is damaged, and was removed; run this again: it is copied anew"
+        ) from None
 
 
 def inherit(model: keras.Model, from_network: Any) -> None:
