@@ -323,7 +323,7 @@ def test_windows_that_are_asked_for_by_date_are_those_that_the_log_still_has(
     assert stages.monitor(since="0001-01-01", until="9999-12-31", dry_run=True)["judged"] == 4
     monkeypatch.setenv("DERMANET_PREDICTION_DAYS", "3")
     assert stages.monitor(since="0001-01-01", dry_run=True)["judged"] == 2
-    with pytest.raises(BadInput, match="a window of 3 days is never whole .* goes back 3 days; DERMANET_PREDICTION_DAYS=4"):
+    with pytest.raises(BadInput, match=r"of 3 days is never whole .* goes back 3 days; DERMANET_PREDICTION_DAYS=4"):
         stages.monitor(days=3)
     monkeypatch.setenv("DERMANET_PREDICTION_DAYS", "0")
     assert stages.monitor(dry_run=True)["judged"] == 4, "what is there is judged"

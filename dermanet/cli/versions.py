@@ -201,7 +201,9 @@ def _print_watch(found: dict[str, Any]) -> None:
             for line in lines:
                 out.print(f"    {word}: {line}", markup=False)
     if live := found["live"]:
-        why = f": {live['why']}" if live["why"] else f", of {live['lesions']:,} lesions{', which are few' * live['few']}"
+        why = (
+            f": {live['why']}" if live["why"] else f", of {live['lesions']:,} lesions{', which are few' * live['few']}"
+        )
         out.print(f"live: {live['labelled']:,} of {live['answered']:,} answered images are labelled{why}", markup=False)
         for one in live["figures"]:
             held = "" if one["holdout"] is None else f", holdout {one['holdout']:.3f}{', WORSE' * one['worse']}"
