@@ -315,6 +315,20 @@ def test_days_that_were_missed_are_caught_up_as_far_as_the_log_goes(
         stages.monitor(since="soon")
 
 
+def test_windows_that_are_asked_for_by_date_are_those_that_the_log_still_has(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stages.monitor(since="2026-01-01", dry_run=True)["judged"] == 0, "nothing was logged"
+    watched.log("ffff")
+    assert stages.monitor(since="0001-01-01", until="9999-12-31", dry_run=True)["judged"] == 4
+    monkeypatch.setenv("DERMANET_PREDICTION_DAYS", "3")
+    assert stages.monitor(since="0001-01-01", dry_run=True)["judged"] == 2
+    with pytest.raises(BadInput, match=r"of 3 days is never whole .* goes back 3 days; DERMANET_PREDICTION_DAYS=4"):
+        stages.monitor(days=3)
+    monkeypatch.setenv("DERMANET_PREDICTION_DAYS", "0")
+    assert stages.monitor(dry_run=True)["judged"] == 4, "what is there is judged"
+
+
 def test_killed_before_its_report_it_is_reported_by_the_next_call(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,6 +411,17 @@ def test_what_the_version_has_learned_from_gives_no_live_figures(
         rows={number: {"lesion_id": lesion, "dx": "nv", "age": "50.0", "sex": "male"} for number in range(4)},
     )["live"]
     assert (found["labelled"], found["known"]) == (6, 4) and found["few"]
+
+
+def test_the_command_says_why_there_are_no_live_figures_and_where_they_are_few(
+    watched: Watched, ham10000: Callable[..., Path], commands: Commands
+) -> None:
+    environ = {**watched.installation.environment(), "DERMANET_CATALOGUE": watched.url}
+    told = commands.run(["monitor", "--dry-run"], environ).stdout
+    assert "live: 0 of 0 answered images are labelled: no label has come" in told
+    _labelled(watched, ham10000, 10)
+    told = commands.run(["monitor", "--dry-run"], environ).stdout
+    assert "live: 10 of 10 answered images are labelled, of 10 lesions, which are few" in told
 
 
 def _labelled(watched: Watched, ham10000: Callable[..., Path], count: int, **changes: Any) -> dict[str, Any]:

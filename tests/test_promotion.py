@@ -227,6 +227,18 @@ def test_a_version_whose_files_are_gone_does_not_become_champion(ledger: Ledger)
     assert stages.roll_back()["champion"] == "1"
 
 
+def test_a_retrain_beside_a_champion_without_files_ends_before_it_trains(ledger: Ledger) -> None:
+    run_id = _client().get_model_version("dermanet", "1").run_id
+    bare = _client().create_model_version("dermanet", "file:///nowhere", run_id)
+    _client().set_registered_model_alias("dermanet", "champion", bare.version)
+    before = ledger.latest(99)
+    said = rf"with the champion, version {bare.version}: the files of .* are not there .* \(dermanet promote\)"
+    for begin in (partial(stages.decide, "smoke"), partial(stages.retrain, [], "smoke")):
+        with pytest.raises(BadInput, match=said):
+            begin()
+    assert ledger.latest(99) == before
+
+
 def test_a_verdict_beside_another_champion_promotes_nobody(ledger: Ledger) -> None:
     _more_versions(2)
     stages.promote("3")

@@ -84,6 +84,7 @@ def test_a_refusal_keeps_the_champion_and_registers_nothing(
     installation.enter(monkeypatch, "shut")
     refused = stages.retrain([], "smoke:seed=11")
     assert (refused["verdict"], refused["version"]) == ("fail", None)
+    assert refused["champion"].keys() == refused["metrics"].keys(), "for the column beside the candidate's"
     with pytest.raises(GateRefused, match="age_mae"):
         stages.register(refused["run_id"])
     assert stages.champion()["version"] == "1"

@@ -201,9 +201,12 @@ def _print_watch(found: dict[str, Any]) -> None:
             for line in lines:
                 out.print(f"    {word}: {line}", markup=False)
     if live := found["live"]:
-        out.print(f"live: {live['labelled']:,} of {live['answered']:,} answered images are labelled", markup=False)
+        why = (
+            f": {live['why']}" if live["why"] else f", of {live['lesions']:,} lesions{', which are few' * live['few']}"
+        )
+        out.print(f"live: {live['labelled']:,} of {live['answered']:,} answered images are labelled{why}", markup=False)
         for one in live["figures"]:
-            held = "" if one["holdout"] is None else f", holdout {one['holdout']:.3f}"
+            held = "" if one["holdout"] is None else f", holdout {one['holdout']:.3f}{', WORSE' * one['worse']}"
             out.print(f"    {one['figure']} {one['value']:.3f} of {one['images']:,}{held}", markup=False)
     if found["asks"]:
         say(f"asks for a retrain: {found['asks']['because']}; the DAG monitor starts it, or dermanet retrain")

@@ -164,7 +164,10 @@ def _of_slices(way: tuple[Any, ...], limits: SliceLimits, known: _Known) -> Any:
     values = known_values(limits.axis)
     for place, value in enumerate(limits.values):
         if value in NO_WORD:
-            yield (*way, "values", place), f"{limits.axis} has no slice {value!r}; what rows do not say is {NOT_RECORDED!r}"
+            yield (
+                (*way, "values", place),
+                f"{limits.axis} has no slice {value!r}; what rows do not say is {NOT_RECORDED!r}",
+            )
         elif values and value not in (*values, NOT_RECORDED):
             yield (*way, "values", place), f"{limits.axis} has no slice {value!r}; there are {', '.join(values)}"
     if not limits.checks:
@@ -196,7 +199,10 @@ def _of_limits(way: tuple[Any, ...], limits: Mapping[str, Limit], known: _Known)
             yield (*here, "threshold"), f"threshold is {limit.threshold:g}, and {metric} is {most}"
         elif limit.threshold is None and limit.judged_by != "figure":
             # In silence the comparison would be judged by the figure.
-            yield (*here, "judged_by"), "judged_by is of the threshold, and there is none; put it under baseline or champion"
+            yield (
+                (*here, "judged_by"),
+                "judged_by is of the threshold, and there is none; put it under baseline or champion",
+            )
         yield from _of_changes(here, metric, limit)
         yield from _of_ends(here, metric, limit)
         yield from _of_support((*here, "minimum_support"), limit.minimum_support, known.codes)

@@ -43,8 +43,14 @@ def due(first: datetime | None, now: datetime, days: int, kept: Collection[datet
     last = latest(now, days)
     if first is None:
         return [] if last in kept else [last]
-    back = max(start_of(first, days), now - timedelta(days=retention)) if retention else start_of(first, days)
+    back = reach(first, now, days, retention)
     return [start for start in sorted({*complete(back, now - SETTLED, days), last}) if start not in kept]
+
+
+def reach(first: datetime, now: datetime, days: int, retention: int) -> datetime:
+    """From which moment on windows have rows that are all still there; arguments as those of `due`."""
+    began = start_of(first, days)
+    return max(began, now - timedelta(days=retention)) if retention else began
 
 
 def asking(

@@ -9,7 +9,7 @@ from dermanet.errors import BadInput
 from dermanet.settings import Settings
 from dermanet.stages.notices import notify
 from dermanet.stages.pages import EVALUATION, PAGE
-from dermanet.stages.promotion import asks, why_not
+from dermanet.stages.promotion import asks, require_comparable, why_not
 from dermanet.stages.rooms import (
     chosen_experiment,
     frozen_snapshot,
@@ -32,13 +32,14 @@ def decide(experiment_text: str = "", force: str = "", who: str = "", drift: str
     """Whether to retrain: where enough is new since the last verdict, nothing was ever judged, or it is asked for all the same.
 
     `force`: why a person asks, whose name is `who`; `drift`: what monitoring has found, which asks by itself. Returns `retrain` and
-    the reasons; they are kept in the ledger. Raises BadInput where the gates are wrong: said after hours of training it would be said
-    too late.
+    the reasons; they are kept in the ledger. Raises BadInput where the gates are wrong or the champion's files are not there: said
+    after hours of training it would be said too late.
     """
     from dermanet.ledger.decisions import Decision
 
     here = settings.read()
     gates_of(here)
+    require_comparable(here)
     ledger = ledger_of(here)
     retrain, reasons = _whether(here, ledger, chosen_experiment(here, experiment_text).digest)
     if force or drift:

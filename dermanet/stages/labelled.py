@@ -42,7 +42,8 @@ def live_figures(
     seen = {one.digest for one in known_again(records, frozen.records)}
     new = [one for one in records if one.digest not in seen and one.labels.diagnosis in frozen.taxonomy.codes]
     if not new:
-        return {**_nothing(answered, "no label has come for an image that it answered"), "known": len(records)}
+        why = "no label has come for an image that it answered, of a lesion that its snapshot had not"
+        return {**_nothing(answered, why), "known": len(records)}
     figures = _figures(new, _answers(new, answers, frozen), frozen)
     return {
         "answered": answered, "labelled": len(new), "known": len(records) - len(new), "why": "",

@@ -51,7 +51,8 @@ def clock() -> datetime:
 def monitor(since: str = "", until: str = "", days: int = 0, dry_run: bool = False) -> dict[str, Any]:
     """Judges every complete window of the log that was not judged yet, reports on it, and asks for a retrain where drift lasts.
 
-    `since`, `until`: dates (YYYY-MM-DD) between which windows are judged, both included, instead of all there are. `days`: another
+    `since`, `until`: dates (YYYY-MM-DD) between which windows are judged, both included, as far as the log goes back, instead of all
+    there are. `days`: another
     length than the limits say; such windows never ask. `dry_run`: nothing is kept, reported or asked. Returns the windows that were
     judged, or the latest one where none was due; what asks for a retrain and was not answered yet; live figures; the MLflow run.
     Raises BadInput for wrong limits or dates, and DermaNetError or MlflowException where the registry is away: nothing is lost, as the
@@ -69,11 +70,17 @@ def monitor(since: str = "", until: str = "", days: int = 0, dry_run: bool = Fal
     first, last = _date("since", since), _date("until", until)
     if days < 0 or days > 366:
         raise BadInput(f"days is {days}; 1 to 366 are needed, or 0 for what the limits say")
+    length = days or rules.window.days
+    if 0 < here.prediction_days <= length:
+        raise BadInput(
+            f"a window of {length} days is never whole in a log that goes back {here.prediction_days} days; "
+            f"DERMANET_PREDICTION_DAYS={length + 1} at least, or shorter windows ({here.monitoring})"
+        )
     engine = open_database(here.catalogue)
     try:
         with turn(engine, windows.TURN):
             champion = versions_of(here, tracking_of(here)).at(CHAMPION)
-            watch = Watch(here, rules, engine, days or rules.window.days, clock(), champion)
+            watch = Watch(here, rules, engine, length, clock(), champion)
             return _monitored(watch, first, last, dry_run)
     finally:
         engine.dispose()
@@ -126,8 +133,12 @@ def _starts(watch: Watch, first: datetime | None, last: datetime | None, kept: s
     oldest, retention = windows.first_prediction(watch.engine), watch.here.prediction_days
     if not first and not last:
         return asking.due(oldest, watch.now, watch.days, kept, retention)
-    until = min((last or watch.now) + timedelta(days=1), watch.now - asking.SETTLED)
-    found = asking.complete(first or oldest or until, until, watch.days)
+    if oldest is None:
+        return []
+    settled = watch.now - asking.SETTLED
+    until = settled if last is None or last >= watch.now else min(last + timedelta(days=1), settled)
+    whole = asking.reach(oldest, watch.now, watch.days, retention)
+    found = asking.complete(max(first, whole) if first else whole, until, watch.days)
     return [start for start in found if start not in kept]
 
 

@@ -47,6 +47,20 @@ def asks(here: Settings) -> bool:
     return gates_of(here).promotion == "approval"
 
 
+def require_comparable(here: Settings) -> None:
+    """Raises BadInput where the champion is a version without its files, as by an alias that was moved in MLflow."""
+    from dermanet.registry.versions import CHAMPION
+
+    champion = versions_of(here, tracking_of(here)).holder(CHAMPION)
+    try:
+        if champion:
+            card_of(here, champion)
+    except BadInput as error:
+        raise BadInput(
+            f"nothing can be compared with the champion, version {champion}: {error} (dermanet promote)"
+        ) from None
+
+
 def roll_back(who: str = "", because: str = "") -> dict[str, Any]:
     """Makes the previous champion the champion again. Raises BadInput where there was none, or its files are not there.
 

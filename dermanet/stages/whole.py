@@ -10,7 +10,7 @@ from dermanet.stages.data import counted, ingest, prepare, snapshot
 from dermanet.stages.decisions import way_of
 from dermanet.stages.inbox import require_whole
 from dermanet.stages.members import require_possible
-from dermanet.stages.promotion import promote_judged
+from dermanet.stages.promotion import promote_judged, require_comparable
 from dermanet.stages.rooms import OnBatch, Progress, chosen_experiment, ledger_of, say_nothing, whoever_asks
 from dermanet.stages.smoke import smoke_test
 from dermanet.stages.state import gates_summary
@@ -56,6 +56,7 @@ def retrain(
     require_possible(here, chosen_experiment(here, experiment_text))
     gates_summary(here)
     limits_summary(here)
+    require_comparable(here)
     ledger_of(here).add(Decision("retrain", "yes", ("asked for by hand",), who=whoever_asks(), dag_run=here.dag_run))
     data = gather(sources, progress, accept_data)
     prepared = prepare(data["snapshot"], experiment_text)
@@ -75,5 +76,6 @@ def retrain(
     return {
         "run_id": run_id, "snapshot": data["snapshot"], "verdict": verdict["verdict"], "version": version,
         "metrics": evaluation["candidate"], "intervals": evaluation["intervals"], "baseline": evaluation["baseline"],
+        "champion": evaluation["champion"],
         "checks": verdict["checks"], "in_slices": verdict["in_slices"], "gates": verdict["mode"], "data": data, "promotion": way,
     }  # fmt: skip
