@@ -56,6 +56,13 @@ def test_ham10000_finds_its_images_in_several_folders(ham10000: Callable[..., Pa
     assert refusals(source) == []
 
 
+def test_an_id_may_be_written_with_its_file_s_ending(ham10000: Callable[..., Path]) -> None:
+    written = {0: {"image_id": "ISIC_0000000.jpg"}, 1: {"image_id": "ISIC_0000001.JPG"}, 2: {"image_id": "gone.jpg"}}
+    first, second, third, _ = rows(open_source(str(ham10000(count=4, rows=written))))
+    assert (first.image_id, second.image_id) == ("ISIC_0000000", "ISIC_0000001")
+    assert first.image and second.image and third.image is None
+
+
 def test_the_column_dataset_names_the_clinic(ham10000: Callable[..., Path]) -> None:
     folder = ham10000(count=2)
     samples.write_csv(folder / "HAM10000_metadata.csv", [samples.ham10000_row(0, dataset="vidir_modern")])

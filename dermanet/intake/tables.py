@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from dermanet.errors import BadInput
+from dermanet.imagefile import SUFFIXES
 from dermanet.intake import imagefiles
 from dermanet.intake.imagefiles import ImageFiles
 from dermanet.intake.labelfile import LabelFile
@@ -62,8 +63,11 @@ class Table:
         return self.images.md5(image)
 
     def _word(self, cell: str) -> str:
-        """What a cell calls an image file: a path as it is written from the CSV's folder, without detours."""
-        return cell if self.column == "image_id" or not _inside(cell) else posixpath.normpath(cell)
+        """What a cell calls an image file: an id, its file's ending left out, or a path from the CSV's folder without detours."""
+        if self.column == "image_id":
+            stem, ending = posixpath.splitext(cell)
+            return stem if ending.lower() in SUFFIXES and self.images.called(cell) is None else cell
+        return posixpath.normpath(cell) if _inside(cell) else cell
 
     def _image_id(self, word: str) -> str:
         # A path's own name is the id; a path that leaves its folder is passed on whole, for the screening to name and refuse.
