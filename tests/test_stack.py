@@ -50,7 +50,9 @@ def test_dockerfiles_are_clean(file: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.skipif(not (BIN / "shellcheck").exists(), reason="needs shellcheck, which is locked for Linux on x86_64 only")
+@pytest.mark.skipif(
+    not (BIN / "shellcheck").exists(), reason="needs shellcheck, which is locked for Linux on x86_64 only"
+)
 @pytest.mark.parametrize("file", sorted((ROOT / "docker").rglob("*.sh")), ids=lambda path: path.name)
 def test_scripts_are_clean(file: Path) -> None:
     done = subprocess.run([BIN / "shellcheck", str(file)], capture_output=True, text=True, check=False)
