@@ -125,6 +125,7 @@ def _hidden(url: str) -> str:
 
 def _champion(environ: Mapping[str, str], here: Settings) -> str:
     version = stages.champion(environ)["version"]
+    stages.require_comparable(here)
     return f"{_hidden(here.tracking_uri)}; " + (f"version {version} is champion" if version else "no champion yet")
 
 

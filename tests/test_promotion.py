@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from commands import Commands
 from installation import Installation
 from mlflow.exceptions import MlflowException
 
-from dermanet import settings, stages
+from dermanet import doctor, settings, stages
 from dermanet.database import patience, turns
 from dermanet.database.engine import open_database
 from dermanet.errors import BadInput, DermaNetError, GateRefused
@@ -237,6 +238,8 @@ def test_a_retrain_beside_a_champion_without_files_ends_before_it_trains(ledger:
         with pytest.raises(BadInput, match=said):
             begin()
     assert ledger.latest(99) == before
+    (ill,) = [one for one in doctor.examine(os.environ)["findings"] if not one["ok"]]
+    assert ill["what"] == "MLflow" and re.search(said, ill["detail"])
 
 
 def test_a_verdict_beside_another_champion_promotes_nobody(ledger: Ledger) -> None:

@@ -95,6 +95,7 @@ def test_what_would_change_nothing_in_a_probe_is_refused() -> None:
         ("dropout: {low: 0, hihg: 0.1}\n", "line 1: dropout is {'low': 0, 'hihg': 0.1}; allowed are"),
         ("turns: {low: false, high: true}\n", "line 1: turns is no number"),
         ("views: {low: 1, high: 8}\n", "line 1: views has no value between some of 1, 2, 4, 8"),
+        ("recipe: ['plain@32,epochs=3', square@32]\n", "line 1: recipe has the value 'plain@32,epochs=3', of which"),
         ("name: [a, b]\n", "line 1: experiment field 'name'"),
         ("a: 1\na: 2\n", "line 2: 'a' stands in line 1"),
         ("- learning_rate\n", "needs fields of an experiment"),

@@ -168,6 +168,8 @@ def _value(name: str, told: Any, base: Experiment, where: str) -> Any:
         experiment.check(replace(base, **{name: value}))
     except BadInput as error:
         raise BadInput(f"space {where}: {error}") from None
+    if isinstance(value, str) and value != told:
+        _refuse(where, f"{name} has the value {told!r}, of which {value!r} is one; give each field an entry of its own")
     return value
 
 
