@@ -31,7 +31,7 @@ from dermanet.serving import saliency
 from dermanet.serving.abstention import Abstention, kinds
 from dermanet.serving.app import build
 from dermanet.serving.follow import Following
-from dermanet.serving.guard import LONG, Limits
+from dermanet.serving.guard import LONG, OPEN, Limits
 from dermanet.serving.reader import Reader, cores
 from dermanet.serving.routes import FIELDS
 
@@ -189,6 +189,17 @@ def test_tokens_are_wanted_where_there_are_some(following: Following, cell: str)
             == 401
         )
         assert {client.get(path).status_code for path in ("/ping", "/health", "/ready", "/version")} == {200}
+
+
+def test_a_stranger_is_not_told_which_version_is_served(following: Following) -> None:
+    with TestClient(build(following, tokens=TOKENS, hosts=False), base_url="http://scorer.clinic:8000") as client:
+        for path in sorted(OPEN - {"/follow"}):
+            assert not {"x-model-version", "x-model-digest"} & set(client.get(path).headers), path
+        assert "x-model-version" not in client.post("/follow").headers
+        headers = {"Authorization": f"Bearer {TOKENS[0]}"}
+        assert client.get("/model", headers=headers).headers["x-model-version"] == "1"
+    with TestClient(build(following), base_url=HERE) as client:
+        assert client.get("/ping").headers["x-model-version"] == "1"
 
 
 def test_the_token_for_metrics_lets_in_there_alone(following: Following, cell: str) -> None:

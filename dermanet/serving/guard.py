@@ -150,6 +150,8 @@ class Guard:
         self._check_host(scope)
         self._check_token(scope)
         answer.visit = visit = Visit(self.following.served, self.limits.images)
+        # What needs no token tells a stranger nothing of what is served.
+        answer.named = not self.tokens or scope["path"] not in OPEN
         if reads and visit.served is None:
             raise Refused(
                 503, "TEMPORARILY_UNAVAILABLE",
@@ -304,7 +306,7 @@ class _Answer:
         self.visit: Visit | None = None
         self.status, self.size = 0, 0
         self.allowed = ""
-        self.late = self.broken = False
+        self.named = self.late = self.broken = False
         self._begun = False
 
     async def pass_on(self, message: Message) -> None:
@@ -358,7 +360,7 @@ class _Answer:
         await self.send(message)
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
-        served = self.visit.served if self.visit else None
+        served = self.visit.served if self.visit and self.named else None
         if served is None:
             return list(HEADERS)
         return [*HEADERS, (b"x-model-version", served.version.encode()), (b"x-model-digest", served.digest.encode())]
