@@ -408,7 +408,7 @@ def test_mlflow_models_predict_answers_a_csv(trained: Installation, tmp_path: Pa
 
     data = photo(tmp_path).read_bytes()
     with (tmp_path / "request.csv").open("w") as file:
-        file.write("image\n" + base64.b64encode(data).decode() + "\nno base64\n")
+        file.write("image\n" + base64.b64encode(data).decode() + "\nno base64!\n")
     command = [
         sys.executable, "-m", "mlflow", "models", "predict", "-m", "models:/dermanet@champion", "-i", str(tmp_path / "request.csv"),
         "-t", "csv", "-o", str(tmp_path / "answers.json"), "--env-manager", "local",
