@@ -48,9 +48,10 @@ restore: ## put a backup back: the last of BACKUPS, or FROM=NAME; REPLACE=1 repl
 		esac; \
 		$(COMPOSE) up --detach && exit $$status
 
-# As many processes as there are cores run the tests; the threads of OpenBLAS beside them would only wait for one another.
+# One process more than there are cores, four at most, runs the tests: nearly half of their time is waiting, for servers, clocks and retries.
+# The threads of OpenBLAS beside them would only wait for one another.
 test: $(VENV)/installed ## run the tests
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+	OPENBLAS_NUM_THREADS=1 PYTEST_XDIST_AUTO_NUM_WORKERS=$$($(BIN)/python -c 'import os; print(os.cpu_count() + 1)') $(BIN)/python -m pytest
 
 test-jax: $(VENV)-jax/installed ## run the tests of training over several processes, in .venv-jax
 	$(VENV)-jax/bin/python -m pytest -n 0 tests/test_distribution.py

@@ -572,6 +572,8 @@ def test_a_scorer_that_is_gone_is_told_and_asked_again_by_a_press(opened: Opener
     page.evaluate("() => { window.fetch = window.asked; }")
     for left in (1, 0):
         page.locator("#troubles button").first.click()
+        # The map that is there may still be that of the one before.
+        page.locator("#strip li").nth(1 - left).wait_for(state="attached")
         _wait_for_map(page)
         assert page.locator("#troubles li").count() == left
     assert page.locator("#strip li").count() == 2
