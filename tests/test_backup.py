@@ -82,7 +82,7 @@ def test_a_home_is_put_back_elsewhere_as_it_was(
 def test_a_backup_under_load_names_nothing_that_it_has_not(
     installation: Installation, backups: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [sys.executable, "-m", "dermanet", "ingest", "synthetic:lesions=250,seed=11"]
+    words = [sys.executable, "-m", "dermanet", "ingest", "synthetic:lesions=700,seed=11"]
     loading = subprocess.Popen(
         words, env=installation.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
