@@ -36,6 +36,9 @@ OTHER_SUFFIXES = (
 )  # fmt: skip
 """Of pictures that are to be converted first, and JPEGs' rarer ones: whoever names such a file is told what it is."""
 
+PICTURES = SUFFIXES + OTHER_SUFFIXES
+"""What makes a file a picture by its name, whether it can be taken or not."""
+
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 

@@ -34,14 +34,14 @@ def lite0() -> keras.Model:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_has_the_published_number_of_weights(name: str) -> None:
-    state = state_dict.read(weights_file(VARIANTS[name]))
+    state = state_dict.read(weights_file(VARIANTS[name])[0])
     tensors = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     assert sum(value.size for value in tensors.values()) == PARAMETERS[name]
     assert len([key for key in state if key.endswith("_depthwise_conv.weight")]) == len(list(blocks(VARIANTS[name])))
 
 
 def test_the_weights_stand_in_their_layers(lite0: keras.Model) -> None:
-    state = state_dict.read(weights_file(VARIANTS[LITE0]))
+    state = state_dict.read(weights_file(VARIANTS[LITE0])[0])
     stem = np.array(lite0.get_layer("stem_conv").get_weights()[0])
     assert np.array_equal(stem[1, 2, 0, 5], state["_conv_stem.weight"][5, 0, 1, 2])
     depth = np.array(lite0.get_layer("block03_depth_conv").get_weights()[0])
@@ -80,7 +80,7 @@ def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
 def test_weights_that_are_not_as_published_say_what_to_install_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installed = weights_file(VARIANTS[LITE0])
+    installed, digest = weights_file(VARIANTS[LITE0])
     package = tmp_path / "efficientnet_lite7_pytorch_model"
     (package / "models").mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -88,7 +88,7 @@ def test_weights_that_are_not_as_published_say_what_to_install_again(
     copy.write_bytes(data)
     monkeypatch.syspath_prepend(str(tmp_path))
     variant = lite.Variant(1.0, 1.0, 224, package.name)
-    assert weights_file(variant) == copy
+    assert weights_file(variant) == (copy, digest)
     data[len(data) // 2] ^= 64
     copy.write_bytes(data)
     with pytest.raises(
@@ -109,7 +109,7 @@ def test_a_state_dict_runs_no_code_and_other_files_are_named(tmp_path: Path) -> 
     evil.write_bytes(pickle.dumps(Evil()))
     with zipfile.ZipFile(new, "w") as archive:
         archive.writestr("data.pkl", b"")
-    cut.write_bytes(weights_file(VARIANTS[LITE0]).read_bytes()[:400_000])
+    cut.write_bytes(weights_file(VARIANTS[LITE0])[0].read_bytes()[:400_000])
     for path in (evil, new, cut):
         with pytest.raises(DermaNetError, match=f"{path.name} is no PyTorch state dict"):
             state_dict.read(path)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from dermanet import __version__
 from dermanet.errors import BadInput, Changed, DermaNetError
-from dermanet.imagefile import OTHER_SUFFIXES, SUFFIXES
+from dermanet.imagefile import PICTURES
 from dermanet.intake.catalogue import Catalogue, Taking
 from dermanet.intake.inbox import LABELS
 from dermanet.intake.ingest import Outcome, ingest
@@ -108,8 +108,7 @@ def digest_of(source: Table, seen: Mapping[str, Entry]) -> str:
 
 def _survey(there: Place) -> dict[str, Entry]:
     # Its pictures and its label file: what else lies there, were it this installation's own home, is no part of the batch.
-    pictures = SUFFIXES + OTHER_SUFFIXES
-    return {name: entry for name, entry in there.survey().items() if name == LABELS or name.lower().endswith(pictures)}
+    return {name: entry for name, entry in there.survey().items() if name == LABELS or name.lower().endswith(PICTURES)}
 
 
 def _at_rest(batch: str, there: Place) -> dict[str, Entry]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dermanet.errors import BadInput
-from dermanet.imagefile import OTHER_SUFFIXES, SUFFIXES
+from dermanet.imagefile import PICTURES
 from dermanet.intake.sources import is_synthetic, locate
 
 LABELS = "labels.csv"
@@ -71,11 +71,10 @@ def _folders(listing: Iterable[str]) -> dict[str, list[str]]:
 
 def _waiting(folders: Mapping[str, list[str]]) -> list[str]:
     """Folders with images and without labels; `.` for images that lie loose."""
-    pictures = SUFFIXES + OTHER_SUFFIXES
     return [
         folder or "."
         for folder, names in sorted(folders.items())
-        if LABELS not in names and any(name.lower().endswith(pictures) for name in names)
+        if LABELS not in names and any(name.lower().endswith(PICTURES) for name in names)
     ]
 
 

@@ -154,8 +154,9 @@ class _Screening:
             return self.ruled(missing)
         stated = self.source.md5(row.image)
         # What was decided about a record was decided about its file, too, which is read for that.
-        unread = stated and refusal_id(self.source.name, row.image_id) not in self.rulings
-        known = self.catalogue.known_by_md5(stated) if unread and _may_be_among(self.md5s, stated) else None
+        decided = bool(self.rulings) and refusal_id(self.source.name, row.image_id) in self.rulings
+        unread = stated and not decided and _may_be_among(self.md5s, stated)
+        known = self.catalogue.known_by_md5(stated) if unread else None
         if known and self.objects.exists(object_name(known[0])):
             return Arrival(Record(known[0], row.image_id, labels), known[1], row)
         data = self.read(row.image_id, row)
@@ -166,9 +167,10 @@ class _Screening:
             return forgotten(row.image_id)
         known = self.catalogue.known(original) if _may_be_among(self.originals, original) else None
         # Of a released record a person's corrections stand, until its row or file is another.
-        released = self.ruled(Refusal(row.image_id, "released", "", row, original))
+        kept = self.ruled(Refusal(row.image_id, "released", "", row, original)) if known and decided else None
+        released = kept if kept and kept.ruling == "released" else None
         if known and self.objects.exists(object_name(known[0])):
-            if released.ruling == "released":
+            if released:
                 return released
             return Arrival(Record(known[0], row.image_id, labels), known[1], row, original if md5 else "", md5)
         checked = check_image(data, row.image_id)
@@ -178,7 +180,7 @@ class _Screening:
         if bare_digest(data, header.format) in self.forgotten:
             return forgotten(row.image_id)
         stored = store(Arrival(Record("", row.image_id, labels), header, row, md5=md5, look=look), data, self.objects)
-        return released if known and released.ruling == "released" else stored
+        return released or stored
 
     def read(self, name: str, row: Row) -> bytes | Refusal:
         """The file of a row, or why it is refused unread."""
@@ -208,7 +210,7 @@ class _Screening:
     def ruled(self, refusal: Refusal) -> Refusal:
         """The refusal with what was decided about this very row and file."""
         ruling, about = self.rulings.get(refusal_id(self.source.name, refusal.name), ("", ""))
-        return replace(refusal, ruling=ruling) if about == fingerprint(refusal) else refusal
+        return replace(refusal, ruling=ruling) if ruling and about == fingerprint(refusal) else refusal
 
 
 def _may_be_among(starts: NDArray[np.uint64], digest: str) -> bool:

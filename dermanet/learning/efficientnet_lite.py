@@ -71,7 +71,7 @@ def pretrained(name: str, side: int | None = None, classes: bool = False) -> ker
 
 def load_weights(model: keras.Model, variant: Variant) -> None:
     """Fills a model that has `features` in it; every tensor of the file must find its layer. Raises DermaNetError."""
-    state = state_dict.read(weights_file(variant))
+    state = state_dict.read(weights_file(variant)[0])
     wanted = dict(_named(variant))
     if any(layer.name == "logits" for layer in model.layers):
         model.get_layer("logits").set_weights([state["_fc.weight"].T, state["_fc.bias"]])

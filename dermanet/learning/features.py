@@ -246,8 +246,7 @@ def _width(part: Part, side: int, taps: bool) -> int:
 def _origin(part: Part) -> dict[str, Any]:
     """Where a part's weights come from: the digest of an installed file, or the version of the library that downloads them."""
     if part.name in lite.VARIANTS:
-        file = lite.weights_file(lite.VARIANTS[part.name])
-        return {"revision": REVISION, "weights": hashlib.sha256(file.read_bytes()).hexdigest()}
+        return {"revision": REVISION, "weights": lite.weights_file(lite.VARIANTS[part.name])[1]}
     return {"revision": REVISION, "weights": f"keras {version('keras')}"}
 
 

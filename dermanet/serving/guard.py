@@ -7,10 +7,9 @@ in MLflow's form, {"error_code", "message"}: it tells what was seen, what is all
 
 import asyncio
 import hmac
-import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -20,6 +19,7 @@ from dermanet import memory
 from dermanet.serving.follow import AT_THE_DOOR, Following, Visit
 from dermanet.serving.metrics import Metrics
 from dermanet.serving.reader import cores
+from dermanet.serving.refusals import CLOSE, MEANINGS, Refused, busy, in_words, too_large
 
 log = logging.getLogger("dermanet.access")
 
@@ -53,9 +53,6 @@ LONG = 1024 * 1024
 AT_ONCE = 2
 """Bodies of the largest size that may be held at once; more than that in sum is put off."""
 
-PATIENCE = 2.0
-"""Seconds after which a client that was put off may come again."""
-
 BEYOND = "beyond"
 """In the state of a connection that there is no room for."""
 
@@ -70,18 +67,6 @@ HEADERS = (
      b"default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; connect-src 'self'; "
      b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
 )  # fmt: skip
-
-FORM = '{"dataframe_split": {"columns": ["image"], "data": [["<base64 of a JPEG or PNG>"]]}}'
-MEANINGS = {
-    400: ("BAD_REQUEST", f"the request is in none of MLflow's forms with a column `image` of text; send, as application/json, {FORM}"),
-    404: ("RESOURCE_DOES_NOT_EXIST", "there is nothing at this address; /docs lists what there is"),
-    405: ("BAD_REQUEST", "this address takes another method; /docs lists them"),
-    415: ("BAD_REQUEST", "this content type is not taken; send application/json or text/csv, or files to /predict"),
-    422: ("BAD_REQUEST", "a field is missing; send multipart/form-data with one or more files named `image`"),
-    500: ("INTERNAL_ERROR", "the scorer has a fault; its log says when and where"),
-    504: ("TEMPORARILY_UNAVAILABLE", "the answer took longer than is allowed; send fewer images at once"),
-}  # fmt: skip
-"""What is said instead of an inner application's own words, which may repeat what was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +84,6 @@ class Limits:
     def bytes(self) -> int:
         """Of a body that brings images."""
         return self.megabytes * 1024 * 1024
-
-
-class Refused(Exception):
-    """A request that is not let in: status, MLflow's error code, what to say, and headers."""
-
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message = status, code, message
-        self.headers = dict(headers or {})
 
 
 class Guard:
@@ -146,7 +122,7 @@ class Guard:
     async def _let_in(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         reads = scope["method"] == "POST" and scope["path"] in READS
         if scope.get("state", {}).get(BEYOND):
-            raise _busy("more connections are open than are taken", _CLOSE)
+            raise busy("more connections are open than are taken", CLOSE)
         self._check_host(scope)
         self._check_token(scope)
         answer.visit = visit = Visit(self.following.served, self.limits.images)
@@ -157,7 +133,7 @@ class Guard:
                 503, "TEMPORARILY_UNAVAILABLE",
                 f"no version of {self.following.versions.name} is {self.following.alias} yet", {"Retry-After": "5"},
             )  # fmt: skip
-        body = await self._body(scope, receive, self.limits.bytes if reads else SMALL)
+        body = await self._body(scope, receive, reads)
         try:
             AT_THE_DOOR.set(visit)
             if reads:
@@ -192,10 +168,11 @@ class Guard:
                 {"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
 
-    async def _body(self, scope: Scope, receive: Receive, most: int) -> bytes:
+    async def _body(self, scope: Scope, receive: Receive, reads: bool) -> bytes:
+        most = self.limits.bytes if reads else SMALL
         stated = _header(scope, b"content-length")
         if stated.isdigit() and int(stated) > most:
-            raise _too_large(most)
+            raise too_large(most, reads)
         parts: list[bytes] = []
         size = 0
         try:
@@ -208,16 +185,16 @@ class Guard:
                     size += len(part)
                     self._held += len(part)
                     if size > most:
-                        raise _too_large(most)
+                        raise too_large(most, reads)
                     if self._held > AT_ONCE * self.limits.bytes:
-                        raise _busy("so many large requests are under way that this one is put off")
+                        raise busy("so many large requests are under way that this one is put off")
                     parts.append(part)
                     if not message.get("more_body"):
                         return b"".join(parts)
         except TimeoutError:
             self._held -= size
             raise Refused(
-                408, "BAD_REQUEST", f"the request has not come whole within {self.limits.seconds:g} s", _CLOSE
+                408, "BAD_REQUEST", f"the request has not come whole within {self.limits.seconds:g} s", CLOSE
             ) from None
         except BaseException:
             self._held -= size
@@ -227,7 +204,7 @@ class Guard:
         """Computes once there is a slot; refuses where too many wait for one, or where the answer takes too long."""
         lane = self._long if len(body) > LONG or scope["path"] == EXPLAINS else self._short
         if lane.slots.locked() and lane.waiting >= self.limits.queue:
-            raise _busy(f"{lane.waiting} requests wait already")
+            raise busy(f"{lane.waiting} requests wait already")
         until = asyncio.get_running_loop().time() + self.limits.seconds
         await self._slot(lane, until)
         task = asyncio.ensure_future(self._ask(scope, body, receive, answer))
@@ -248,7 +225,7 @@ class Guard:
             async with asyncio.timeout_at(until):
                 await lane.slots.acquire()
         except TimeoutError:
-            raise _busy(f"nothing was free within {self.limits.seconds:g} s") from None
+            raise busy(f"nothing was free within {self.limits.seconds:g} s") from None
         finally:
             self._wait(lane, -1)
 
@@ -366,42 +343,12 @@ class _Answer:
         return [*HEADERS, (b"x-model-version", served.version.encode()), (b"x-model-digest", served.digest.encode())]
 
 
-_CLOSE = {"Connection": "close"}
-
-NO_HTTP = Refused(
-    400, "BAD_REQUEST", "this is no HTTP/1.1 that can be read; look at the line, the headers and the lengths of the request", _CLOSE
-)  # fmt: skip
-"""What is said where nothing can be made of what comes."""
-
-
-def in_words(refusal: Refused) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """What an error says: headers of its own, and a body in MLflow's form."""
-    body = json.dumps({"error_code": refusal.code, "message": refusal.message}).encode()
-    own = {"content-type": "application/json", "content-length": str(len(body)), **refusal.headers}
-    return [(name.lower().encode(), value.encode()) for name, value in own.items()], body
-
-
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine and nobody else's: `localhost`, or any address of loopback."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _too_large(most: int) -> Refused:
-    # Whoever mistyped an address is not to look for a smaller photograph.
-    remedy = (
-        "images are taken by POST at /invocations, /predict and /explain alone, send them there"
-        if most == SMALL
-        else "send fewer images at once, or smaller ones"
-    )
-    return Refused(413, "BAD_REQUEST", f"the request is larger than {most:,} bytes; {remedy}", _CLOSE)
-
-
-def _busy(why: str, more: Mapping[str, str] | None = None) -> Refused:
-    headers = {"Retry-After": f"{PATIENCE:.0f}", **(more or {})}
-    return Refused(503, "TEMPORARILY_UNAVAILABLE", f"{why}; come again in {PATIENCE:g} s", headers)
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes:

@@ -32,9 +32,10 @@ from dermanet.registry.tracking import Tracking
 from dermanet.registry.versions import CHAMPION, Versions
 from dermanet.serving.app import at_the_end, build
 from dermanet.serving.follow import Following, Served
-from dermanet.serving.guard import BEYOND, HEADERS, NO_HTTP, Limits, in_words, is_loopback
+from dermanet.serving.guard import BEYOND, HEADERS, Limits, is_loopback
 from dermanet.serving.metrics import FOLDER, Metrics
 from dermanet.serving.reader import Reading, cores
+from dermanet.serving.refusals import NO_HTTP, in_words
 
 log = logging.getLogger("uvicorn.error")
 
