@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,14 @@ def test_taken_ports_are_named_with_the_way_out() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(BadInput, match=rf"port {port} \(mlflow\) taken .* make run MLFLOW_PORT="):
             Ports(airflow=1, mlflow=port, scorer=2).require_free()
+
+
+def test_the_port_that_is_suggested_is_one() -> None:
+    for port in range(65_535, 64_535, -1):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            with pytest.raises(BadInput, match=rf"make run SCORER_PORT={port - 1000}$"):
+                Ports(airflow=1, mlflow=2, scorer=port).require_free()
+            break
 
 
 def test_a_port_that_is_given_twice_is_refused_before_anything_is_started() -> None:

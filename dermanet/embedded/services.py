@@ -24,6 +24,7 @@ from dermanet.hold import held
 from dermanet.settings import Settings
 
 LOOPBACK = "127.0.0.1"
+LAST_PORT = 65535
 USER = "admin"
 PARALLEL = "2"
 """Tasks at once."""
@@ -58,7 +59,7 @@ class Ports:
         taken = [name for name in ("airflow", "mlflow", "scorer") if _listens(getattr(self, name))]
         if taken:
             seen = " and ".join(f"{getattr(self, name)} ({name})" for name in taken)
-            others = " ".join(f"{name.upper()}_PORT={getattr(self, name) + 1000}" for name in taken)
+            others = " ".join(f"{name.upper()}_PORT={_another(getattr(self, name))}" for name in taken)
             raise BadInput(f"port {seen} taken by another program; choose others, as in: make run {others}")
 
 
@@ -265,6 +266,11 @@ def _airflow(*words: str) -> list[str]:
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+def _another(port: int) -> int:
+    """A port to suggest in place of one that is taken: a thousand above, or below where there is none above."""
+    return port + 1000 if port + 1000 <= LAST_PORT else port - 1000
 
 
 def _answers(url: str) -> bool:
