@@ -2,9 +2,9 @@
 
     python -m benchmarks.ablation SOURCE... [--base EXPERIMENT] [--rows ROW ...] [--folds 5] [--workdir DIR]
 
-SOURCE: labelled images as `dermanet ingest` reads them. A row is `field=value[,field=value]`; without `--rows`, those of `ROWS`. Every
-image is tested once, by a network that has not seen its lesion. Choose by the validation side, which is shown beside: its images are
-others than the test's in every fold.
+SOURCE: labelled images as `dermanet ingest` reads them. A row is `field=value[,field=value]`; without `--rows`, those of `ROWS` for
+the base's method. Every image is tested once, by a network that has not seen its lesion. Choose by the validation side, which is
+shown beside: its images are others than the test's in every fold.
 
 One JSON line a row, as it is done: figures, how far they are from the base's with 95 % intervals by paired bootstrap over lesions,
 seconds; and a table in Markdown at the end. `--workdir` keeps what is under way and what is done: called again, it goes on.
@@ -36,15 +36,22 @@ from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import recipe
 from dermanet.records import Answers, Record
 
-BASE = "finetune:backbone=efficientnet-lite0@112,recipe=square@112"
+BASE = "finetune:backbone=efficientnet-lite0@112,beside=,recipe=square@112"
 
-ROWS = (
-    "turns=false", "crops=1", "light=0", "smoothing=0", "averaging=0", "cosine=false", "warmup=0", "weight_decay=0",
-    "balance=0", "balance=1", "balance=0,adjustment=0.5", "calibrate=false", "views=1", "views=8", "taps=false",
-    "unfrozen=0.3", "unfrozen=1", "age_weight=1,sex_weight=1", "recipe=plain@112", "recipe=dermanet@112",
-    "recipe=square@64,backbone=efficientnet-lite0", "recipe=square@160,backbone=efficientnet-lite0@160",
-    "backbone=efficientnet-lite0@112+efficientnet-lite1@128", "seed=8", "seed=9",
-)  # fmt: skip
+ROWS = {
+    "finetune": (
+        "turns=false", "crops=1", "light=0", "cosine=false", "warmup=0", "weight_decay=0", "averaging=0", "smoothing=0", "balance=0",
+        "balance=1", "balance=0,adjustment=0.5", "views=1", "views=8", "calibrate=false", "kept=best", "taps=false", "unfrozen=0.3",
+        "unfrozen=1", "age_weight=1,sex_weight=1", "recipe=dermanet@112", "recipe=plain@112",
+        "recipe=square@64,backbone=efficientnet-lite0@64", "recipe=square@160,backbone=efficientnet-lite0@160",
+        "backbone=efficientnet-lite0@112+efficientnet-lite1@128", "seed=8", "seed=9",
+    ),
+    "probe": (
+        "recipe=dermanet@384", "recipe=plain@384", "recipe=square@256", "backbone=efficientnet-lite0@224/textures", "taps=false",
+        "last_map=true", "views=2", "balance=0", "balance=0.5", "balance=0,adjustment=1", "calibrate=false",
+    ),
+}  # fmt: skip
+"""What is changed unless told, by the base's method."""
 
 SHOWN = {
     "diagnosis_accuracy": "accuracy", "diagnosis_f1_macro": "macro F1", "diagnosis_balanced_accuracy": "balanced accuracy",
@@ -136,13 +143,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+", metavar="SOURCE")
     parser.add_argument("--base", default=BASE)
-    parser.add_argument("--rows", nargs="*", default=ROWS)
+    parser.add_argument("--rows", nargs="*", help="unless told, those of ROWS for the base's method")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the folds; the experiment has its own")
     parser.add_argument("--workdir", type=Path)
     asked = parser.parse_args()
     joint = "," if ":" in asked.base else ":"
-    chosen = {name: experiment.named(asked.base + (joint + name if name else "")) for name in ("", *asked.rows)}
+    rows = ROWS.get(experiment.named(asked.base).method, ()) if asked.rows is None else asked.rows
+    chosen = {name: experiment.named(asked.base + (joint + name if name else "")) for name in ("", *rows)}
     cv2.setNumThreads(1)
     images = quality.read_sources(asked.sources)
     splits = list(quality.folds(images, asked.folds, asked.seed))

@@ -7,7 +7,7 @@ each image once and writes the catalogue. What is refused is kept with its reaso
 
 **Inboxes:** a folder or prefix with a file `labels.csv` is a *batch*; `inbox:PLACE` takes every batch one level below PLACE, each as a
 whole, each once, and answers it with a `receipt.json` beside its `labels.csv`. Folders without one yet are waiting, which is no error.
-A batch that was mended or completed is taken again, and its receipt replaced.
+A batch that was corrected or completed is taken again, and its receipt replaced.
 
 **When it runs:** Mondays at 02:00 UTC on `DERMANET_SOURCE`, or by hand with the parameter *source*.
 

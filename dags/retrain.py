@@ -250,7 +250,7 @@ def retrain() -> None:
 
     @task
     def kept_the_champion(run: str, verdict: dict[str, Any]) -> list[str]:
-        """Says why; where the gates only watch, a version is made that nobody serves."""
+        """Says why; where the gates only watch, a version is made, and not served."""
         return stages.keep_champion(run, verdict)
 
     decision, snapshot = decide_retrain(), freeze_snapshot()

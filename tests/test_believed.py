@@ -220,7 +220,7 @@ def test_gates_that_only_watch_register_and_promote_nobody(
     version = _client().get_model_version("dermanet", done["version"])
     assert version.tags["dermanet.gates"] == mode and version.tags["dermanet.verdict"] == done["verdict"]
     lines = stages.keep_champion(done["run_id"], stages.judge(done["run_id"]))
-    assert f"registered as version {done['version']}, which nobody serves" in lines[-1]
+    assert f"registered as version {done['version']}, not served until" in lines[-1]
     watching.write_text(GATES["open"])
     assert stages.judge(done["run_id"])["verdict"] == "pass"
     assert stages.register(done["run_id"])["version"] == done["version"]

@@ -34,7 +34,7 @@ def test_every_version_has_its_dossier(installation: Installation) -> None:
         "Version 1: smoke",
         "not a medical device",
         "## Intended use",
-        "| age, mean absolute error in years |",
+        "| age, mean absolute error (years) |",
         "| sex: ",
         "CC BY-NC",
     ):

@@ -39,7 +39,7 @@ def test_a_melanoma_that_is_now_called_benign_stands_first_and_one_now_found_las
     told = totals(found, 7, KNOWN)
     assert (told.worse, told.better, told.other, told.newly_missed, told.newly_found) == (3, 2, 1, 2, 1)
     assert told.sentence().startswith(
-        "6 of 7 images are answered otherwise than by the champion: 2 better, 3 worse, 1 neither"
+        "6 of 7 images get another diagnosis than from the champion: 2 better, 3 worse, 1 neither"
     )
 
 

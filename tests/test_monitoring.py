@@ -323,11 +323,11 @@ def test_a_page_says_what_is_not_known() -> None:
     bare = report.Part(
         "1", verdict, sample(Population(), 60, 0), None, {"requests": 60, "again": 0, "errors": {}, "milliseconds": 1}
     )
-    assert "Logged without its reference" in report.html(page(parts=[bare], trend=[]))
+    assert "logged without a reference" in report.html(page(parts=[bare], trend=[]))
     nobody = report.Part(
         "", drift.judge(RULES, None, gathered([]).sample(), gathered([]).traffic()), gathered([]).sample(), None, {}
     )
-    assert "Nobody asked anything" in report.html(page(parts=[nobody], champion=""))
+    assert "No requests." in report.html(page(parts=[nobody], champion=""))
 
 
 def test_curves_are_drawn_of_several_windows_alone() -> None:

@@ -43,7 +43,7 @@ def test_a_page_holds_all_figures_and_needs_nothing_beside_itself(champion: bool
     assert addresses and all(address.startswith("data:image/") for address in addresses)
     assert not re.search(r"https?://|@import|url\(|<script", text)
     assert len(re.findall(r'src="data:image/png', text)) == 5
-    assert ("answered otherwise than by the champion" in text) == champion == ("version 3" in text)
+    assert ("get another diagnosis than from the champion" in text) == champion == ("version 3" in text)
     assert "not a medical device" in text and "seed 7" in text
 
 
@@ -56,9 +56,9 @@ def test_slices_show_the_recall_of_melanoma_or_else_of_the_first_malignant_diagn
             called for _, called, _ in page._of_a_slice([Diagnosis(code, f"the {code}", (), True) for code in codes])
         ]
 
-    assert shown("bcc", "mel") == ["macro F1", "the mel recall", "sex", "age error"]
-    assert shown("scc", "merkel") == ["macro F1", "the scc recall", "sex", "age error"]
-    assert shown() == ["macro F1", "sex", "age error"]
+    assert shown("bcc", "mel") == ["macro F1", "the mel recall", "sex accuracy", "age MAE"]
+    assert shown("scc", "merkel") == ["macro F1", "the scc recall", "sex accuracy", "age MAE"]
+    assert shown() == ["macro F1", "sex accuracy", "age MAE"]
 
 
 def test_every_text_is_escaped() -> None:
@@ -71,10 +71,10 @@ def test_a_verdict_takes_the_place_of_the_one_before() -> None:
     failed = Check("age_mae", "champion", 12.0, 11.5, "fail", "12; at most 11.5 <so>", 120, "sex: male")
     passed = Check("images", "support", 120, 100, "pass", "enough", 120)
     first = page.with_verdict(text, Verdict("fail", (failed, passed)))
-    assert "at most 11.5 &lt;so&gt;" in first and "sex: male" in first and "1 checks that are passed" in first
+    assert "at most 11.5 &lt;so&gt;" in first and "sex: male" in first and "1 checks passed" in first
     second = page.with_verdict(first, Verdict("pass", (passed,)))
     assert "at most 11.5" not in second and second == page.with_verdict(text, Verdict("pass", (passed,)))
-    assert "set to: dry run" in page.with_verdict(text, Verdict("fail", (failed,), "dry run"))
+    assert "(gates: dry run)" in page.with_verdict(text, Verdict("fail", (failed,), "dry run"))
     assert "Nothing was judged" in page.with_verdict(text, Verdict("not judged", (), "off"))
 
 

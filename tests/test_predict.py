@@ -254,7 +254,7 @@ def test_a_full_disk_is_told_in_one_line_and_gone_on_after(
 
     with monkeypatch.context() as patch:
         patch.setattr("dermanet.stages.results.os.write", full)
-        with pytest.raises(DermaNetError, match=r"results\.csv cannot be written on: No space left on device"):
+        with pytest.raises(DermaNetError, match=r"results\.csv cannot be written to: No space left on device"):
             stages.predict_into(out, [str(folder)])
     told = stages.predict_into(out, [str(folder)])
     assert 0 < told["before"] < COUNT

@@ -301,7 +301,9 @@ def _faults(page: Any, width: int) -> list[str]:
     return [*found, *page.evaluate(NAMELESS)]
 
 
-@pytest.mark.parametrize(("fall", "words"), [(0.31, "Where it is yellow"), (0.004, "No single place matters")])
+@pytest.mark.parametrize(
+    ("fall", "words"), [(0.31, "Covering the yellow one lowers"), (0.004, "No single region matters")]
+)
 def test_the_map_says_what_it_means(
     opened: Opener, scorer: tuple[str, Recorder], tmp_path: Path, fall: float, words: str
 ) -> None:
@@ -379,7 +381,7 @@ def test_who_picked_a_photograph_keeps_it_while_others_are_read(
     assert page.inner_text("#original-note").startswith("1.jpg")
     focused = "() => [document.activeElement.title, document.activeElement.getAttribute('aria-current')]"
     assert page.evaluate(focused) == ["1.jpg", "true"]
-    assert "Asked about" in page.inner_text("#said")
+    assert "Photographs" in page.inner_text("#said")
     _wait_for_map(page)
     _give(page, files[3])
     let_go()
@@ -392,7 +394,7 @@ def test_a_map_that_waits_holds_up_no_answer(opened: Opener, scorer: tuple[str, 
     _give(page, *files)
     page.locator("#strip li:nth-child(3)").wait_for()
     _named(page, "3.jpg")
-    page.locator("#busy-text", has_text="Looking where it looks").wait_for()
+    page.locator("#busy-text", has_text="Computing the map").wait_for()
     assert let_go() == 0, "maps are asked for one at a time"
     assert page.inner_text("#map-wait"), "the map was another photograph's"
     let_go()
@@ -410,12 +412,12 @@ def test_what_a_map_waits_for_is_told_until_it_comes(
     page.route("**/explain", lambda route: route.continue_() if free else route.fulfill(status=503, body="{}"))
     _give(page, *files)
     let_go()
-    page.locator("#waiting", has_text="hands full").wait_for()
+    page.locator("#waiting", has_text="busy").wait_for()
     assert "Reading" in page.inner_text("#busy-text")
     let_go()
     _named(page, "2.jpg")
     assert page.is_visible("#waiting")
-    assert "Looking" in page.inner_text("#busy-text")
+    assert "Computing" in page.inner_text("#busy-text")
     free = True
     _wait_for_map(page)
     assert not page.is_visible("#waiting")
@@ -432,7 +434,7 @@ def test_no_photograph_goes_without_a_word(opened: Opener, scorer: tuple[str, Re
     _give(page, files[14])
     _named(page, "15.jpg")
     assert page.locator("#strip li").count() == 14
-    assert page.inner_text("#gone") == "Of those asked about before, 1 is no longer here."
+    assert page.inner_text("#gone") == "1 earlier photograph is no longer shown."
 
 
 def test_an_answer_keeps_the_names_of_its_own_version(
@@ -464,7 +466,7 @@ def test_an_answer_is_shown_where_its_version_cannot_be_looked_at(
     _answers_as(page, scorer[0], image, "another")
     page.route("**/model", lambda route: route.fulfill(status=500, body="{}"))
     _give(page, image)
-    page.locator("#troubles", has_text="has a fault").wait_for()
+    page.locator("#troubles", has_text="scorer failed").wait_for()
     page.locator("#answer").wait_for()
     assert page.inner_text("#diagnosis") in told["diagnoses"], "the code stands for a name that is not known"
     assert page.locator("#diagnoses .tag").count() == 0
@@ -532,7 +534,7 @@ def test_a_busy_scorer_is_asked_again(opened: Opener, tmp_path: Path) -> None:
 
     page.route("**/predict", busy_at_first)
     page.evaluate(DROP, ["drop", "photo.jpg", list(photo(tmp_path).read_bytes())])
-    page.locator("#waiting", has_text="hands full").wait_for()
+    page.locator("#waiting", has_text="busy").wait_for()
     page.locator("#waiting", has_text="took longer").wait_for()
     page.locator("#answer, #troubles li").first.wait_for()
     assert len(times) == 3
@@ -549,12 +551,12 @@ def test_what_asking_again_does_not_mend_is_told_in_plain_words(opened: Opener, 
     assert "too large for this scorer. It says: the request is larger than 7 bytes." in page.inner_text("#troubles li")
     status = 500
     _give(page, photo(tmp_path))
-    page.locator("#troubles", has_text="has a fault").wait_for()
+    page.locator("#troubles", has_text="scorer failed").wait_for()
     page.unroute("**/predict")
     page.route("**/explain", lambda route: route.fulfill(status=500, body=body))
     _give(page, photo(tmp_path))
     _wait_for_map(page)
-    assert page.inner_text("#map-text").startswith("There is no map: The scorer has a fault")
+    assert page.inner_text("#map-text").startswith("No map: The scorer failed")
     assert page.inner_text("#diagnosis")
 
 

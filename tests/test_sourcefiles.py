@@ -68,8 +68,11 @@ def test_the_copy_has_no_name_and_is_closed_with_its_label_file(label_file: Path
         (b"x," * LONGEST_LINE, "longer than 1,048,576 characters"),
         (b"I9,L9,30,male,nv,\xfcber\n", "byte {size} is not UTF-8"),
         (b"I9,L9,30,male,nv,\xc3", "byte {size} is not UTF-8"),
-        (b'I9,L9,30,male,nv,"never closed\n' + b"I1,L1,30,male,nv,back\n" * 3, "unexpected end of data; mend the line"),
-        (b'I9,L9,30,male,nv,"closed"early\n', "expected after '\"'; mend the line"),
+        (
+            b'I9,L9,30,male,nv,"never closed\n' + b"I1,L1,30,male,nv,back\n" * 3,
+            "unexpected end of data; correct the line",
+        ),
+        (b'I9,L9,30,male,nv,"closed"early\n', "expected after '\"'; correct the line"),
     ],
 )
 def test_what_is_wrong_at_the_end_refuses_the_file_before_its_first_row(

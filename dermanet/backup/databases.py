@@ -146,7 +146,7 @@ def _read(file: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         raise DermaNetError(
-            f"{file} cannot be read as a database: {error}; run this again when nobody uses it, put a backup's in its place "
+            f"{file} cannot be read as a database: {error}; run this again when nothing uses it, put a backup's in its place "
             "(dermanet restore FOLDER --replace), or move it away"
         ) from error
 

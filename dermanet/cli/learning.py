@@ -47,10 +47,8 @@ def retrain(
     else:
         _print_figures(record, record["metrics"])
         _print_checks(record, record["gates"])
-        now = {"promote": "now champion", "ask": f"which waits for you: dermanet promote {record['version']}"}
-        way = now.get(
-            record["promotion"]["way"], f"which nobody serves until you promote it: {record['promotion']['because']}"
-        )
+        now = {"promote": "now champion", "ask": f"waiting for you: dermanet promote {record['version']}"}
+        way = now.get(record["promotion"]["way"], f"not served until you promote it: {record['promotion']['because']}")
         err.print(
             f"registered as version {record['version']}, {way}"
             if record["version"]
@@ -172,7 +170,7 @@ def _print_figures(record: dict[str, Any], candidate: dict[str, float]) -> None:
 
 def _print_checks(record: dict[str, Any], mode: str) -> None:
     word = record["verdict"]
-    err.print(f"verdict: {word}{'' if mode == 'enforce' else f' (the gates are set to: {mode})'}", markup=False)
+    err.print(f"verdict: {word}{'' if mode == 'enforce' else f' (gates: {mode})'}", markup=False)
     marks = {"pass": "ok ", "warning": "!! ", "fail": "NO ", "insufficient": "?? ", "not judged": "-- "}
     for check in stages.read_first(record):
         where = f" of {check['slice']}" if check["slice"] else ""

@@ -195,7 +195,7 @@ def _decision_line(decision: dict[str, Any]) -> str:
 
 def _print_watch(found: dict[str, Any]) -> None:
     for one in found["windows"]:
-        by = f"version {one['version']}, {one['images']:,} images" if one["version"] else "nobody asked"
+        by = f"version {one['version']}, {one['images']:,} images" if one["version"] else "no requests"
         out.print(f"{one['window']}: {one['verdict']} ({by})", markup=False)
         for word, lines in (("drift", one["drift"]), ("warning", one["warnings"])):
             for line in lines:

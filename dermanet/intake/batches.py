@@ -94,7 +94,7 @@ def take(
         if finished.digest == digest:
             return Taken(batch, outcome, finished, False, _answer(there, finished))
     raise Changed(
-        f"{batch} changed each time while it was taken; no receipt was written, run this again when nobody writes there"
+        f"{batch} changed each time while it was taken; no receipt was written, run this again when nothing writes there"
     )
 
 

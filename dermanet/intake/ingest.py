@@ -268,7 +268,7 @@ def release(
     """
     source, held = catalogue.refusal(refusal)
     if held.ruling == "dropped":
-        raise BadInput(f"{refusal} was dropped; ingest its source again once the record is mended")
+        raise BadInput(f"{refusal} was dropped; ingest its source again once the record is corrected")
     record = None
     if not held.ruling:
         arrival = quarantine.screened(refusal, held, changes, objects, taxonomy, force)

@@ -95,7 +95,7 @@ class LabelFile:
             for _ in reader:
                 pass
         except csv.Error as error:
-            raise BadInput(f"{self.name}: line {reader.line_num}: {error}; mend the line") from None
+            raise BadInput(f"{self.name}: line {reader.line_num}: {error}; correct the line") from None
         return self._copied[0]
 
 

@@ -54,7 +54,9 @@ def screened(
     """A record in quarantine, corrected and screened as at an ingest; its image is not stored yet. Raises BadInput."""
     if not held.row or not held.file:
         lacking = "the row that it came with" if held.file else "its file"
-        raise BadInput(f"{held.name} ({held.reason}) cannot be released: quarantine has not {lacking}; mend the source")
+        raise BadInput(
+            f"{held.name} ({held.reason}) cannot be released: quarantine has not {lacking}; correct the source"
+        )
     if held.reason == DAMAGED:
         raise BadInput(
             f"{held.name} cannot be released: it is {DAMAGED}; ingest its source again, which has the right bytes"

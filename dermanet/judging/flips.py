@@ -75,8 +75,9 @@ class Totals:
         """The totals as a person reads them."""
         turned = self.worse + self.better + self.other
         return (
-            f"{turned} of {self.images} images are answered otherwise than by the champion: {self.better} better, {self.worse} worse, "
-            f"{self.other} neither; malignant lesions newly called benign: {self.newly_missed}, no longer: {self.newly_found}"
+            f"{turned} of {self.images} images get another diagnosis than from the champion: {self.better} better, "
+            f"{self.worse} worse, {self.other} neither; malignant images newly missed: {self.newly_missed}, "
+            f"newly found: {self.newly_found}"
         )
 
 

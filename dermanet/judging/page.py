@@ -24,8 +24,8 @@ MAIN = (
     ("diagnosis_f1_weighted", "diagnosis, weighted F1", 3), ("diagnosis_f1_macro", "diagnosis, macro F1", 3),
     ("diagnosis_ece", "diagnosis, expected calibration error", 3),
     ("sex_accuracy", "sex, accuracy", 3), ("sex_f1", "sex, weighted F1", 3),
-    ("sex_auc", "sex, AUC of male against female", 3), ("sex_ece", "sex, expected calibration error", 3),
-    ("age_mae", "age, mean absolute error in years", 1),
+    ("sex_auc", "sex, AUC (male against female)", 3), ("sex_ece", "sex, expected calibration error", 3),
+    ("age_mae", "age, mean absolute error (years)", 1),
 )  # fmt: skip
 OF_A_DIAGNOSIS = {"recall": "recall", "precision": "precision", "f1": "F1", "auc": "AUC"}
 WORDS = {
@@ -36,9 +36,9 @@ WORDS = {
     "not judged": "not judged",
 }
 PICTURES = {
-    "confusion_matrix.png": "Which diagnoses are taken for which", "roc.png": "Sensitivity against false alarms",
-    "age_scatter.png": "Age", "reliability_diagnosis.png": "How sure, and how right: diagnosis",
-    "reliability_sex.png": "How sure, and how right: sex",
+    "confusion_matrix.png": "Confusion matrix", "roc.png": "ROC curves",
+    "age_scatter.png": "Age, predicted against true", "reliability_diagnosis.png": "Reliability diagram: diagnosis",
+    "reliability_sex.png": "Reliability diagram: sex",
 }  # fmt: skip
 PLACE = re.compile(r"<!-- verdict -->.*?<!-- /verdict -->", re.DOTALL)
 CARD = re.compile(r'<figure data-digest="([0-9a-f]{64})">.*?</figure>\n?', re.DOTALL)
@@ -107,7 +107,12 @@ def _of_a_slice(malignant: Sequence[Diagnosis]) -> list[tuple[str, str, int]]:
     """Which figures of a slice are shown beside its accuracy: of malignant diagnoses melanoma's recall, or the first one's."""
     first = sorted(malignant, key=lambda one: one.code != MELANOMA)[:1]
     recall = [(f"diagnosis_recall_{one.code}", f"{one.name} recall", 2) for one in first]
-    return [("diagnosis_f1_macro", "macro F1", 2), *recall, ("sex_accuracy", "sex", 2), ("age_mae", "age error", 1)]
+    return [
+        ("diagnosis_f1_macro", "macro F1", 2),
+        *recall,
+        ("sex_accuracy", "sex accuracy", 2),
+        ("age_mae", "age MAE", 1),
+    ]
 
 
 def _sensitivities(code: str, whole: Scores) -> list[tuple[float, tuple[float, float] | None]]:

@@ -80,12 +80,12 @@ def age_scatter(
         figure = Figure(figsize=(6.6, 6.9), layout="constrained")
         axes = figure.subplots()
         aside = np.random.default_rng(0).uniform(-SCATTER, SCATTER, len(ages))
-        axes.plot([0, highest], [0, highest], color=GREY, linewidth=1, linestyle="--", label="true age")
-        axes.scatter(ages + aside, said, s=16, color=BLUE, alpha=0.4, linewidths=0, label="an image")
+        axes.plot([0, highest], [0, highest], color=GREY, linewidth=1, linestyle="--", label="perfect agreement")
+        axes.scatter(ages + aside, said, s=16, color=BLUE, alpha=0.4, linewidths=0, label="one image")
         _draw_decades(axes, ages, said)
         axes.set(xlim=(-2, highest + 2), ylim=(-2, highest + 2), aspect="equal")
-        axes.set(xlabel="true age (years)", ylabel="answered age (years)")
-        axes.set_title(f"Age on {counted}\n{_error(np.abs(ages - said).mean(), interval)}")
+        axes.set(xlabel="true age (years)", ylabel="predicted age (years)")
+        axes.set_title(f"Age, predicted against true\n{counted}\n{_error(np.abs(ages - said).mean(), interval)}")
         axes.grid()
         axes.legend(loc="upper left")
         return figure
@@ -99,17 +99,17 @@ def reliability(head: str, bins: Bins, counted: str, brier: float) -> Figure:
     with rc_context(STYLE):
         figure = Figure(figsize=(6.6, 7.4), layout="constrained")
         axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="as sure as it is right")
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="perfect calibration")
         _draw_bins(axes, bins)
-        axes.set(ylim=(-0.02, 1.02), ylabel="share of answers that are right")
+        axes.set(ylim=(-0.02, 1.02), ylabel="accuracy")
         scores = f"expected calibration error {expected_error(bins):.3f}, Brier score {brier:.3f}"
-        axes.set_title(f"Reliability of the {head}\non {counted}\n{scores}")
+        axes.set_title(f"Reliability diagram: {head}\n{counted}\n{scores}")
         axes.legend(loc="upper left")
         middles = (np.ceil(bins.confidence * BINS) - 0.5) / BINS
         bars = below.bar(middles, bins.count, 0.9 / BINS, color=BLUE, alpha=0.6)
         below.bar_label(bars, fontsize=11, padding=1)
         below.margins(y=0.25)
-        below.set(xlim=(-0.02, 1.02), xlabel="probability of the answer given", ylabel="answers")
+        below.set(xlim=(-0.02, 1.02), xlabel="confidence (probability of the answer)", ylabel="answers")
         for panel in (axes, below):
             panel.grid()
         return figure
@@ -131,8 +131,8 @@ def confusion_matrix(counts: NDArray[Any], codes: Sequence[str], counted: str) -
         axes.set_xticks(range(len(codes)), codes, **slanted)
         rows = zip(codes, counts.sum(axis=1), strict=True)
         axes.set_yticks(range(len(codes)), [f"{code} ({total})" for code, total in rows])
-        axes.set(xlabel="answered diagnosis", ylabel="true diagnosis (images)")
-        axes.set_title(f"Diagnoses on {counted}")
+        axes.set(xlabel="predicted diagnosis", ylabel="true diagnosis (images)")
+        axes.set_title(f"Confusion matrix\n{counted}")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         figure.colorbar(shaded, ax=axes, shrink=0.8, label="share of the true diagnosis").outline.set_visible(False)
@@ -159,15 +159,15 @@ def roc(curves: Sequence[Curve], counted: str) -> Figure:
                 **drawn,
             )
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-        axes.set(xlabel="share of the others that is called so", ylabel="share that is found")
-        axes.set_title(f"Each diagnosis against all others\non {counted}")
+        axes.set(xlabel="false positive rate (1 - specificity)", ylabel="true positive rate (sensitivity)")
+        axes.set_title(f"ROC curves, each diagnosis against all others\n{counted}")
         axes.grid()
-        axes.legend(loc="lower right", title="area under the curve")
+        axes.legend(loc="lower right", title="AUC")
         return figure
 
 
 def _error(error: float, interval: Sequence[float] | None) -> str:
-    between = f" (95 %: {interval[0]:.1f} to {interval[1]:.1f})" if interval else ""
+    between = f" (95 % CI {interval[0]:.1f} to {interval[1]:.1f})" if interval else ""
     return f"mean absolute error {error:.1f} years{between}"
 
 
@@ -178,7 +178,7 @@ def _draw_decades(axes: Any, ages: NDArray[np.float64], said: NDArray[np.float64
         return
     low, middle, high = np.array([np.percentile(decades[place], [25, 50, 75]) for place in places]).T
     where = (np.array(places) + 0.5) * DECADE
-    label = "median and quartiles of a decade"
+    label = "median and quartiles by decade"
     reach = (middle - low, high - middle)
     axes.errorbar(where, middle, reach, color=VERMILION, marker="o", markersize=5, capsize=3, label=label)
 
@@ -189,7 +189,7 @@ def _draw_bins(axes: Any, bins: Bins) -> None:
     low, high = np.array([test.proportion_ci(method="wilson") for test in tests]).T
     # An interval that begins or ends at the share itself may miss it by a rounding.
     reach = np.clip([bins.accuracy - low, high - bins.accuracy], 0, None)
-    label = "share that is right, 95 % (Wilson)"
+    label = "accuracy, 95 % CI (Wilson)"
     axes.errorbar(
         bins.confidence,
         bins.accuracy,

@@ -19,7 +19,7 @@ WORDS = {
     "pass": "passed",
     "warning": "warning",
     "fail": "FAILED",
-    "insufficient": "not enough cases",
+    "insufficient": "too few cases",
     "not judged": "not judged",
 }
 
@@ -27,21 +27,21 @@ WORDS = {
 def verdict_page(verdict: Verdict, evaluation: dict[str, Any]) -> str:
     """The verdict with every check, then every figure beside the trivial baseline's and the champion's, in Markdown."""
     lines = [
-        f"# Verdict: {verdict.word}{'' if verdict.mode == 'enforce' else f', and the gates are set to: {verdict.mode}'}",
+        f"# Verdict: {verdict.word}{'' if verdict.mode == 'enforce' else f' (gates: {verdict.mode})'}",
         "",
         f"Run {evaluation['run_id']}, snapshot {evaluation['snapshot']}, holdout {evaluation['holdout']}.",
         "",
     ]
     if evaluation.get("flips"):
         lines += [evaluation["flips"]["sentence"] + ".", ""]
-    lines += ["| check | against | outcome | why |", "|---|---|---|---|"]
+    lines += ["| check | against | outcome | reason |", "|---|---|---|---|"]
     lines += [
         f"| {check.metric}{f' ({in_markdown(check.slice)})' if check.slice else ''} | {check.kind} | {WORDS[check.outcome]} "
         f"| {in_markdown(check.reason)} |"
         for check in sorted(verdict.checks, key=lambda check: check.outcome in QUIET)
     ]
     champion = evaluation["champion"] or {}
-    lines += ["", "| figure | candidate | 95 % | trivial baseline | champion |", "|---|---|---|---|---|"]
+    lines += ["", "| figure | candidate | 95 % CI | trivial reader | champion |", "|---|---|---|---|---|"]
     for name, value in evaluation["candidate"].items():
         others = [f"{figures[name]:.3f}" if name in figures else "" for figures in (evaluation["baseline"], champion)]
         lines.append(

@@ -18,11 +18,11 @@ def trends(trend: Trend) -> list[tuple[str, str]]:
     if len(trend) < 2:
         return []
     return [
-        ("How far from the validation side", _curves(trend, {"reach": "now"}, {"reach": "furthest figure"}, "times its limit", 1.0)),
+        ("Distance from the validation side", _curves(trend, {"reach": "now"}, {"reach": "largest distance"}, "times its limit", 1.0)),
         ("Images answered", _bars(trend)),
         (
             "Referred and failed",
-            _curves(trend, {"referred": "now", "failed": "new"}, {"referred": "referred", "failed": "failed"}, "per cent", scale=100),
+            _curves(trend, {"referred": "now", "failed": "new"}, {"referred": "referred", "failed": "failed"}, "%", scale=100),
         ),
     ]  # fmt: skip
 

@@ -13,17 +13,17 @@ from dermanet.webpage import rendered
 
 TEMPLATE = Path(__file__).with_name("report.html")
 PANELS = (
-    ("Diagnosis answered", "diagnosis", ""), ("Sex answered", "sex", ""), ("Age answered", "age", "years"),
-    ("Certainty", "certainty", "probability of the diagnosis answered"),
-    ("Novelty", "novelty", "1 is the limit of what the training side is like"),
+    ("Diagnosis predicted", "diagnosis", ""), ("Sex predicted", "sex", ""), ("Age predicted", "age", "years"),
+    ("Confidence", "certainty", "probability of the predicted diagnosis"),
+    ("Novelty", "novelty", "1: the limit of the training images"),
     ("Brightness", "brightness", "mean luma, 0 to 255"),
     ("Contrast", "contrast", "grey levels from the 1st to the 99th percentile"),
     ("Sharpness", "detail", "logarithm of the Laplacian's variance"),
 )  # fmt: skip
 NAMES = {"before": "validation side", "now": "this window"}
 CALLED = {
-    "referred": "referred to a person", "remarked": "something wrong with the photograph", "detail": "sharpness (detail)",
-    "sketch": "colours and texture (sketch)", "failed": "could not be answered", "milliseconds": "milliseconds, 95 %",
+    "referred": "referred to a person", "remarked": "photographs with a quality note", "detail": "sharpness (detail)",
+    "sketch": "colours and texture (sketch)", "failed": "could not be answered", "milliseconds": "latency, 95th percentile (ms)",
     "champion_days": "age of the champion", "newer_images": "images newer than the champion", "refused": "refused at intake",
     "holdout_wear": "wear of the holdout",
 }  # fmt: skip
@@ -71,7 +71,7 @@ def _drawn(part: Part) -> list[tuple[str, str]]:
     sketch = _furthest(part)
     wanted = [
         *PANELS,
-        *([("Colours and texture, where furthest", sketch, f"figure {sketch[7:]} of 8")] if sketch else []),
+        *([("Colours and texture, largest distance", sketch, f"figure {sketch[7:]} of 8")] if sketch else []),
     ]
     drawn = [(title, _panel(part, name, unit)) for title, name, unit in wanted]
     return [(title, svg) for title, svg in drawn if svg]

@@ -66,7 +66,7 @@ async function ask(path, file) {
       throw new Trouble(why.text, why.again);
     }
     const seconds = why.after || Math.min(WAIT.none * tries, WAIT.most);
-    wait(path, `${why.text} It is tried again in ${seconds} s.`);
+    wait(path, `${why.text} Trying again in ${seconds} s.`);
     waited = true;
     // Waiting for a first version is no failure of the scorer's: it may take as long as a training.
     if (!why.patient) tries += 1;
@@ -78,8 +78,8 @@ async function ask(path, file) {
 async function reason(answer) {
   if (answer instanceof Error) {
     return answer.name === "TimeoutError"
-      ? { text: "There was no answer for three minutes.", again: true }
-      : { text: "The scorer cannot be reached: it is not running, or the network is away.", again: true };
+      ? { text: "No answer for three minutes.", again: true }
+      : { text: "The scorer cannot be reached: it is not running, or the network is down.", again: true };
   }
   const said = await answer.json().then((body) => String(body.message || ""), () => "");
   const stated = Number(answer.headers.get("Retry-After"));
@@ -88,7 +88,7 @@ async function reason(answer) {
     case 503:
       return /no version/.test(said)
         ? { text: UNBORN, again: true, after, patient: true }
-        : { text: "The scorer has its hands full.", again: true, after };
+        : { text: "The scorer is busy.", again: true, after };
     case 504:
     case 408:
       return { text: "The answer took longer than the scorer allows.", again: true, after: after || 5 };
@@ -98,7 +98,7 @@ async function reason(answer) {
       return { text: `The scorer does not answer under this address. ${sentence(said)}` };
     default:
       return answer.status >= 500
-        ? { text: "The scorer has a fault; its log says when and where.", again: answer.status === 502 }
+        ? { text: "The scorer failed; its log has the details.", again: answer.status === 502 }
         : { text: `The scorer refused the request. ${sentence(said)}` };
   }
 }
@@ -193,7 +193,7 @@ async function one(file) {
   letGo();
   if (picked) {
     showStrip();
-    $("said").textContent = "One more is answered; it stands under “Asked about”.";
+    $("said").textContent = "Another photograph is answered; it is in the list “Photographs”.";
   } else {
     show(item);
     tell(item);
@@ -210,7 +210,7 @@ function letGo() {
     gone += 1;
   }
   $("gone").hidden = !gone;
-  $("gone").textContent = `Of those asked about before, ${gone} ${gone === 1 ? "is" : "are"} no longer here.`;
+  $("gone").textContent = `${gone} earlier ${gone === 1 ? "photograph is" : "photographs are"} no longer shown.`;
 }
 
 /** Draws the maps one at a time beside the reading, which waits for none: the one that somebody looks at first. */
@@ -225,7 +225,7 @@ async function draw() {
 }
 
 async function explain(item) {
-  busy("explain", "Looking where it looks");
+  busy("explain", "Computing the map");
   try {
     const map = await ask("explain", item.file);
     if (map.error) throw new Trouble(map.error);
@@ -254,7 +254,7 @@ function wait(path, said) {
 /** One more thing that went wrong; `again` is called where somebody may try again, and does. */
 function complain(error, again) {
   if (!(error instanceof Trouble)) console.error(error);
-  const line = made("li", { className: "card notice" }, made("span", {}, error instanceof Trouble ? error.message : "This page has a fault; reload it."));
+  const line = made("li", { className: "card notice" }, made("span", {}, error instanceof Trouble ? error.message : "Something went wrong on this page; reload it."));
   if (error.again) {
     const button = made("button", { type: "button", textContent: "Try again" });
     button.addEventListener("click", () => { line.remove(); $("choose").focus(); again(); });
@@ -331,7 +331,7 @@ function showStrip() {
     const { diagnosis, diagnosis_probabilities: shares } = item.row;
     const about = {
       type: "button", title: item.file.name, "aria-current": item === current,
-      "aria-label": `Photograph ${asked.length - place}: ${named(diagnosis, item.by)}, ${percent(shares[diagnosis])}, asked at ${item.when.toLocaleTimeString()}`,
+      "aria-label": `Photograph ${asked.length - place}: ${named(diagnosis, item.by)}, ${percent(shares[diagnosis])}, answered at ${item.when.toLocaleTimeString()}`,
     };
     item.button = made("button", about, made("img", { src: item.url, alt: "" }), made("span", { textContent: diagnosis }));
     item.button.addEventListener("click", () => {
@@ -355,9 +355,9 @@ function showMap({ map }) {
   $("seen").hidden = !whole;
   $("map-box").hidden = !map;
   $("map-scale").hidden = !whole || weak(map);
-  $("map-wait").textContent = map ? "" : "being drawn …";
+  $("map-wait").textContent = map ? "" : "computing …";
   $("seen-note").textContent = "";
-  if (map) $("map-text").textContent = whole ? meaning(map) : `There is no map: ${map.error}`;
+  if (map) $("map-text").textContent = whole ? meaning(map) : `No map: ${map.error}`;
   if (whole) {
     $("seen").src = map.seen;
     $("map").src = map.saliency;
@@ -372,8 +372,8 @@ const weak = (map) => map.fall < 0.01;
 function meaning(map) {
   const name = named(map.diagnosis, map.by), left = Math.max(0, map.probability - map.fall);
   const whose = map.whose || "";
-  if (weak(map)) return `No single place matters: whichever is covered, ${name} stays at ${percent(map.probability)}.${whose}`;
-  return `Each place was covered in turn. Where it is yellow, that takes ${name} from ${percent(map.probability)} to ${percent(left)}.${whose}`;
+  if (weak(map)) return `No single region matters: whichever is covered, ${name} stays at ${percent(map.probability)}.${whose}`;
+  return `Each region was covered in turn. Covering the yellow one lowers ${name} from ${percent(map.probability)} to ${percent(left)}.${whose}`;
 }
 
 function layMap() {
@@ -405,9 +405,9 @@ function showDiagnosis({ row, by }) {
     bar(named(code, by), code, share, { first: code === row.diagnosis, malignant: isMalignant(code, by) })));
   const together = shares.filter(([code]) => isMalignant(code, by)).reduce((sum, [, share]) => sum + share, 0);
   $("malignant").hidden = !shares.some(([code]) => isMalignant(code, by));
-  $("malignant").textContent = `Malignant diagnoses together: ${percent(together)}`;
+  $("malignant").textContent = `All malignant diagnoses together: ${percent(together)}`;
   const others = (row.differentials || []).filter((code) => code !== row.diagnosis);
-  $("differentials").textContent = others.length ? `To be thought of as well: ${others.map((code) => named(code, by)).join("; ")}.` : "";
+  $("differentials").textContent = others.length ? `Differential diagnoses: ${others.map((code) => named(code, by)).join("; ")}.` : "";
 }
 
 function showAge(row) {
@@ -464,12 +464,12 @@ function showModel() {
   const pairs = [
     ["Version", model.version && [`${model.version} of ${model.model}`, ...model.aliases].join(", ")],
     ["Digest", model.digest && made("code", { textContent: model.digest })],
-    ["Verdict of its gates", model.verdict],
+    ["Gate verdict", model.verdict],
     ["Registered", model.registered && new Date(model.registered).toLocaleDateString(undefined, { dateStyle: "long" })],
-    ["Trained on the snapshot", model.trained_on && made("code", { textContent: model.trained_on })],
+    ["Training snapshot", model.trained_on && made("code", { textContent: model.trained_on })],
     ["Experiment", model.experiment],
     ["Report", /^https?:\/\//.test(model.report || "")
-      ? made("a", { href: model.report, target: "_blank", rel: "noopener noreferrer", textContent: "Its evaluation" }) : model.report],
+      ? made("a", { href: model.report, target: "_blank", rel: "noopener noreferrer", textContent: "Evaluation" }) : model.report],
     ["Registry last answered", model.looked !== null && `${ago(model.looked)} ago`],
   ];
   $("about").replaceChildren(...pairs.filter(([, value]) => value).map(([name, value]) =>
@@ -492,7 +492,7 @@ async function begin() {
   try {
     await look();
     while (!model.version) {
-      wait("model", `${UNBORN} It is tried again in ${WAIT.first} s.`);
+      wait("model", `${UNBORN} Trying again in ${WAIT.first} s.`);
       await pause(WAIT.first);
       await look();
       if (model.version) wait("model", "");

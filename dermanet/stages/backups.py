@@ -156,7 +156,7 @@ def _urls(here: Settings) -> dict[str, str]:
 
     if not here.backend_store:
         raise BadInput(
-            f"MLflow is at {here.tracking_uri}, and nobody knows its database; set MLFLOW_BACKEND_STORE_URI and "
+            f"MLflow is at {here.tracking_uri}, and its database is not known; set MLFLOW_BACKEND_STORE_URI and "
             "MLFLOW_ARTIFACTS_DESTINATION as its server has them"
         )
     return {name: url for name, url in _every_url(here).items() if databases.exists(url)}

@@ -53,7 +53,7 @@ def keep_champion(run_id: str, verdict: dict[str, Any]) -> list[str]:
     version = register(run_id)["version"]
     return [
         *lines,
-        f"the gates are set to {verdict['mode']}: registered as version {version}, which nobody serves until you promote it",
+        f"gates: {verdict['mode']}; registered as version {version}, not served until you promote it",
     ]
 
 

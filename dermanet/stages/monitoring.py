@@ -274,7 +274,7 @@ def _told(window: "Window") -> dict[str, Any]:
 
 
 def _line(told: Mapping[str, Any]) -> str:
-    by = f"version {told['version']}, {told['images']:,} images" if told["version"] else "nobody asked"
+    by = f"version {told['version']}, {told['images']:,} images" if told["version"] else "no requests"
     return "; ".join([f"{told['window']}: {told['verdict']} ({by})", *told["drift"], *told["warnings"]])
 
 

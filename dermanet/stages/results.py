@@ -182,7 +182,7 @@ class Results:
                 left = left[os.write(self._file, left) :]
         except OSError as error:
             raise DermaNetError(
-                f"{self.path} cannot be written on: {error.strerror}; mend that, and the same command goes on where it was"
+                f"{self.path} cannot be written to: {error.strerror}; once that is fixed, the same command goes on where it was"
             ) from None
 
 

@@ -78,7 +78,7 @@ def require_not_anomalous(here: Settings, snapshot_id: str) -> None:
     entry = history.entry(Catalogue(here.catalogue), snapshot_id)
     if entry is not None and entry.verdict == "anomalous" and limits.load(here.validation).mode == "enforce":
         raise DataRefused(
-            f"the data of snapshot {snapshot_id} are anomalous ({entry.because}), and are not trained on; mend the source, or accept "
+            f"the data of snapshot {snapshot_id} are anomalous ({entry.because}), and are not trained on; fix the source, or accept "
             f'them: dermanet validate {snapshot_id} --accept "why"'
         )
 
@@ -309,7 +309,7 @@ def _refusal(told: Mapping[str, Any]) -> str:
     more = f" (and {len(others)} more)" if others else ""
     return (
         f"the data of snapshot {told['snapshot']} are anomalous: {first}{more}; look at {REPORT} in MLflow run {told['run_id']}, "
-        f'then mend the source, or accept them: dermanet validate {told["snapshot"]} --accept "why"'
+        f'then fix the source, or accept them: dermanet validate {told["snapshot"]} --accept "why"'
     )
 
 

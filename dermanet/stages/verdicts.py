@@ -174,7 +174,7 @@ def _keep(
         if record["champion_version"]
         else "there is no champion"
     )
-    mode = () if judged.mode == "enforce" else (f"the gates are set to: {judged.mode}",)
+    mode = () if judged.mode == "enforce" else (f"gates: {judged.mode}",)
     made = sum(check.outcome != "not judged" for check in judged.checks)
     told = tuple(judged.told()) or (f"all {made} checks are passed, {beside}",)
     ledger.record(
