@@ -154,6 +154,14 @@ def test_a_receipt_quotes_no_label(here: Here, batch: Folder) -> None:
     assert "add it and ingest again" in told["I1"]
 
 
+def test_a_receipt_says_what_is_wrong_with_a_file(here: Here, batch: Folder) -> None:
+    fill(batch, 0, len(samples.UNFIT), **{f"I{place}": data for place, data in enumerate(samples.UNFIT.values())})
+    here.take(batch)
+    refused = receipt(batch)["refused"]
+    assert [told["reason"] for told in refused] == list(samples.UNFIT)
+    assert not [told for told in refused if "quotes labels" in told["detail"]]
+
+
 def test_a_receipt_lists_some_refusals_and_counts_all(
     here: Here, batch: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
