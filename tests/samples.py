@@ -56,6 +56,25 @@ def huge_jpeg(side: int = 60_000) -> bytes:
     return data[: frame + 5] + struct.pack(">HH", side, side) + data[frame + 9 :]
 
 
+def _gradient() -> NDArray[np.uint8]:
+    """Every grey level from the left to the right, and not an edge: RGB (48, 256, 3)."""
+    return np.tile(np.arange(256, dtype=np.uint8)[None, :, None], (48, 1, 3))
+
+
+UNFIT: dict[str, bytes] = {
+    "empty file": b"",
+    "not an image": b"Dear colleague, the image follows.",
+    "undecodable": b"\xff\xd8\xff" + bytes(500),
+    "truncated": jpeg(12)[: len(jpeg(12)) // 2],
+    "too small": jpeg(20, 27, 48),
+    "too large": huge_jpeg(),
+    "not RGB-convertible": png(np.dstack([pixels(22), np.full((48, 64), 128, np.uint8)])),
+    "blurred": png(_gradient()),
+    "blank": png(np.full((48, 64, 3), 128, np.uint8)),
+}
+"""A file for every reason for which its bytes alone have an image refused."""
+
+
 def ham10000_row(number: int, **changes: str) -> dict[str, str]:
     """Row `number` (from 0) of a metadata file in HAM10000's columns, a lesion of its own each."""
     return {

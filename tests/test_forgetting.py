@@ -1,6 +1,7 @@
 """Forgetting a lesion: its images are gone from everywhere, never come back, and the versions that saw them are named."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from dermanet import settings, stages, taxonomy
 from dermanet.contactsheet import tile
 from dermanet.database.schema import METADATA
 from dermanet.errors import BadInput
-from dermanet.intake import batches, placing, quarantine, stored
+from dermanet.intake import batches, placing, quarantine, snapshots, stored
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.forgetting import forget, forget_patient
 from dermanet.intake.hiding import HIDDEN, hide
@@ -25,7 +26,7 @@ from dermanet.pixels.prepared import PreparedPixels
 from dermanet.records import Record, Snapshot
 from dermanet.registry.tracking import Tracking
 from dermanet.stages.dossier import compile_dossier
-from dermanet.stages.rooms import frozen_snapshot, snapshot_tracking, tracking_of
+from dermanet.stages.rooms import frozen_snapshot, snapshot_place, snapshot_tracking, tracking_of, versions_of
 from dermanet.storage import Folder, place
 
 EXIF = b"\xff\xe1\x00\x11Exif\0\0Anna Must"
@@ -154,7 +155,7 @@ def test_a_lesion_leaves_the_prepared_pixels_and_its_versions_are_named(installa
     indexes = list((installation.home / "prepared").glob("*/*.json"))
     assert any(record.digest in index.read_text() for index in indexes)
     forgotten = stages.forget(record.labels.lesion_id)
-    assert forgotten["versions"] == ["1"] and forgotten["images"] >= 1
+    assert (forgotten["versions"], forgotten["unknown"]) == (["1"], []) and forgotten["images"] >= 1
     left = list((installation.home / "prepared").glob("*/*"))
     assert not any(record.digest in path.read_text() for path in left if path.suffix == ".json")
     assert {path.stem for path in left if path.suffix == ".npy"} == {
@@ -162,6 +163,35 @@ def test_a_lesion_leaves_the_prepared_pixels_and_its_versions_are_named(installa
     }
     assert stages.ingest(SOURCE)["quarantined"] == {"forgotten": forgotten["images"]}
     assert stages.forget(record.labels.lesion_id) == forgotten
+
+
+def test_a_version_that_began_with_one_that_saw_it_is_named_too(installation: Installation) -> None:
+    here, frozen = settings.read(), _of_the_champion()[1]
+    lesion = frozen.train[0].labels.lesion_id
+    others = [record for record in frozen.records if record.labels.lesion_id != lesion]
+    other = snapshots.freeze(others, frozen.taxonomy, snapshot_place(here))
+    versions = versions_of(here, tracking_of(here))
+    for started in ("imagenet", "1", "3"):
+        run = tracking_of(here).run_for(f"began with {started}", "a run", {}).info.run_id
+        tags = {"dermanet.snapshot": other.id, "dermanet.started_from": started}
+        versions.register(run, versions.get("1").source, tags)
+    told = stages.forget(lesion)
+    assert (told["versions"], told["unknown"]) == (["1", "3", "4"], [])
+
+
+@pytest.mark.parametrize("missing", [True, False], ids=["elsewhere", "damaged"])
+def test_a_version_whose_snapshot_cannot_be_looked_up_is_named_as_such(
+    installation: Installation, missing: bool
+) -> None:
+    frozen = _of_the_champion()[1]
+    folder = installation.home / "snapshots" / frozen.id
+    if missing:
+        shutil.rmtree(folder)
+    else:
+        (folder / "records.csv").write_text("nothing\n")
+    for _ in range(2):
+        told = stages.forget(frozen.train[0].labels.lesion_id)
+        assert told["images"] and (told["versions"], told["unknown"]) == ([], ["1"])
 
 
 def _forgets_at(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, lesion: str) -> list[int]:

@@ -154,6 +154,14 @@ def test_a_receipt_quotes_no_label(here: Here, batch: Folder) -> None:
     assert "add it and ingest again" in told["I1"]
 
 
+def test_a_receipt_says_what_is_wrong_with_a_file(here: Here, batch: Folder) -> None:
+    fill(batch, 0, len(samples.UNFIT), **{f"I{place}": data for place, data in enumerate(samples.UNFIT.values())})
+    here.take(batch)
+    refused = receipt(batch)["refused"]
+    assert [told["reason"] for told in refused] == list(samples.UNFIT)
+    assert not [told for told in refused if "quotes labels" in told["detail"]]
+
+
 def test_a_receipt_lists_some_refusals_and_counts_all(
     here: Here, batch: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,16 +321,19 @@ def test_one_wrong_batch_does_not_stop_the_others(batch: Folder, home: Path) -> 
         "b": b"image_id,lesion_id,dx\n",
         "c": b"image_id,lesion_id,age,sex,dx\n",
         "d": "ä,b\n".encode("latin-1"),
+        "f": b'image_id,lesion_id,age,sex,dx\n"I1,L1,50,male,nv\n',
     }.items():
         Folder(batch.root.parent / name).write("labels.csv", text)
     Folder(batch.root.parent / "e").write("x.jpg", b"x")
     done = stages.ingest(str(batch.root.parent))
     states = {Path(story["batch"]).name: story["state"] for story in done["batches"]}
-    assert states == {"2026-11": "taken", "a": "taken", "b": "wrong", "c": "wrong", "d": "wrong"}
+    assert states == {"2026-11": "taken", "a": "taken", "b": "wrong", "c": "wrong", "d": "wrong", "f": "wrong"}
     assert (done["accepted"], done["waiting"]) == (6, ["e"])
-    with pytest.raises(BadInput, match="3 of 5 batches not taken, all others were") as caught:
+    with pytest.raises(BadInput, match="4 of 6 batches not taken, all others were") as caught:
         stages.require_whole(done)
-    assert all(part in str(caught.value) for part in ("lacks the column", "has no rows", "byte 0 is not UTF-8"))
+    parts = ("lacks the column", "has no rows", "byte 0 is not UTF-8", "line 2: unexpected end of data")
+    assert all(part in str(caught.value) for part in parts)
+    assert all(str(caught.value).count(f"{batch.root.parent}/{name}") == 1 for name in "bcdf")
     assert "\n" not in str(caught.value)
     again = stages.ingest(f"inbox:{batch.root.parent}")
     assert (again["accepted"], again["known"]) == (0, 6)

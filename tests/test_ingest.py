@@ -36,13 +36,12 @@ BAD_ROWS = {
     "ISIC_0000008": ({"lesion_id": ""}, "missing lesion id"),
 }
 BAD_FILES = {
-    "ISIC_0000011": (b"Dear colleague, the image follows.", "not an image"),
-    "ISIC_0000012": (samples.jpeg(12)[: len(samples.jpeg(12)) // 2], "truncated"),
-    "ISIC_0000013": (b"", "empty file"),
-    "ISIC_0000014": (samples.huge_jpeg(), "too large"),
+    "ISIC_0000013": (samples.UNFIT["empty file"], "empty file"),
+    "ISIC_0000014": (samples.UNFIT["too large"], "too large"),
     "ISIC_0000015": (samples.huge_png(), "too large"),
     "ISIC_0000016": (None, "missing image"),
     "ISIC_0000017": (samples.jpeg(0), "duplicate bytes"),
+    **{f"ISIC_{20 + place:07d}": (data, reason) for place, (reason, data) in enumerate(samples.UNFIT.items())},
 }
 STRAY = f"{samples.PARTS[0]}/ISIC_0000099.jpg"
 EXPECTED = {
@@ -51,13 +50,13 @@ EXPECTED = {
     "ISIC_0000009 (row 2 of this name)": "duplicate row", "ISIC_0000009 (row 3 of this name)": "duplicate row",
     STRAY: "image without a row", f"{samples.PARTS[1]}/ISIC_0000007.jpg": "image without a row",
 }  # fmt: skip
-COUNT = 20
+COUNT = 20 + len(samples.UNFIT)
 GOOD = COUNT - len(BAD_ROWS) - len(BAD_FILES)
 
 
 @pytest.fixture
 def mixed(ham10000: Callable[..., Path]) -> Path:
-    """Twenty rows of which five are good, and a file without a row."""
+    """Rows of which seven are good, and a file without a row."""
     files = {f"{name}.jpg": data for name, (data, _) in BAD_FILES.items()}
     rows = {int(name[-7:]): changes for name, (changes, _) in BAD_ROWS.items()}
     rows |= {17: {"dx": samples.CODES[0]}}
@@ -73,7 +72,7 @@ def test_every_bad_record_is_refused_with_its_reason_while_the_good_go_on(here: 
     assert here.refused() == EXPECTED
     assert outcome == Outcome(accepted=GOOD, quarantined=Counter(EXPECTED.values()))
     assert sorted(record.image_id for record in here.catalogue.records()) == [
-        "ISIC_0000000", "ISIC_0000009", "ISIC_0000010", "ISIC_0000018", "ISIC_0000019",
+        "ISIC_0000000", "ISIC_0000009", "ISIC_0000010", "ISIC_0000011", "ISIC_0000012", "ISIC_0000018", "ISIC_0000019",
     ]  # fmt: skip
 
 

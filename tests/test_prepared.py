@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -61,6 +62,17 @@ def test_only_what_is_new_is_prepared(tmp_path: Path) -> None:
     assert (done.computed, done.reused) == (4, 5)
     assert asked == Counter(digests(9)[5:])
     assert right(pixels, digests(9))
+
+
+def test_every_core_has_an_image_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3, 4})
+    together = threading.Barrier(5, timeout=60)
+
+    def met(digest: str) -> bytes:
+        together.wait()
+        return read(digest)
+
+    assert PreparedPixels(tmp_path, SMALL).fill(digests(10), met).computed == 10
 
 
 def test_each_recipe_keeps_its_own(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """The split: by lesion, for ever, in the stated shares; and the holdout's identity."""
 
+import csv
 import dataclasses
 import random
 from collections import Counter
+from itertools import product
+from pathlib import Path
 
 import samples
 from hypothesis import given
@@ -51,6 +54,17 @@ def test_however_lesions_are_named_the_sides_have_their_shares_but_for_luck(
     for name, share in SHARES.items():
         low, high = binom.ppf([1e-6, 1 - 1e-6], count, share)
         assert low <= found[name] <= high, name
+
+
+def test_of_every_diagnosis_and_sex_the_sides_have_their_shares_but_for_luck(real_data: Path) -> None:
+    with (real_data / "ham10000/HAM10000_metadata.csv").open() as file:
+        lesions = {row["lesion_id"]: row for row in csv.DictReader(file)}
+    for column in ("dx", "sex"):
+        totals = Counter(row[column] for row in lesions.values())
+        found = Counter((row[column], side(lesion)) for lesion, row in lesions.items())
+        for (word, count), (name, share) in product(totals.items(), SHARES.items()):
+            low, high = binom.ppf([1e-4, 1 - 1e-4], count, share)
+            assert low <= found[word, name] <= high, (word, name)
 
 
 @given(st.text(min_size=1), st.dictionaries(st.text(min_size=1), st.sampled_from(SIDES)), st.sampled_from(SIDES))

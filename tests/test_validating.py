@@ -76,6 +76,9 @@ SPOILT: dict[str, tuple[Change, str]] = {
         lambda f: f.assign(localization=f["localization"].where(np.arange(len(f)) % 2 == 0, "")),
         "new missing_localization",
     ),
+    "one site": (lambda f: f.assign(localization="face"), "new localization"),
+    "no ages": (lambda f: f.assign(age=np.nan), "new missing_age"),
+    "one grey": (lambda f: f.assign(contrast=12.0), "new contrast"),
     "half the light": (lambda f: f.assign(brightness=f["brightness"] / 2), "new brightness"),
     "blurred": (lambda f: f.assign(detail=f["detail"] / 5), "new detail"),
     "a quarter of the pixels": (lambda f: f.assign(width=300.0, height=225.0), "new megapixels"),
@@ -309,6 +312,14 @@ def test_the_sheets_show_what_stands_out_and_some_of_each_diagnosis() -> None:
     many = [f"d{number}" for number in range(300)]
     frame = people(900).assign(diagnosis=[many[number % 300] for number in range(900)])
     assert sum(len(sheet.images) for sheet in sheets.choose(frame, many)) <= sheets.MOST_TILES
+
+
+def test_the_smallest_images_have_a_sheet_where_there_are_some() -> None:
+    small = BEFORE.assign(width=BEFORE["width"].where(BEFORE.index != 7, 100.0))
+    (sheet,) = [one for one in sheets.choose(small, LIST.codes) if one.title == "The smallest (pixels)"]
+    row = small.loc[7]
+    assert sheet.images == ((row["digest"], f"{row['image_id']}\n{row['diagnosis']}, 45000"),)
+    assert "smallest" not in " ".join(one.title for one in sheets.choose(BEFORE, LIST.codes))
 
 
 def test_a_plot_takes_its_colours_from_the_page_and_is_the_same_every_time() -> None:

@@ -41,7 +41,8 @@ MOST_LISTED = 1000
 
 OF_FILES = frozenset({
     "ambiguous file", "blank", "blurred", "duplicate bytes", "duplicate row", "empty file", "forgotten", "image without a row",
-    "missing image", "not an image", "too large", "too small", "truncated", "undecodable", "unreadable file",
+    "missing image", "not an image", "not RGB-convertible", "too large", "too small", "truncated", "undecodable",
+    "unreadable file",
 })  # fmt: skip
 """Reasons whose details speak of files alone. Others quote a cell, or another source: who may see those asks `quarantine show`."""
 

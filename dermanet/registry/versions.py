@@ -97,11 +97,11 @@ class Versions:
         except BadInput:
             return None
 
-    def snapshots(self) -> dict[str, str]:
-        """Every version and the snapshot that it was trained and judged on, oldest first."""
+    def tagged(self, *tags: str) -> dict[str, tuple[str, ...]]:
+        """Every version, oldest first, with the values of some of its tags; empty where it has none."""
         found = self.client.search_model_versions(f"name = '{self.name}'")
-        known = sorted((int(version.version), version.tags.get("dermanet.snapshot")) for version in found)
-        return {str(version): snapshot for version, snapshot in known if snapshot}
+        ordered = sorted(found, key=lambda version: int(version.version))
+        return {str(version.version): tuple(version.tags.get(tag, "") for tag in tags) for version in ordered}
 
     def _ensure_model(self) -> None:
         try:

@@ -38,7 +38,9 @@ def take_inbox(
             if isinstance(error, Arriving):
                 waiting.append(batch.rpartition("/")[2])
             else:
-                stories.append(_story(batch, "wrong" if isinstance(error, BadInput) else "changed", fault=str(error)))
+                # What is wrong with a line is said of its label file, and every batch's is called the same.
+                fault = str(error) if batch in str(error) else f"{batch}: {error}"
+                stories.append(_story(batch, "wrong" if isinstance(error, BadInput) else "changed", fault))
         else:
             total += taken.outcome
             stories.append(_taken(taken))

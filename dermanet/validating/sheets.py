@@ -19,13 +19,18 @@ class Sheet:
 
 
 def choose(frame: pd.DataFrame, codes: Sequence[str]) -> list[Sheet]:
-    """The sheets of a table, at most MOST_TILES images in all: the darkest, brightest, softest and smallest, then every diagnosis."""
+    """The sheets of a table, at most MOST_TILES images in all: the darkest, brightest, softest and smallest, then every diagnosis.
+
+    Where all images are of one size, none is the smallest.
+    """
+    sized = frame.assign(pixels=frame["width"] * frame["height"])
     found = [
         _extreme(frame, "The darkest", "brightness", True, "mean luma"),
         _extreme(frame, "The brightest", "brightness", False, "mean luma"),
         _extreme(frame, "The softest", "detail", True, "detail"),
+        _extreme(sized[sized["pixels"] < sized["pixels"].max()], "The smallest", "pixels", True, "pixels"),
     ]
-    each = max(1, min(OF_A_DIAGNOSIS, (MOST_TILES - 3 * STANDING_OUT) // max(1, len(codes))))
+    each = max(1, min(OF_A_DIAGNOSIS, (MOST_TILES - len(found) * STANDING_OUT) // max(1, len(codes))))
     for code in codes:
         # In the order of the digests, which is no order at all: so a sheet is a fair sample, and the same at every call.
         some = frame[frame["diagnosis"] == code].sort_values("digest")[:each]
