@@ -193,6 +193,25 @@ def test_a_registry_that_is_away_leaves_the_version_and_says_for_how_long(
     assert following.trouble is None
 
 
+def test_model_says_which_version_is_served_why_and_how_old_that_word_is(
+    installation: Installation, following: Following
+) -> None:
+    version = registry(installation).get("1")
+    (snapshot,) = (installation.home / "snapshots").iterdir()
+    with TestClient(build(following), base_url="http://127.0.0.1") as client:
+        time.sleep(0.2)
+        told = client.get("/model").json()
+        following.look()
+        after = client.get("/model").json()["looked"]
+    assert following.served
+    assert (told["model"], told["version"], told["digest"]) == ("dermanet", "1", following.served.digest)
+    assert (told["alias"], told["aliases"], told["poll"]) == (CHAMPION, [CHAMPION], 0.05)
+    assert (told["verdict"], told["registered"]) == ("pass", version.creation_timestamp)
+    assert told["report"] == version.tags["dermanet.report"] and str(version.run_id) in told["report"]
+    assert (told["trained_on"], told["experiment"]) == (snapshot.name, "smoke")
+    assert told["looked"] >= 0.2 > after
+
+
 def test_a_scorer_that_starts_without_the_registry_serves_what_was_served_last(
     installation: Installation, following: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:

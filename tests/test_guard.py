@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hmac
 import io
 import json
 import logging
@@ -191,6 +192,18 @@ def test_tokens_are_wanted_where_there_are_some(following: Following, cell: str)
         assert {client.get(path).status_code for path in ("/ping", "/health", "/ready", "/version")} == {200}
 
 
+def test_every_token_is_compared_and_in_a_time_that_tells_nothing(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, compared = hmac.compare_digest, list[bytes]()
+    monkeypatch.setattr(hmac, "compare_digest", lambda given, token: compared.append(token) or whole(given, token))
+    with TestClient(build(following, tokens=TOKENS, hosts=False), base_url="http://scorer.clinic:8000") as client:
+        for given, status in ((TOKENS[0], 200), (TOKENS[1], 200), ("wrong", 401), ("", 401)):
+            assert client.get("/model", headers={"Authorization": f"Bearer {given}"}).status_code == status
+    # After the one that fits, too.
+    assert compared == [token.encode() for token in TOKENS] * 4
+
+
 def test_a_stranger_is_not_told_which_version_is_served(following: Following) -> None:
     with TestClient(build(following, tokens=TOKENS, hosts=False), base_url="http://scorer.clinic:8000") as client:
         for path in sorted(OPEN - {"/follow"}):
@@ -229,11 +242,23 @@ def test_another_s_name_does_not_lead_here(following: Following, status: int, na
         )
 
 
+CAREFUL = {
+    "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(self), microphone=(), geolocation=()", "x-frame-options": "DENY", "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+}  # fmt: skip
+"""What a browser is told not to do with an answer."""
+
+
 def test_every_answer_has_the_headers_of_a_careful_server(client: TestClient, cell: str) -> None:
-    for answer in (client.post("/invocations", json=_body(cell)), client.get("/nothing"), client.get("/model")):
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        assert "default-src 'none'" in answer.headers["content-security-policy"]
-        assert answer.headers["cache-control"] == "no-store"
+    answers = [
+        client.post("/invocations", json=_body(cell)),
+        client.post("/invocations", content=b"{"),
+        client.put("/model"),
+    ]
+    for answer in (*answers, *(client.get(path) for path in (*sorted(ASKED_FOR), "/nothing"))):
+        assert {name: answer.headers[name] for name in CAREFUL} == CAREFUL, answer.request.url
         assert "server" not in answer.headers
     assert client.get("/nothing").json()["error_code"] == "RESOURCE_DOES_NOT_EXIST"
     assert client.put("/invocations").status_code == 405

@@ -5,12 +5,13 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +402,26 @@ def test_ctrl_c_says_that_it_can_be_gone_on_with(trained: Installation, folder: 
         f"interrupted: what was answered is in {out}; the same command goes on from there\n",
     )
     assert out.read_bytes().endswith(b"\n")
+
+
+def test_on_a_terminal_it_counts_what_is_answered_of_all_there_are(
+    trained: Installation, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "bad.png").write_bytes(b"GIF89a")
+    words = [sys.executable, "-m", "dermanet", "predict", str(folder), "--out", str(tmp_path / "results.csv")]
+    environ = {**trained.environment(), "TERM": "xterm", "COLUMNS": "120"}
+    terminal, inside = os.openpty()
+    with subprocess.Popen(words, env=environ, stderr=inside) as process:
+        os.close(inside)
+        said = b""
+        # Linux says so where nobody holds the other end any more.
+        with suppress(OSError):
+            while more := os.read(terminal, 4096):
+                said += more
+    os.close(terminal)
+    assert process.returncode == 2
+    for words_of_it in (f"{COUNT + 1}/{COUNT + 1} images", "answering", "bad.png: not an image"):
+        assert words_of_it.encode() in re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", said), said
 
 
 def test_mlflow_models_predict_answers_a_csv(trained: Installation, tmp_path: Path, reader: Reader) -> None:

@@ -276,6 +276,7 @@ def test_every_screen_shows_it_whole(
     assert _faults(page, width) == []
     assert page.is_visible("label[for=camera]") == phone
     assert page.is_visible("#camera") == phone, "what is not offered is no stop of the keyboard's"
+    assert page.get_attribute("#camera", "capture") == "environment", "a phone opens its camera, the one on its back"
     _with(page, scorer[0], photo(tmp_path), **WHOLE)
     text = tmp_path / "notes.txt"
     text.write_text("not a picture")
@@ -664,6 +665,8 @@ def test_a_report_is_linked_where_it_has_an_address(opened: Opener, scorer: tupl
     told = requests.get(f"{scorer[0]}model", timeout=30).json()
     page = opened()
     assert page.locator("#about a").count() == 0
+    about = page.inner_text("#about")
+    assert all(one in about for one in ("1 of dermanet, champion", told["verdict"], told["trained_on"], told["report"]))
     page.route("**/model", lambda route: route.fulfill(json=told))
     for address, links in (("https://mlflow.example/run", 1), ("javascript:alert(1)", 0), ("/etc/passwd", 0)):
         told["report"] = address

@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import json
 import re
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,12 +19,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import mlflow
 import mlflowserver
 import psutil
 import pytest
 import requests
+import samples
+from hypothesis import strategies as st
 from installation import Installation, photo
+from urllib3.filepost import encode_multipart_formdata
 from variants import older, registry
 from waiting import until
 
@@ -181,8 +187,10 @@ def test_what_was_answered_is_in_the_log_and_no_image(
     row = server.ask(body).json()["predictions"][0]
     server.client.post(f"{server.address}/predict", files={"image": b"GIF89a"}, timeout=30)
     tried = serve("--version", "1")
-    tried.ask(body)
-    assert [tried.stop(), server.stop()] == [0, 0]
+    silent = serve(DERMANET_PREDICTION_DAYS="0")
+    for one in (tried, silent):
+        assert one.ask(body).json()["predictions"] == [row]
+    assert [one.stop() for one in (tried, silent, server)] == [0, 0, 0]
     engine, now = open_database(f"sqlite:///{installation.home / 'catalogue.db'}"), datetime.now(UTC)
     good, bad = sorted(between(engine, now - timedelta(hours=1), now), key=lambda one: one.error or "")
     data = (tmp_path / "photo.jpg").read_bytes()
@@ -194,6 +202,10 @@ def test_what_was_answered_is_in_the_log_and_no_image(
     )
     assert good.probabilities
     assert good.probabilities["diagnosis"] == pytest.approx(row["diagnosis_probabilities"], abs=1e-5)
+    assert (good.sex, good.diagnosis, good.quality, good.novelty) == tuple(
+        row[name] for name in ("sex", "diagnosis", "quality", "novelty")
+    )
+    assert now - timedelta(hours=1) < good.at < now and good.milliseconds > 0
     assert good.sketch and len(good.sketch) == 8 and good.brightness and good.contrast and good.detail
     assert bad.error == "not an image" and (bad.sketch, bad.brightness) == (None, None)
 
@@ -298,6 +310,69 @@ def test_a_body_of_two_gigabytes_is_refused_in_bounded_memory(serve: Serve, body
     assert sent < 100
     assert psutil.Process(server.process.pid).memory_info().rss - before < 60 * 1024 * 1024
     assert server.ask(body).status_code == 200
+
+
+def _spoilt(whole: bytes) -> st.SearchStrategy[bytes]:
+    """A body in which something was cut away, put in or written twice."""
+    place, more = st.integers(0, len(whole)), st.binary(max_size=30)
+    return st.builds(lambda one, other, put: whole[:one] + put + whole[other:], place, place, more)
+
+
+def _garbage(described: dict[str, Any], image: bytes) -> st.SearchStrategy[tuple[str, str, bytes]]:
+    """An address that takes a body by the API's own description, a type of content, and what is none of it or nearly so."""
+    cell = base64.b64encode(image).decode()
+    form, kind = encode_multipart_formdata({"image": ("image", image)}, "between")
+    whole = {
+        "application/json": json.dumps({"dataframe_split": {"columns": ["image"], "data": [[cell]]}}).encode(),
+        "text/csv": f"image\n{cell}\n".encode(), kind: form,
+    }  # fmt: skip
+    names = ("dataframe_split", "dataframe_records", "inputs", "instances", "columns", "data", "image")
+    words = st.sampled_from([*names, cell])
+    leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), words, st.text(max_size=20))
+    nested = st.recursive(
+        leaves, lambda one: st.lists(one, max_size=3) | st.dictionaries(words, one, max_size=3), max_leaves=8
+    )
+    none = st.one_of(
+        st.binary(max_size=300), st.text(max_size=100).map(str.encode), nested.map(json.dumps).map(str.encode)
+    )
+    paths = [path for path, operations in described["paths"].items() if "requestBody" in operations.get("post", {})]
+    assert set(paths) == {"/explain", "/invocations", "/predict"}
+    kinds = st.sampled_from(
+        [*whole, "multipart/form-data", "application/vnd.apache.parquet", "text/plain", "image/jpeg"]
+    )
+    # Of what may be a photograph still, the map would take longer than all the others.
+    quick = st.sampled_from([path for path in paths if path != "/explain"])
+    nearly = [st.tuples(quick, st.just(one), _spoilt(made)) for one, made in whole.items()]
+    return st.one_of(st.tuples(st.sampled_from(paths), kinds, none), *nearly)
+
+
+def test_ten_thousand_bodies_of_garbage_are_refused_and_it_stays_as_it_was(serve: Serve, body: dict[str, Any]) -> None:
+    server = serve(DERMANET_REQUEST_MEGABYTES="1")
+    described = server.client.get(f"{server.address}/openapi.json", timeout=30).json()
+    connection, told = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30), Counter[int]()
+    before = list[int]()
+
+    @hypothesis.settings(max_examples=10_000)
+    @hypothesis.given(_garbage(described, samples.jpeg(3, 48, 48)))
+    def refuses(garbage: tuple[str, str, bytes]) -> None:
+        path, kind, data = garbage
+        connection.request("POST", path, data, {"Content-Type": kind})
+        answer = connection.getresponse()
+        said = json.loads(answer.read())
+        if answer.status == 200:
+            # It was a request after all. What it brings in place of an image has its reason; a spoilt photograph may be one still.
+            assert {"predictions", "error"} & set(said)
+        else:
+            assert 400 <= answer.status < 500 and set(said) == {"error_code", "message"}
+        told[answer.status] += 1
+        if told.total() == 1000:
+            before.append(psutil.Process(server.process.pid).memory_info().rss)
+
+    refuses()
+    assert told.total() >= 10_000 and told[200] < told.total() / 2, told
+    assert psutil.Process(server.process.pid).memory_info().rss - before[0] < 60 * 1024 * 1024
+    assert server.ask(body).status_code == 200
+    assert server.stop() == 0
 
 
 def test_at_another_address_of_loopback_it_answers(serve: Serve) -> None:

@@ -98,9 +98,11 @@ def report(running: Any) -> bytes:
 
 def answer(running: Any, address: str, size: dict[str, int], scheme: str) -> bytes:
     """The scorer's page with several answers, that of which it is least sure on top."""
+    phone = size is PHONE
     page = running.new_page(
-        viewport=size, color_scheme=scheme, is_mobile=size is PHONE, device_scale_factor=1.5 if size is PHONE else 1
+        viewport=size, color_scheme=scheme, is_mobile=phone, has_touch=phone, device_scale_factor=1.5 if phone else 1
     )
+    page.set_default_timeout(120_000)
     page.goto(address)
     source = SyntheticSource(lesions=40, seed=99)
     drawn = [source.read(str(row.image)) for row in list(source.rows())[:24]]
@@ -113,7 +115,10 @@ def answer(running: Any, address: str, size: dict[str, int], scheme: str) -> byt
             photo = Path(folder) / f"lesion-{number + 1}.jpg"
             photo.write_bytes(drawn[one])
             page.set_input_files("#choose", str(photo))
-            page.wait_for_timeout(5000)
+            page.locator("#strip li").nth(number).wait_for(state="attached")
+            page.locator("#busy").wait_for(state="hidden")
+        # Bars are on their way to where they belong.
+        page.wait_for_timeout(1000)
     return bytes(page.screenshot())
 
 
