@@ -139,6 +139,7 @@ def test_files_and_text_get_the_same_row(client: TestClient, cell: str) -> None:
     (row,) = client.post("/invocations", json=_body(cell)).json()["predictions"]
     answer = client.post("/predict", files=[("image", ("a", base64.b64decode(cell))), ("image", ("b", b"GIF89a"))])
     told = answer.json()
+    assert answer.status_code == 200
     assert told["predictions"][0] == row
     assert told["predictions"][1]["error"].startswith("not an image: it looks like GIF")
     assert told["version"] == answer.headers["x-model-version"] == "1"
@@ -383,8 +384,11 @@ def test_images_that_are_none_or_bombs_get_their_reason_in_no_time(client: TestC
     for what, (data, reason) in sent.items():
         start = time.perf_counter()
         answer = client.post("/predict", files={"image": data})
-        assert answer.status_code == 200, what
+        assert answer.status_code == 422, what
         assert answer.json()["predictions"][0]["error"].startswith(reason), what
+        in_rows = client.post("/invocations", json=_body(base64.b64encode(data).decode()))
+        assert in_rows.status_code == 200, what
+        assert in_rows.json()["predictions"][0]["error"].startswith(reason), what
         assert time.perf_counter() - start < 2, what
     hidden = client.post("/predict", files={"image": whole + b"<script>alert(1)</script>PK\x03\x04"}).json()
     assert hidden["predictions"][0]["error"] is None

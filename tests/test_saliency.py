@@ -143,7 +143,9 @@ def test_the_image_is_shown_as_the_network_sees_it(client: TestClient, tmp_path:
 
 def test_a_bad_image_gets_the_reason_that_its_row_has(client: TestClient, tmp_path: Path) -> None:
     for bad in (b"GIF89a", b"", photo(tmp_path).read_bytes()[:2000]):
-        told, (row,) = _explain(client, bad).json(), client.post("/predict", files={"image": bad}).json()["predictions"]
+        explained, answered = _explain(client, bad), client.post("/predict", files={"image": bad})
+        told, (row,) = explained.json(), answered.json()["predictions"]
+        assert explained.status_code == answered.status_code == 422
         assert told["error"] == row["error"] is not None
         assert told["seen"] is told["saliency"] is None
 

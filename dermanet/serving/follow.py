@@ -64,6 +64,7 @@ class Visit:
 
     `reached`: whether it came to images at all. `refusal`: status and message of what was wrong with them as a whole. `broken`:
     whether it was not the client's fault. `given_up`: whether it was told that it took too long: nobody waits for what is left of it.
+    `in_rows`: whether the answer says itself, image by image, what was wrong with them, so that nothing is to be said instead of it.
     """
 
     served: Served | None
@@ -72,6 +73,7 @@ class Visit:
     refusal: tuple[int, str] | None = None
     broken: bool = False
     given_up: bool = False
+    in_rows: bool = False
 
     def require_few(self, count: int) -> None:
         """Raises MlflowException where a request brings more images than it may."""

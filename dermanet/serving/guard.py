@@ -294,7 +294,7 @@ class _Answer:
             self.status = message["status"]
             if self.status == 405:
                 self.allowed = _methods(message)
-            if self.status < 400:
+            if self.status < 400 or (self.visit and self.visit.in_rows):
                 self._begun = True
                 await self.send({**message, "headers": [*message.get("headers", ()), *self._headers()]})
         elif self._begun:

@@ -56,7 +56,8 @@ async function ask(path, file) {
       refused = true;
       continue;
     }
-    if (answer.ok) {
+    // 422: it was read through, and the answer says what is wrong with the photograph.
+    if (answer.ok || answer.status === 422) {
       if (waited) wait(path, "");
       return { ...(await answer.json()), by: { version: answer.headers.get("X-Model-Version"), digest: answer.headers.get("X-Model-Digest") } };
     }

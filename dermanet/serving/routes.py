@@ -2,6 +2,7 @@
 
 POST /predict   multipart/form-data, one or more files named `image`; one row an image in return, in order
 POST /explain   multipart/form-data, one file named `image`; what the network sees of it, and where it looks
+                Both answer 422, with the same body, where no image could be read.
 POST /follow    look at the registry at once: for a webhook of MLflow, or whoever has just promoted
 GET  /ready     200 once a version is served, 503 before
 GET  /model     which version, by which word, on what it was trained, and how stale the registry's word is
@@ -44,6 +45,7 @@ FIELDS = 16
 """So many fields of text may stand beside the files of a form, for clients that send some; none is read."""
 
 FILE = {"type": "string", "format": "binary"}
+UNREAD: dict[int | str, dict[str, Any]] = {422: {"description": "No image could be read; `error` says why, of each"}}
 
 
 def _form(image: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def add(app: FastAPI, following: Following, metrics: Metrics, largest: int) -> N
 
 
 def _add_reading(app: FastAPI, following: Following) -> None:
-    @app.post("/predict", openapi_extra=_form({"type": "array", "items": FILE, "minItems": 1}))
+    @app.post("/predict", openapi_extra=_form({"type": "array", "items": FILE, "minItems": 1}), responses=UNREAD)
     async def predict(request: Request) -> Response:
         """Age, sex and diagnosis of the images in a form, a row each."""
         visit = AT_THE_DOOR.get()
@@ -106,9 +108,10 @@ def _add_reading(app: FastAPI, following: Following) -> None:
         if not found:
             return Response(status_code=400)
         readings = await asyncio.to_thread(visit.served.reader.read_files, found, lambda: not visit.given_up)
-        return JSONResponse({**_served(following, visit), "predictions": following.told(visit.served, readings)})
+        rows = following.told(visit.served, readings)
+        return _answer(following, visit, {"predictions": rows}, rows)
 
-    @app.post("/explain", openapi_extra=_form(FILE))
+    @app.post("/explain", openapi_extra=_form(FILE), responses=UNREAD)
     async def explain(request: Request) -> Response:
         """What the network sees of one image, and which places its diagnosis depends on, both as pictures."""
         visit = AT_THE_DOOR.get()
@@ -119,7 +122,7 @@ def _add_reading(app: FastAPI, following: Following) -> None:
         if visit.refusal:
             return Response(status_code=400)
         told = await asyncio.to_thread(saliency.explain, visit.served.reader, found[0])
-        return JSONResponse({**_served(following, visit), **told})
+        return _answer(following, visit, told, [told])
 
 
 def _add_state(app: FastAPI, following: Following, metrics: Metrics, largest: int) -> None:
@@ -165,14 +168,12 @@ def state(following: Following) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _served(following: Following, visit: Visit) -> dict[str, Any]:
+def _answer(following: Following, visit: Visit, told: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Response:
+    """What is told of images, beside what told it: 422 where each row has an `error`, since nothing was answered then."""
     assert visit.served
-    return {
-        "model": following.versions.name,
-        "version": visit.served.version,
-        "digest": visit.served.digest,
-        "use": USE,
-    }
+    visit.in_rows = all(row["error"] for row in rows)
+    by = {"model": following.versions.name, "version": visit.served.version, "digest": visit.served.digest, "use": USE}
+    return JSONResponse({**by, **told}, 422 if visit.in_rows else 200)
 
 
 def _page(kind: str, pieces: Sequence[Path]) -> Any:
