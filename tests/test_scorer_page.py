@@ -490,7 +490,7 @@ def test_a_file_that_cannot_be_read_says_why_and_the_others_go_on(opened: Opener
     cut.write_bytes(good.read_bytes()[:3000])
     gif.write_bytes(b"GIF89a and more")
     (tmp_path / "nothing.png").touch()
-    page = opened()
+    page = opened(missing=(422,))
     sent: list[str] = []
     page.on("request", lambda asked: sent.append(asked.url.rpartition("/")[2]))
     _give(page, gif, tmp_path / "nothing.png", cut, good)
