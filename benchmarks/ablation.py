@@ -68,6 +68,13 @@ class Trial:
     seconds: float
 
 
+def varied(base: str, row: str) -> Experiment:
+    """An experiment by its text, with the fields of a row in place of its own. Raises BadInput."""
+    name, _, given = base.partition(":")
+    fields = dict(part.partition("=")[::2] for part in f"{given},{row}".split(",") if part)
+    return experiment.named(f"{name}:{','.join(f'{field}={value}' for field, value in fields.items())}")
+
+
 def tried(chosen: Experiment, images: Images, splits: Sequence[Any], workdir: Path) -> Trial:
     """Trains an experiment on every fold; what is done already is read."""
     folds = hashlib.sha256(" ".join(quality.work_of(chosen, *split[:2]) for split in splits).encode()).hexdigest()[:12]
@@ -148,9 +155,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the folds; the experiment has its own")
     parser.add_argument("--workdir", type=Path)
     asked = parser.parse_args()
-    joint = "," if ":" in asked.base else ":"
     rows = ROWS.get(experiment.named(asked.base).method, ()) if asked.rows is None else asked.rows
-    chosen = {name: experiment.named(asked.base + (joint + name if name else "")) for name in ("", *rows)}
+    chosen = {name: varied(asked.base, name) for name in ("", *rows)}
     cv2.setNumThreads(1)
     images = quality.read_sources(asked.sources)
     splits = list(quality.folds(images, asked.folds, asked.seed))

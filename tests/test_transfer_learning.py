@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
+from benchmarks import ablation
 from dermanet import experiment
 from dermanet.errors import BadInput, DermaNetError
 from dermanet.learning import backbones, calibration, heads, orientations, train, yardstick
@@ -674,3 +675,10 @@ def test_the_step_of_a_training_is_traced_once(sides: Sides) -> None:
     model.train_step = lambda data: traced.append(1) or step(data)
     model.fit(Batches(sides.train, sides.codes, sides.pixels, 16), verbose=0)
     assert len(traced) == 1
+
+
+@pytest.mark.parametrize("base", [ablation.BASE, "probe"])
+def test_each_row_of_an_ablation_is_an_experiment_and_changes_its_base(base: str) -> None:
+    given = experiment.named(base)
+    rows = [ablation.varied(base, row) for row in ablation.ROWS[given.method]]
+    assert ablation.varied(base, "") == given and len({given, *rows}) == len(rows) + 1
