@@ -459,6 +459,13 @@ def test_a_graph_that_answers_otherwise_than_keras_is_refused(sides: Sides, tmp_
         network.export_onnx(model, tmp_path / "model.onnx", images, [another])
 
 
+def test_without_any_age_it_is_said_before_any_feature_is_computed(pixels: PreparedPixels, tmp_path: Path) -> None:
+    ageless = [replace(record, labels=replace(record.labels, age=None)) for record in RECORDS]
+    with pytest.raises(BadInput, match="no training record states an age"):
+        train.fitted(PROBE, Sides(CODES, ageless[:28], ageless[28:], pixels), tmp_path / "work", tmp_path / "features")
+    assert not (tmp_path / "features").exists()
+
+
 def test_two_probes_are_the_same(sides: Sides, root: Path, tmp_path: Path) -> None:
     told: list[int] = []
     watch = Watch(on_epoch=lambda history: told.append(len(history)))
