@@ -271,8 +271,8 @@ def test_a_killed_training_resumes_in_the_same_run_and_ends_as_an_unbroken_one(e
 
 def _golden_answers(run_id: str) -> dict[str, Any]:
     """What the finished network of a run answered for the golden images."""
-    with model_at_hand(_client().get_run(run_id).data.tags["dermanet.model"], golden.FILE) as file:
-        return dict(json.loads(file.read_text()))
+    with model_at_hand(_client().get_run(run_id).data.tags["dermanet.model"]) as folder:
+        return dict(json.loads((folder / golden.FILE).read_text()))
 
 
 def _epochs(training: Path) -> int:
