@@ -35,6 +35,11 @@ OF_STEPS = (
 GIVEN = ("name", "method", "beside", "start", "downscale", "hidden")
 """Fields of which a probe has one value."""
 
+DECIDES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(OF_STEPS, ("method",)), "last_map": ("method", "backbone", "beside"), "taps": ("backbone", "beside"),
+}  # fmt: skip
+"""Fields that change nothing in some experiments, each with the fields that decide whether it does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
@@ -122,6 +127,13 @@ class Experiment:
         return f"{self.backbone}+{self.companion.backbone}" if self.companion else self.backbone
 
     @property
+    def idle(self) -> frozenset[str]:
+        """Those of `DECIDES` that change nothing in this one: whatever they are, the network comes out the same."""
+        of_method = {"scratch": ("unfrozen", "last_map"), "probe": OF_STEPS, "finetune": ()}[self.method]
+        wanted = {"last_map": "/textures", "taps": "efficientnet-lite"}
+        return frozenset((*of_method, *(field for field, word in wanted.items() if word not in self.backbones)))
+
+    @property
     def digest(self) -> str:
         """Names the experiment by its content, its name and its companion's content included: 12 hexadecimal digits."""
         content = [one.as_dict() for one in (self, self.companion) if one]
@@ -169,7 +181,7 @@ def named(text: str) -> Experiment:
     if name not in EXPERIMENTS:
         raise BadInput(f"experiment {name!r}; allowed are {', '.join(EXPERIMENTS)}")
     changes: dict[str, Any] = {}
-    for field, value in (_difference(part) for part in differences.split(",") if part):
+    for field, value in (difference(part) for part in differences.split(",") if part):
         if field in changes:
             raise BadInput(f"experiment {text!r}: {field} stands twice; keep one of them")
         changes[field] = value
@@ -250,7 +262,8 @@ def _check_transfer(experiment: Experiment) -> None:
         )
 
 
-def _difference(part: str) -> tuple[str, Any]:
+def difference(part: str) -> tuple[str, Any]:
+    """The field and the value of `field=value`. Raises BadInput for a field that there is not, or a value of another type."""
     field, _, text = part.partition("=")
     kinds = {name: type(value) for name, value in PLAIN.as_dict().items() if name != "name"}
     if field not in kinds:

@@ -39,6 +39,7 @@ needs_jax = pytest.mark.skipif(
 )
 THREE = "smoke:epochs=3,patience=3"
 LONG = "smoke:epochs=60,patience=60"
+TUNED = "finetune:backbone=efficientnet-lite0@32+efficientnet-lite0@48,beside=,recipe=square@32,views=1,epochs=1,unfrozen=0.05"
 STAGE = "import sys; from dermanet import stages; stages.train(*sys.argv[1:])"
 EARLY = 600.0
 """Seconds within which a training is under way on a busy machine: JAX compiles first."""
@@ -68,21 +69,22 @@ class Ready:
         said = process.communicate()[1]
         assert process.returncode == 0, said
 
-    def run(self, attempt: str) -> mlflow.entities.Run:
+    def run(self, attempt: str, text: str = THREE) -> mlflow.entities.Run:
         """The run in MLflow of the one training that logged a model under `attempt`."""
         tracking = Tracking(f"sqlite:///{self.home / 'mlflow.db'}", self.home / "mlartifacts")
-        work = work_of(self.snapshot, experiment.named(THREE), attempt)
+        work = work_of(self.snapshot, experiment.named(text), attempt)
         run = tracking.found(work)
         assert run is not None
         return run
 
-    def curves(self, attempt: str) -> dict[str, list[float]]:
+    def curves(self, attempt: str, text: str = THREE) -> dict[str, list[float]]:
         """Every figure of every epoch; the steps are 1, 2, 3, …"""
-        client, run = mlflow.MlflowClient(f"sqlite:///{self.home / 'mlflow.db'}"), self.run(attempt)
+        client, run = mlflow.MlflowClient(f"sqlite:///{self.home / 'mlflow.db'}"), self.run(attempt, text)
+        steps = list(range(1, experiment.named(text).most_epochs + 1))
         # Beside the training's own there are those of the machine.
         names = [name for name in run.data.metrics if not name.startswith("system/")]
         points = {name: client.get_metric_history(run.info.run_id, name) for name in names}
-        assert all([point.step for point in history] == [1, 2, 3] for history in points.values())
+        assert all([point.step for point in history] == steps for history in points.values())
         return {name: [point.value for point in history] for name, history in points.items()}
 
     def workdir(self, text: str, attempt: str) -> Path:
@@ -116,7 +118,7 @@ def two(ready: Ready) -> dict[str, list[float]]:
 
 
 def same(found: dict[str, list[float]], expected: dict[str, list[float]]) -> None:
-    assert set(found) == set(expected) and {"loss", "val_loss", "val_age_mae"} <= set(found)
+    assert set(found) == set(expected) and {"train_loss", "val_loss", "val_age_mae"} <= set(found)
     for name, values in expected.items():
         assert found[name][0] == pytest.approx(values[0], rel=1e-5, abs=1e-5), name
         # Sums in another order round otherwise, and a training amplifies that, step by step.
@@ -129,6 +131,13 @@ def test_two_processes_draw_the_curves_of_one(ready: Ready, two: dict[str, list[
     assert len(frozen.train) % 32 and len(frozen.validation) % 32, "the last batches shall be uneven"
     ready.train(THREE, "one", DERMANET_PROCESSES="1")
     same(two, ready.curves("one"))
+
+
+@needs_jax
+def test_two_processes_tune_the_parts_of_a_backbone_in_turn(ready: Ready) -> None:
+    for count in "21":
+        ready.train(TUNED, count, DERMANET_PROCESSES=count)
+    same(*(ready.curves(count, TUNED) for count in "21"))
 
 
 @needs_jax

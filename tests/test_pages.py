@@ -23,6 +23,11 @@ from mlflowserver import free_port
 from variants import older
 from waiting import until
 
+from benchmarks.__main__ import BENCHMARKS
+from dermanet import experiment
+from dermanet.learning.parts import parts
+from dermanet.pixels.preprocess import recipe
+
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]
 PROGRAMS = (
@@ -34,6 +39,7 @@ SHELL = re.compile(
     rf"^    ({ASSIGNED}(?:{'|'.join(map(re.escape, PROGRAMS))}) .*|{ASSIGNED}dermanet .*)$", re.MULTILINE
 )
 NO_SHELL = re.compile(r"^docker/ |^dermanet/")
+EXPERIMENT = re.compile(r"(?:-e|--experiment|--base) '?([a-z][a-z0-9]*(?::[\w@.,=+/-]+)?)(?=['\s`])")
 
 
 def _said(line: str) -> str:
@@ -177,6 +183,21 @@ def test_a_benchmark_takes_its_words(line: str) -> None:
     (module,) = re.findall(r"-m benchmarks\.(\w+)", line)
     source = (ROOT / "benchmarks" / f"{module}.py").read_text()
     assert all(f'"{option}"' in source for option in re.findall(r" (--[\w-]+)", line))
+
+
+@pytest.mark.parametrize("text", sorted({one for page in PAGES for one in EXPERIMENT.findall(page.read_text())}))
+def test_every_experiment_on_a_page_is_one_that_there_is(text: str) -> None:
+    chosen = experiment.named(text)
+    assert recipe(chosen.recipe) and parts(chosen.backbones)
+
+
+@pytest.mark.parametrize("words", BENCHMARKS)
+def test_what_make_bench_measures_is_there(words: str) -> None:
+    module, *options = words.split()
+    source = (ROOT / "benchmarks" / f"{module}.py").read_text()
+    assert all(f'"{option}"' in source for option in options)
+    # What a retrain costs when little is new is a promise, too.
+    assert {"training", "training --probe"} <= set(BENCHMARKS)
 
 
 def test_the_commands_about_a_champion(

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from dermanet.cli import console as commands
+from dermanet.learning import watching
 from dermanet.stages import progress
 from dermanet.stages.progress import EpochReport, History, epoch_line, spoken
 
@@ -34,7 +35,8 @@ def test_a_line_without_a_known_age_says_nothing_of_it() -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Sets the time that the report reads."""
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for reader in (progress, watching):
+        monkeypatch.setattr(reader.time, "monotonic", lambda: now[0])
     return lambda seconds: now.__setitem__(0, seconds)
 
 
@@ -74,6 +76,29 @@ def test_the_next_network_begins_without_a_word_and_its_start_is_no_epoch(clock:
         report(epochs(*losses))
     assert [line.partition(":")[0] for line in lines] == ["epoch 1 of 10", "epoch 2 of 10", "epoch 3 of 10"]
     assert lines[-1].endswith("; 5.0 s an epoch, 0:00:35 left at most")
+
+
+def test_counts_are_a_line_now_and_then_with_the_time_that_their_pace_leaves(clock: Callable[[float], None]) -> None:
+    lines: list[str] = []
+    count = watching.counted(lines.append, "features")
+    # The second half costs twice as much.
+    for seconds, done in (
+        (0, 0),
+        (9, 900),
+        (10, 1000),
+        (15, 1500),
+        (20, 2000),
+        (40, 3000),
+        (45, 3250),
+        (60, 4000),
+        (70, 4000),
+    ):
+        clock(seconds)
+        count(done, 4000)
+    assert lines == [
+        "features: 1000 of 4000, 0:00:30 left", "features: 2000 of 4000, 0:00:20 left", "features: 3000 of 4000, 0:00:20 left",
+        "features: 4000 of 4000, 0:00:00 left", "features: 4000 of 4000",
+    ]  # fmt: skip
 
 
 def test_hours_are_spoken_as_hours() -> None:

@@ -81,6 +81,17 @@ def test_every_picture_is_one_that_can_be_looked_at(tmp_path: Path) -> None:
         assert image is not None and min(image.shape[:2]) > 500 and image.std() > 10, name
 
 
+def test_what_mlflow_shows_of_a_run_are_the_figures_of_the_holdout() -> None:
+    run = _client().get_run(stages.champion()["run_id"])
+    evaluation = tracking_of(settings.read()).read_json(run.info.run_id, "evaluation.json")
+    assert {"age_mae", "sex_accuracy", "diagnosis_accuracy"} <= evaluation["candidate"].keys()
+    shown = {name: run.data.metrics[name] for name in evaluation["candidate"]}
+    assert shown == pytest.approx(evaluation["candidate"])
+    assert {f"{side}_{name}" for side in ("train", "val") for name in ("loss", "age_mae", "diagnosis_accuracy")} <= set(
+        run.data.metrics
+    )
+
+
 def test_how_far_probabilities_can_be_believed_is_among_the_figures() -> None:
     run = _client().get_run(stages.champion()["run_id"])
     evaluation = tracking_of(settings.read()).read_json(run.info.run_id, "evaluation.json")

@@ -65,7 +65,12 @@ def test_a_word_may_be_longer_than_the_name_of_a_file() -> None:
 def test_the_default_space_suits_every_named_experiment() -> None:
     for base in experiment.EXPERIMENTS.values():
         wanted = {"balance", "taps"} if base.method == "probe" else {"learning_rate", "dropout"}
-        assert {dimension.field for dimension in space.chosen("", base)} >= wanted
+        found = {dimension.field for dimension in space.chosen("", base)}
+        assert found >= wanted and found.isdisjoint(base.idle)
+    # Its one network has no textures, beside which the last map could be left unread.
+    assert [
+        "last_map" in {one.field for one in space.chosen("", experiment.named(text))} for text in ("probe", "probe112")
+    ] == [True, False]
 
 
 def test_what_would_change_nothing_in_a_probe_is_refused() -> None:
@@ -75,6 +80,25 @@ def test_what_would_change_nothing_in_a_probe_is_refused() -> None:
     assert "epochs" not in str(caught.value) and "seed" not in str(caught.value)
     assert len(space.chosen("learning_rate=1e-4..1e-2,method=probe|finetune", probe)) == 2
     assert {*experiment.OF_STEPS, *experiment.GIVEN} < set(probe.as_dict())
+
+
+@pytest.mark.parametrize(
+    ("base", "text", "deciding"),
+    [
+        ("probe112", "last_map=true|false", "backbone=efficientnet-lite0|efficientnet-lite0/textures"),
+        ("probe:backbone=MobileNetV2", "taps=true|false", "backbone=MobileNetV2|efficientnet-lite0"),
+        ("plain:backbone=efficientnet-lite0,hidden=0", "unfrozen=0.1..1", "method=scratch|finetune"),
+        ("finetune:beside=", "last_map=true|false", "beside=|probe"),
+    ],
+)
+def test_what_would_change_nothing_is_refused_unless_the_space_decides_it(base: str, text: str, deciding: str) -> None:
+    chosen = experiment.named(base)
+    field = text.partition("=")[0]
+    with pytest.raises(BadInput, match=f"{field} would change nothing in {chosen.name} .*allowed are ") as caught:
+        space.chosen(text, chosen)
+    assert field not in str(caught.value).partition("allowed are ")[2]
+    assert chosen.idle <= experiment.DECIDES.keys()
+    assert {one.field for one in space.chosen(f"{text},{deciding}", chosen)} >= {field}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -19,6 +20,8 @@ from installation import SOURCE, Installation, photo
 from dermanet import experiment, settings, stages
 from dermanet.errors import BadInput, DermaNetError, GateRefused, StoreFault
 from dermanet.intake.synthetic import SyntheticSource
+from dermanet.registry.tracking import model_at_hand
+from dermanet.serving import golden
 from dermanet.stages.rooms import fill_pixels, frozen_snapshot
 
 pytestmark = pytest.mark.usefixtures("installation")
@@ -256,10 +259,20 @@ def test_a_killed_training_resumes_in_the_same_run_and_ends_as_an_unbroken_one(e
     runs = len(_runs())
     resumed = stages.train(stages.snapshot()["snapshot"], experiment, "killed")
     assert len(_runs()) == runs
-    for name in ("val_loss", "loss"):
+    for name in ("val_loss", "train_loss"):
         found, expected = (_client().get_metric_history(run["run_id"], name) for run in (resumed, whole))
         assert [metric.step for metric in found] == [1, 2, 3, 4, 5, 6]
         assert [m.value for m in found] == pytest.approx([m.value for m in expected], abs=1e-4)
+    after, before = (_golden_answers(run["run_id"]) for run in (resumed, whole))
+    assert after["age"] == pytest.approx(before["age"], abs=1e-2)
+    assert np.allclose(after["sex"], before["sex"], atol=1e-4)
+    assert np.allclose(after["diagnosis"], before["diagnosis"], atol=1e-4)
+
+
+def _golden_answers(run_id: str) -> dict[str, Any]:
+    """What the finished network of a run answered for the golden images."""
+    with model_at_hand(_client().get_run(run_id).data.tags["dermanet.model"]) as folder:
+        return dict(json.loads((folder / golden.FILE).read_text()))
 
 
 def _epochs(training: Path) -> int:

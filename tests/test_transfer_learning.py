@@ -23,11 +23,12 @@ from dermanet import experiment
 from dermanet.errors import BadInput, DermaNetError
 from dermanet.learning import backbones, calibration, heads, orientations, train, yardstick
 from dermanet.learning import model as network
-from dermanet.learning.dataset import Batches, Targets
+from dermanet.learning.dataset import Batches, Targets, class_weights
 from dermanet.learning.features import FeatureCache
 from dermanet.learning.inheritance import START
 from dermanet.learning.model import AgeScale
 from dermanet.learning.parts import Part, parts
+from dermanet.learning.survival import Average
 from dermanet.learning.train import Sides
 from dermanet.learning.views import all_of, mean_of
 from dermanet.learning.watching import Watch
@@ -450,6 +451,22 @@ def test_a_probe_answers_as_its_heads_do_on_kept_features(sides: Sides, root: Pa
     assert np.allclose(loaded.diagnosis, diagnosis, atol=1e-4)
 
 
+def test_a_graph_that_answers_otherwise_than_keras_is_refused(sides: Sides, tmp_path: Path) -> None:
+    (part,) = parts(PROBE.backbone)
+    model = network.build(PROBE, 32, len(CODES), sides.scale)
+    another = network.converted(backbones.network(part, 32, pretrained=False))
+    images = sides.pixels.batch([record.digest for record in sides.validation])
+    with pytest.raises(DermaNetError, match=r"the ONNX graph differs from Keras by .*; at most 0.0001 is allowed"):
+        network.export_onnx(model, tmp_path / "model.onnx", images, [another])
+
+
+def test_without_any_age_it_is_said_before_any_feature_is_computed(pixels: PreparedPixels, tmp_path: Path) -> None:
+    ageless = [replace(record, labels=replace(record.labels, age=None)) for record in RECORDS]
+    with pytest.raises(BadInput, match="no training record states an age"):
+        train.fitted(PROBE, Sides(CODES, ageless[:28], ageless[28:], pixels), tmp_path / "work", tmp_path / "features")
+    assert not (tmp_path / "features").exists()
+
+
 def test_two_probes_are_the_same(sides: Sides, root: Path, tmp_path: Path) -> None:
     told: list[int] = []
     watch = Watch(on_epoch=lambda history: told.append(len(history)))
@@ -665,6 +682,73 @@ def test_a_rate_that_rises_first_falls_to_nothing_or_stays(sides: Sides, cosine:
         return float(model.optimizer.learning_rate)
 
     assert [rate(step) for step in (0, 10, 20, 100)] == pytest.approx([0.01, 0.055, 0.1, end])
+
+
+def test_the_loss_of_a_training_is_what_the_experiment_says(sides: Sides) -> None:
+    chosen = replace(
+        experiment.PLAIN,
+        smoothing=0.2,
+        age_weight=2.0,
+        sex_weight=0.5,
+        diagnosis_weight=3.0,
+        balance=1.0,
+        weight_decay=0.01,
+    )
+    model = network.build(chosen, 32, len(CODES), sides.scale)
+    network.compile_for_training(model, chosen, sides.scale, steps=10)
+    heavy = class_weights(sides.targets()[0], chosen.balance)
+    images, labels, weights = Batches(sides.train, sides.codes, sides.pixels, 16, weights=heavy)[0]
+    # As of ages that nobody has stated.
+    weights["age"] = np.arange(16, dtype=np.float32) % 3 / 2
+    given = model.predict_on_batch(images)
+    smoothed = labels["diagnosis"] * 0.8 + 0.2 / len(CODES)
+    parts_of_it = (
+        2.0 / sides.scale.spread * np.abs(given["age"] - labels["age"])[:, 0] * weights["age"],
+        -0.5 * (labels["sex"] * np.log(given["sex"])).sum(axis=1),
+        -3.0 * (smoothed * np.log(given["diagnosis"])).sum(axis=1) * heavy[labels["diagnosis"].argmax(axis=1)],
+    )
+    found = model.test_on_batch(images, labels, sample_weight=weights, return_dict=True)["loss"]
+    assert found == pytest.approx(sum(float(one.mean()) for one in parts_of_it), rel=1e-4)
+    assert model.optimizer.weight_decay == 0.01 and isinstance(model.optimizer, keras.optimizers.AdamW)
+
+
+def test_the_average_of_the_weights_is_judged_and_kept_and_the_training_goes_on_without_it() -> None:
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    average = Average(0.5, [])
+    average.set_model(model)
+
+    def weight() -> float:
+        return float(model.get_weights()[0][0, 0])
+
+    model.set_weights([np.zeros((1, 1))])
+    average.on_train_begin()
+    for value in (1.0, 2.0):
+        model.set_weights([np.full((1, 1), value)])
+        average.on_train_batch_end(0)
+    average.on_test_begin()
+    judged = weight()
+    average.on_test_end()
+    after = weight()
+    with average.in_place():
+        kept = weight()
+    assert (judged, after, kept, weight()) == (1.25, 2.0, 1.25, 2.0)
+
+
+def test_male_or_female_is_not_learned_from_images_of_which_it_is_unknown(sides: Sides) -> None:
+    chosen = replace(experiment.PLAIN, dropout=0.0)
+    model = network.build(chosen, 32, len(CODES), sides.scale)
+    network.compile_for_training(model, chosen, sides.scale, steps=10)
+    images, labels, weights = Batches(sides.train, sides.codes, sides.pixels, 16)[0]
+
+    def moved(sexes: Sequence[int]) -> list[float]:
+        """How far the two layers of the sex went in a step: male or female, and whether it is on record."""
+        before = [model.get_layer(name).get_weights()[0] for name in (network.SEX, network.SEX_KNOWN)]
+        model.train_on_batch(images, {**labels, "sex": np.eye(3, dtype=np.float32)[list(sexes)]}, sample_weight=weights)
+        after = [model.get_layer(name).get_weights()[0] for name in (network.SEX, network.SEX_KNOWN)]
+        return [float(np.abs(one - other).max()) for one, other in zip(before, after, strict=True)]
+
+    unknown, known = moved([2] * 16), moved([0, 1] * 8)
+    assert unknown[0] < chosen.learning_rate / 10 < unknown[1] and min(known) > chosen.learning_rate / 10
 
 
 def test_the_step_of_a_training_is_traced_once(sides: Sides) -> None:

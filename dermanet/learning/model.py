@@ -129,6 +129,8 @@ def compile_for_training(model: keras.Model, experiment: Experiment, scale: AgeS
             "sex": experiment.sex_weight,
             "diagnosis": experiment.diagnosis_weight,
         },
+        # Weighted, as ages that are not known have no weight, and rows that fill up a shared evaluation have none either; so
+        # training's accuracy counts diagnoses as the loss does, which validation's, without class weights, does not.
         weighted_metrics={"age": ["mae"], "sex": ["accuracy"], "diagnosis": ["accuracy"]},
     )
     _build_what_is_compiled(model)

@@ -249,6 +249,8 @@ def _require_sides(sides: Sides) -> None:
     for name, side in (("train", sides.train), ("validation", sides.validation)):
         if not side:
             raise BadInput(f"the {name} side of the snapshot has no image; take more lesions in and try again")
+    # Said now, and not after minutes of features.
+    age_scale(sides.train)
 
 
 def _features(sides: Sides, cache: FeatureCache, only: Part | None = None) -> list[Rows]:

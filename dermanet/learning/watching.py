@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from dermanet.learning.quiet import keras
@@ -67,12 +68,19 @@ UNWATCHED = Watch()
 
 
 def counted(say: Say, what: str, every: float = 10.0) -> Callable[[int, int], None]:
-    """Turns counts into a line now and then: at most one in `every` seconds."""
-    last = [time.monotonic()]
+    """Turns counts into a line now and then, with the time left: at most one in `every` seconds."""
+    last = [(time.monotonic(), 0)]
 
     def count(done: int, total: int) -> None:
-        if time.monotonic() - last[0] >= every:
-            last[0] = time.monotonic()
-            say(f"{what}: {done} of {total}")
+        now, (since, before) = time.monotonic(), last[-1]
+        if now - since >= every:
+            last.append((now, done))
+            # By the pace since the last line: the next backbone has one of its own, and what is kept already takes no time.
+            left = (
+                f", {timedelta(seconds=round((total - done) * (now - since) / (done - before)))} left"
+                if done > before
+                else ""
+            )
+            say(f"{what}: {done} of {total}{left}")
 
     return count

@@ -186,14 +186,16 @@ class Tracking:
         self.client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
 
     def log_history(self, run_id: str, history: Sequence[Mapping[str, float]]) -> None:
-        """Keeps one point a metric and epoch, from epoch 1; those that are kept already are left alone."""
+        """Keeps one point a metric and epoch, from epoch 1: `val_…`, and `train_…`; those that are kept already are left alone."""
         if not history:
             return
-        kept = {metric.step for metric in self.client.get_metric_history(run_id, "loss")}
+        kept = {metric.step for metric in self.client.get_metric_history(run_id, "val_loss")}
         now = get_current_time_millis()
         for step, epoch in enumerate(history, start=1):
             if step not in kept:
-                self.client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in epoch.items()])
+                # A name of their own: of one that the holdout's figures have, too, MLflow would show the last epoch's.
+                named = {name if name.startswith("val_") else f"train_{name}": value for name, value in epoch.items()}
+                self.client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in named.items()])
 
     def log_figures(self, run_id: str, figures: Mapping[str, float]) -> None:
         """Keeps holdout figures; the latest value counts."""

@@ -57,19 +57,23 @@ Space = tuple[Dimension, ...]
 def chosen(text: str, base: Experiment) -> Space:
     """The space that `text` names: a file, or `field=low..high,field=a|b`; empty: the default file of the experiment's method.
 
-    Raises BadInput with the field, and in a file its line, and what is allowed there; and for fields that would change nothing.
+    Raises BadInput with the field, and in a file its line, and what is allowed there; and for fields that would change nothing in
+    the experiment. The default file serves all of a method: of its fields, those are left out.
     """
     # Not Path.exists: it raises where a word is longer than a file's name may be.
     in_one_word = "=" in text and not os.path.exists(text)
     space = _in_one_word(text, base) if in_one_word else _in_a_file(text, base)
-    idle = [one.field for one in space if one.field in experiment.OF_STEPS]
-    if idle and base.method == "probe" and not any(one.field == "method" for one in space):
-        others = [name for name in base.as_dict() if name not in (*experiment.OF_STEPS, *experiment.GIVEN)]
+    drawn = {one.field for one in space}
+    idle = {field for field in drawn & base.idle if drawn.isdisjoint(experiment.DECIDES[field])}
+    if idle and text:
+        given = experiment.GIVEN if base.method == "probe" else ("name",)
+        others = [name for name in base.as_dict() if name not in (*base.idle, *given)]
         raise BadInput(
-            f"space: {', '.join(idle)} would change nothing in {base.name}, whose heads take no steps; allowed are "
-            f"{', '.join(others)}, and with --experiment finetune or plain128 all others"
+            f"space: {', '.join(one.field for one in space if one.field in idle)} would change nothing in {base.name} "
+            f"(method={base.method}, backbone={base.backbone}); allowed are {', '.join(others)}, and with another method or "
+            "backbone all others"
         )
-    return space
+    return tuple(one for one in space if one.field not in idle)
 
 
 def _in_a_file(text: str, base: Experiment) -> Space:
@@ -163,8 +167,8 @@ def _range(name: str, entry: Mapping[str, Any], base: Experiment, where: str) ->
 
 def _value(name: str, told: Any, base: Experiment, where: str) -> Any:
     try:
-        # By its text, as on the command line: YAML takes 1e-4 for a word.
-        value = getattr(experiment.named(f"{base.name}:{name}={told}"), name)
+        # By its text, as on the command line: YAML takes 1e-4 for a word, and a comma would begin another field.
+        _, value = experiment.difference(f"{name}={told}".partition(",")[0])
         experiment.check(replace(base, **{name: value}))
     except BadInput as error:
         raise BadInput(f"space {where}: {error}") from None
