@@ -7,7 +7,7 @@ the base's method. Every image is tested once, by a network that has not seen it
 shown beside: its images are others than the test's in every fold.
 
 One JSON line a row, as it is done: figures, how far they are from the base's with 95 % intervals by paired bootstrap over lesions,
-seconds; and a table in Markdown at the end. `--workdir` keeps what is under way and what is done: called again, it goes on.
+seconds; and tables in Markdown at the end. `--workdir` keeps what is under way and what is done: called again, it goes on.
 """
 
 import argparse
@@ -55,8 +55,12 @@ ROWS = {
 
 SHOWN = {
     "diagnosis_accuracy": "accuracy", "diagnosis_f1_macro": "macro F1", "diagnosis_balanced_accuracy": "balanced accuracy",
-    "diagnosis_recall_mel": "melanoma recall", "age_mae": "age MAE", "sex_auc": "sex AUC", "diagnosis_ece": "ECE",
+    "diagnosis_recall_mel": "melanoma recall", "age_mae": "age MAE", "sex_auc": "sex AUC",
 }  # fmt: skip
+"""Figures of a row; the paired intervals of a test side are of these."""
+
+CHOSEN_BY = {**SHOWN, "diagnosis_log_loss": "log loss", "sex_log_loss": "sex log loss", "diagnosis_ece": "ECE"}
+"""Those of a validation side: a log loss tells two networks apart where a share of so few images does not."""
 
 
 @dataclass(frozen=True)
@@ -124,25 +128,29 @@ def row(name: str, found: Trial, base: Trial, validation: Sequence[Record], test
     }  # fmt: skip
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows in Markdown: test figures, the accuracy's distance from the base's, and the validation side's accuracy and macro F1."""
-    lines = [
-        f"| changed | {' | '.join(SHOWN.values())} | accuracy less the base's | validation accuracy, macro F1 | seconds |",
-        "|---" * (len(SHOWN) + 4) + "|",
-    ]
+def tables(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows in Markdown: the validation side's figures, then the test's, each with its distance from the base's, 95 %."""
+    lines = [f"| validation: changed | {' | '.join(CHOSEN_BY.values())} |", "|---" * (len(CHOSEN_BY) + 1) + "|"]
     for one in rows:
-        low, high = one["apart"]["diagnosis_accuracy"]
-        seen = one["validation"]
-        cells = [f"{one['test'][name]:.{1 if name == 'age_mae' else 3}f}" for name in SHOWN]
-        cells += [
-            f"{low:+.3f} to {high:+.3f}", f"{seen['diagnosis_accuracy']:.3f}, {seen['diagnosis_f1_macro']:.3f}", f"{one['seconds']}"
-        ]  # fmt: skip
-        lines.append(f"| {one['row']} | {' | '.join(cells)} |")
+        lines.append(f"| `{one['row']}` | {' | '.join(_cell(name, one['validation']) for name in CHOSEN_BY)} |")
+    lines += ["", f"| test: changed | {' | '.join(SHOWN.values())} |", "|---" * (len(SHOWN) + 1) + "|"]
+    for one in rows:
+        cells = [f"{_cell(name, one['test'])} ({_between(name, one['apart'])})" for name in SHOWN]
+        lines.append(f"| `{one['row']}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def _cell(name: str, figures: dict[str, float]) -> str:
+    return f"{figures[name]:.{2 if name == 'age_mae' else 3}f}"
+
+
+def _between(name: str, apart: dict[str, list[float]]) -> str:
+    digits = 2 if name == "age_mae" else 3
+    return " to ".join(f"{end:+.{digits}f}" for end in apart[name])
+
+
 def _shown(figures: dict[str, float]) -> dict[str, float]:
-    return {name: round(figures[name], 3) for name in SHOWN}
+    return {name: round(figures[name], 3) for name in CHOSEN_BY}
 
 
 def main() -> None:
@@ -167,7 +175,7 @@ def main() -> None:
         for name, one in chosen.items():
             done.append(row(name or asked.base, tried(one, images, splits, workdir), base, validation, test))
             print(json.dumps({"benchmark": "ablation", **done[-1]}), flush=True)
-    print(table(done))
+    print(tables(done))
 
 
 if __name__ == "__main__":
