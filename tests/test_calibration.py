@@ -97,7 +97,7 @@ def test_every_picture_says_on_how_much_it_stands() -> None:
         assert any("60 images of 30 lesions" in text for text in texts(figure))
     error = metrics.figures(records, answers, CODES)["age_mae"]
     assert any(
-        f"mean absolute error {error:.1f} years (95 %: 9.5 to 15.2)" in t for t in texts(drawn["age_scatter.png"])
+        f"mean absolute error {error:.1f} years (95 % CI 9.5 to 15.2)" in t for t in texts(drawn["age_scatter.png"])
     )
     written = texts(drawn["reliability_diagnosis.png"])
     figures = metrics.figures(records, answers, CODES)

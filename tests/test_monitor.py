@@ -261,7 +261,7 @@ def test_without_a_champion_or_a_reference_it_says_what_is_not_known(watched: Wa
     found = stages.monitor()
     assert ("99", "not known") in {(version, word) for _, version, word in watched.verdicts()}
     assert found["live"] is None and found["asks"] is None and found["condition"]["champion"] is None
-    assert "Logged without its reference" in Path(stages.monitoring_report(found["run_id"])).read_text()
+    assert "logged without a reference" in Path(stages.monitoring_report(found["run_id"])).read_text()
 
 
 def test_an_answer_ends_an_ask_and_only_what_comes_after_it_and_a_rest_asks_again(watched: Watched) -> None:

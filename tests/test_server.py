@@ -359,7 +359,7 @@ def test_ten_thousand_bodies_of_garbage_are_refused_and_it_stays_as_it_was(serve
         connection.request("POST", path, data, {"Content-Type": kind})
         answer = connection.getresponse()
         said = json.loads(answer.read())
-        if answer.status == 200:
+        if answer.status in (200, 422):
             # It was a request after all. What it brings in place of an image has its reason; a spoilt photograph may be one still.
             assert {"predictions", "error"} & set(said)
         else:
@@ -369,7 +369,7 @@ def test_ten_thousand_bodies_of_garbage_are_refused_and_it_stays_as_it_was(serve
             before.append(psutil.Process(server.process.pid).memory_info().rss)
 
     refuses()
-    assert told.total() >= 10_000 and told[200] < told.total() / 2, told
+    assert told.total() >= 10_000 and told[200] + told[422] < told.total() / 2, told
     assert psutil.Process(server.process.pid).memory_info().rss - before[0] < 60 * 1024 * 1024
     assert server.ask(body).status_code == 200
     assert server.stop() == 0
