@@ -57,6 +57,16 @@ def share() -> Share:
     return Share(distribution.data_shard_id, processes, devices)
 
 
+def clear_session() -> None:
+    """Forgets what Keras keeps of networks that are done, but not the distribution in force, as Keras's own does.
+
+    Each process would else take itself for the only one from then on, and all would write the same files.
+    """
+    distribution = keras.distribution.distribution()
+    keras.backend.clear_session()
+    keras.distribution.set_distribution(distribution)
+
+
 @contextmanager
 def together(coordinator: str, index: int, count: int) -> Iterator[None]:
     """Trains data-parallel over every device of `count` processes, this one the `index`-th; what is built and fitted inside is shared.

@@ -178,7 +178,7 @@ def _learned(
             start = partial(_warm, experiment, sides, cache, part, workdir)
             yield _trained(experiment, sides, survival, own, start), survival
             before += survival.progress.history
-            keras.backend.clear_session()
+            distribution.clear_session()
 
 
 def _probe(experiment: Experiment, sides: Sides, cache: FeatureCache, watch: Watch) -> Fitted:
