@@ -15,11 +15,11 @@ run, as long as the log of predictions goes back (`DERMANET_PREDICTION_DAYS`). B
 answers it.
 
 **If it fails:** nothing is lost, and the champion goes on serving; the next run judges what this one could not.
-- *watch* says that MLflow or the database cannot be asked: it is retried; correct it, then clear the task or wait for the next day.
+- *watch* says that MLflow or the database cannot be asked: it is retried; bring it back, then clear the task or wait for the next day.
 - one line about the limits (`DERMANET_MONITORING`): correct the file and clear the task; it is not retried by itself.
 - *start_retrain* failed: the ask is kept, and the next run of this DAG makes it again, under the same name.
 
-**If it asks for a retrain:** look at the report first. Drift that a retrain cannot correct (a dirty lens, another device)
+**If it asks for a retrain:** look at the report first. Drift that a retrain cannot cure (a dirty lens, another device)
 stays after it; monitoring rests for `rest_days`, and asks again if the windows that came since have drifted, too.
 
 **Safe to clear:** yes. A window that was judged stays as it was judged, a report is drawn anew, and an ask is made once.

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import keras
 import mlflow
 import numpy as np
 import onnxruntime
@@ -21,6 +22,7 @@ import pytest
 from mlflowserver import free_port
 
 from dermanet import experiment, settings, stages
+from dermanet.learning import distribution
 from dermanet.learning import model as network
 from dermanet.learning.dataset import age_scale
 from dermanet.learning.survival import Progress
@@ -138,6 +140,16 @@ def test_two_processes_tune_the_parts_of_a_backbone_in_turn(ready: Ready) -> Non
     for count in "21":
         ready.train(TUNED, count, DERMANET_PROCESSES=count)
     same(*(ready.curves(count, TUNED) for count in "21"))
+
+
+def test_a_part_that_is_done_leaves_the_distribution_in_force() -> None:
+    shared = keras.distribution.DataParallel(devices=["cpu:0"], auto_shard_dataset=False)
+    keras.distribution.set_distribution(shared)
+    try:
+        distribution.clear_session()
+        assert keras.distribution.distribution() is shared
+    finally:
+        keras.distribution.set_distribution(None)
 
 
 @needs_jax

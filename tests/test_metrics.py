@@ -200,7 +200,7 @@ def test_the_page_of_a_verdict_holds_every_check_and_figure() -> None:
         "baseline": {"age_mae": 13.5}, "champion": None, "intervals": {"age_mae": [11.25, 12.75]},
     }  # fmt: skip
     page = verdict_page(Verdict("fail", (check,)), evaluation)
-    assert "# Verdict: fail" in page and "| age_mae | threshold | FAILED | 12; at most 10 (the limit) |" in page
+    assert "# Verdict: fail" in page and "| age_mae | threshold | failed | 12; at most 10 (the limit) |" in page
     assert "| age_mae | 12.000 | 11.250 to 12.750 | 13.500 |  |" in page and "| sex_auc | 0.700 |  |  |  |" in page
 
 
@@ -212,7 +212,7 @@ def test_what_a_row_said_of_an_image_is_text_on_the_page_of_a_verdict() -> None:
     evaluation = {"run_id": "r1", "snapshot": "s1", "holdout": "h1", "candidate": {}, "baseline": {}, "champion": None}
     page = verdict_page(Verdict("fail", (check,)), evaluation)
     said = r"&lt;script&gt;x&lt;/script&gt; \| \[a\](b) c"
-    assert f"| sex_auc (site: {said}) | threshold | FAILED | 0.5 of {said} |" in page.splitlines()
+    assert f"| sex_auc (site: {said}) | threshold | failed | 0.5 of {said} |" in page.splitlines()
 
 
 def test_and_on_the_model_card() -> None:

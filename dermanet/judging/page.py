@@ -14,6 +14,7 @@ from dermanet.judging.flips import Totals
 from dermanet.judging.metrics import SPECIFICITIES, sensitivity_name
 from dermanet.judging.mistakes import MELANOMA
 from dermanet.judging.plots import Picture
+from dermanet.judging.report import WORDS
 from dermanet.judging.verdict import Verdict
 from dermanet.taxonomy import Diagnosis
 from dermanet.webpage import rendered
@@ -28,13 +29,6 @@ MAIN = (
     ("age_mae", "age, mean absolute error (years)", 1),
 )  # fmt: skip
 OF_A_DIAGNOSIS = {"recall": "recall", "precision": "precision", "f1": "F1", "auc": "AUC"}
-WORDS = {
-    "pass": "passed",
-    "warning": "warning",
-    "fail": "failed",
-    "insufficient": "too few cases",
-    "not judged": "not judged",
-}
 PICTURES = {
     "confusion_matrix.png": "Confusion matrix", "roc.png": "ROC curves",
     "age_scatter.png": "Age, predicted against true", "reliability_diagnosis.png": "Reliability diagram: diagnosis",

@@ -18,10 +18,11 @@ from dermanet.webpage import in_markdown
 WORDS = {
     "pass": "passed",
     "warning": "warning",
-    "fail": "FAILED",
+    "fail": "failed",
     "insufficient": "too few cases",
     "not judged": "not judged",
 }
+"""What outcomes of checks are called."""
 
 
 def verdict_page(verdict: Verdict, evaluation: dict[str, Any]) -> str:

@@ -69,18 +69,17 @@ UNWATCHED = Watch()
 
 def counted(say: Say, what: str, every: float = 10.0) -> Callable[[int, int], None]:
     """Turns counts into a line now and then, with the time left: at most one in `every` seconds."""
-    last = [(time.monotonic(), 0)]
+    since, before = time.monotonic(), 0
 
     def count(done: int, total: int) -> None:
-        now, (since, before) = time.monotonic(), last[-1]
-        if now - since >= every:
-            last.append((now, done))
-            # By the pace since the last line: the next backbone has one of its own, and what is kept already takes no time.
-            left = (
-                f", {timedelta(seconds=round((total - done) * (now - since) / (done - before)))} left"
-                if done > before
-                else ""
-            )
-            say(f"{what}: {done} of {total}{left}")
+        nonlocal since, before
+        now = time.monotonic()
+        if now - since < every:
+            return
+        # By the pace since the last line: the next backbone has one of its own, and what is kept already takes no time.
+        pace = (now - since) / (done - before) if done > before else None
+        left = f", {timedelta(seconds=round((total - done) * pace))} left" if pace else ""
+        say(f"{what}: {done} of {total}{left}")
+        since, before = now, done
 
     return count
