@@ -78,7 +78,7 @@ class Refusal:
     """One record that was not taken in: which, why (`reason`, a fixed phrase) and what was seen (`detail`).
 
     `row` is what its source wrote, `file` the SHA-256 of its file's bytes where quarantine keeps it, and `ruling` what a person
-    decided about this very row and file: nothing yet, `released` or `dropped`.
+    decided about this very row and file: nothing yet, `released` or `dropped`. `withdrawn`: the source has it no more.
     """
 
     name: str
@@ -87,6 +87,7 @@ class Refusal:
     row: Row | None = None
     file: str | None = None
     ruling: str = ""
+    withdrawn: bool = False
 
 
 def refusal_id(source: str, name: str) -> str:

@@ -92,6 +92,19 @@ def test_a_refused_record_is_listed_shown_released_and_dropped(empty: Command, t
     assert json.loads(empty("quarantine", "list", "--json").stdout) == {"count": 0, "records": []}
     again = json.loads(empty("ingest", str(folder), "--json").stdout)
     assert (again["known"], again["quarantined"]) == (5, {"impossible age": 1})
+    samples.ham10000(folder, files={"ISIC_0000004.jpg": b"no image", "ISIC_0000005.jpg": b"no image either"})
+    empty("ingest", str(folder))
+    assert "which has it no more" not in empty("quarantine", "list").stdout
+    samples.ham10000(folder, 4)
+    for broken in folder.rglob("ISIC_000000[45].jpg"):
+        broken.unlink()
+    empty("ingest", str(folder))
+    assert empty("quarantine", "list").stdout.count("which has it no more)") == 2
+    for words in ((), ("--withdrawn", by_reason["impossible age"])):
+        refused = empty("quarantine", "drop", *words)
+        assert (refused.returncode, len(refused.stderr.strip().splitlines())) == (2, 1)
+    assert json.loads(empty("quarantine", "drop", "--withdrawn", "--json").stdout) == {"dropped": 2}
+    assert json.loads(empty("quarantine", "list", "--json").stdout)["count"] == 0
 
 
 def test_retrain_says_what_came_out_and_ends_with_3_when_the_gate_says_no(

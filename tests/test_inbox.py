@@ -223,6 +223,20 @@ def test_a_mended_batch_is_taken_again_and_its_receipt_replaced(here: Here, batc
     assert (mended["quarantined"], mended["refused"]) == ({}, [])
 
 
+def test_a_receipt_lists_what_its_batch_has_and_quarantine_what_it_had(here: Here, batch: Folder) -> None:
+    fill(batch, 0, 6, I1=b"no image", I2={"sex": "M"})
+    here.take(batch)
+    assert len(receipt(batch)["refused"]) == 2
+    batch.remove("I1.jpg")
+    fill(batch, 2, 4, I2={"sex": "M"})
+    batch.remove("I0.jpg")
+    here.take(batch)
+    listed = receipt(batch)
+    assert [told["name"] for told in listed["refused"]] == ["I2"] and listed["refused_not_listed"] == 0
+    held = {refusal.name: refusal.withdrawn for _, refusal in here.catalogue.refusals()}
+    assert held == {"I1": True, "I2": False}
+
+
 def test_a_correction_taken_back_is_taken_for_what_it_is(here: Here, batch: Folder) -> None:
     original = batch.read("labels.csv")
     here.take(batch)

@@ -121,6 +121,7 @@ IMAGES = Story(
         "dermanet quarantine show ID": 0,
         "dermanet quarantine release ID --set sex=male": 0,
         "dermanet quarantine drop ID": 0,
+        "dermanet quarantine drop --withdrawn": 0,
         "dermanet groups": 0,
         "dermanet groups sheet LESION": 0,
         "dermanet groups settle LESION": 0,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +191,55 @@ def test_a_mended_or_changed_record_leaves_no_file_behind(clinic: Clinic) -> Non
     assert clinic.kept() == {samples.jpeg(22)}
     clinic.ingest()
     assert clinic.kept() == set() and clinic.catalogue.refusals() == []
+
+
+def without(clinic: Clinic, *numbers: int) -> None:
+    """Takes rows and files of the last ingest out of the folder."""
+    table = clinic.folder / "HAM10000_metadata.csv"
+    names = [f"ISIC_{number:07d}" for number in numbers]
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(line for line in lines if not any(name in line for name in names)))
+    for name in names:
+        for path in clinic.folder.rglob(f"{name}.jpg"):
+            path.unlink()
+
+
+def again(clinic: Clinic) -> Outcome:
+    return ingest(open_source(str(clinic.folder)), clinic.catalogue, clinic.objects, taxonomy.load())
+
+
+def test_what_its_source_has_no_more_stays_until_a_person_decides(clinic: Clinic) -> None:
+    files = {"ISIC_0000003.jpg": b"no image", "ISIC_0000004.jpg": None}
+    clinic.ingest(rows=BAD, files=files)
+    before = {number: clinic.held(number) for number in (1, 2, 3, 4)}
+    without(clinic, 1, 3, 4)
+    for _ in range(2):
+        assert again(clinic).quarantined == {"impossible age": 1}
+        assert {number: clinic.held(number).withdrawn for number in before} == {1: True, 2: False, 3: True, 4: True}
+        assert {number: replace(clinic.held(number), withdrawn=False) for number in before} == before
+        assert clinic.kept() == {samples.jpeg(1), samples.jpeg(2), b"no image"}
+    assert clinic.release(1, sex="male") and clinic.kept() == {samples.jpeg(2), b"no image"}
+    clinic.drop(3)
+    assert clinic.kept() == {samples.jpeg(2)}
+    # What its source has again is as if it had never been away.
+    clinic.ingest(rows=BAD, files=files)
+    assert not clinic.held(4).withdrawn
+
+
+def test_what_is_here_under_another_name_leaves_quarantine(clinic: Clinic) -> None:
+    files = {"ISIC_0000001.jpg": b"no image", "ISIC_0000004.jpg": None, "stray.jpg": samples.jpeg(9)}
+    twice = [samples.ham10000_row(4, age="61.0")]
+    assert clinic.ingest(rows={2: BAD[2]}, files=files, extra=twice).quarantined.total() == 5
+    without(clinic, 1, 2, 4)
+    next(clinic.folder.rglob("stray.jpg")).unlink()
+    # The same bytes: one that was taken for broken again, one whose row was, one that had no row. And one row of two is left.
+    renamed = [samples.ham10000_row(number) for number in (3, 4, 5, 11, 12, 19)]
+    contents = {11: b"no image", 12: samples.jpeg(2), 19: samples.jpeg(9)}
+    named = {f"ISIC_{number:07d}.jpg": data for number, data in contents.items()}
+    outcome = clinic.ingest(rows={}, files={"ISIC_0000004.jpg": None} | named, count=1, extra=renamed)
+    assert (outcome.accepted, outcome.quarantined) == (2, {"not an image": 1, "missing image": 1})
+    assert sorted(refusal.name for _, refusal in clinic.catalogue.refusals()) == ["ISIC_0000004", "ISIC_0000011"]
+    assert not any(refusal.withdrawn for _, refusal in clinic.catalogue.refusals()) and clinic.kept() == {b"no image"}
 
 
 def test_a_release_that_is_killed_before_the_file_is_removed_is_finished_by_the_next(

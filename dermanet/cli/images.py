@@ -90,7 +90,8 @@ def list_quarantine(
     if as_json:
         return print_json(found)
     for record in found["records"]:
-        out.print(f"{record['id']}  {record['reason']}: {record['name']}  ({record['source']})", markup=False)
+        where = f"{record['source']}{', which has it no more' if record['withdrawn'] else ''}"
+        out.print(f"{record['id']}  {record['reason']}: {record['name']}  ({where})", markup=False)
 
 
 @quarantine.command("show")
@@ -114,10 +115,22 @@ def release_quarantine(
     print_record(stages.release_quarantined(refusal, _cells(cells or []), force), as_json)
 
 
-@quarantine.command("drop")
-def drop_quarantine(refusal: RefusalId, as_json: Json = False) -> None:
+@quarantine.command(
+    "drop", epilog="Example: dermanet quarantine drop 3f0c9a7e1b2d   |   dermanet quarantine drop --withdrawn"
+)
+def drop_quarantine(
+    refusal: Annotated[str, typer.Argument(help="The record's id, as `quarantine list` prints it.")] = "",
+    withdrawn: Annotated[
+        bool, typer.Option("--withdrawn", help="Every record that its source has no more, instead of one.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Remove a record and its file for good."""
-    print_record(stages.drop_quarantined(refusal), as_json)
+    if bool(refusal) == withdrawn:
+        raise BadInput(
+            "give the id of a record, as `dermanet quarantine list` prints it, or --withdrawn; one of the two"
+        )
+    print_record(stages.drop_withdrawn() if withdrawn else stages.drop_quarantined(refusal), as_json)
 
 
 @group_commands.callback(

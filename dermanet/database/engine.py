@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from dermanet.errors import BadInput, DermaNetError
 from dermanet.settings import make_private
 
-HEAD = "0010"
+HEAD = "0011"
 """The migration that this code works with: the last in `migrations/versions`."""
 
 VERSION_TABLE = "dermanet_version"

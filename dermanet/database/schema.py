@@ -63,6 +63,9 @@ REFUSALS = sa.Table(
     sa.Column("file", sa.String(64), comment="SHA-256 of the file that quarantine keeps; null where it keeps none"),
     sa.Column("ruling", sa.String(8), nullable=False, comment="empty while in quarantine, else released or dropped"),
     sa.Column("fingerprint", sa.String(64), nullable=False, comment="of the row and the file that were ruled on"),
+    sa.Column(
+        "withdrawn", sa.Boolean, nullable=False, server_default=sa.false(), comment="whether its source has it no more"
+    ),
 )
 
 FORGOTTEN = sa.Table(

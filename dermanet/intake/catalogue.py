@@ -15,6 +15,7 @@ from dermanet.imagefile import Header
 from dermanet.intake.admission import NOTHING_STATED, Admission, Arrival
 from dermanet.intake.company import SYNTHETIC, Company, Memory
 from dermanet.intake.rows import Held, held_images, latest, legible, record_of, refusal_of, refusal_row, upsert, write
+from dermanet.intake.tombstones import REASON as FORGOTTEN_REASON
 from dermanet.intake.tombstones import Discard, Gone, ImageOf, forget, forgotten, lesion_digest, tombstones
 from dermanet.records import Labels, Record, Refusal
 
@@ -161,22 +162,36 @@ class Catalogue:
 
         return patience.write(self.engine, refused) if refusals else []
 
-    def forget_refusals(self, source: str, but: Collection[str], discard: Discard = keep_all) -> None:
-        """Forgets a source's refusals except those of the records named: at an ingest's end, the rest has been mended."""
-        kept = {legible(name) for name in but}
+    def settle(
+        self, source: str, passed: Collection[str], refused: Collection[str], discard: Discard = keep_all
+    ) -> None:
+        """At an ingest's end, forgets the refusals of a source that have been mended and marks those that it no longer has.
+
+        `passed`, `refused`: the names of the records that it has. Mended is what passed, and what is here under another name.
+        """
+        taken, kept = ({legible(name) for name in names} for names in (passed, refused))
         ours = REFUSALS.c.source == legible(source)
 
-        def mend(connection: sa.Connection) -> None:
+        def settled(connection: sa.Connection) -> None:
             held = connection.execute(sa.select(REFUSALS).where(ours)).all()
-            mended = [row for row in held if row.name not in kept and row.reason not in (DAMAGED, MISSING)]
+            rest = [row for row in held if row.name not in kept and row.reason not in (DAMAGED, MISSING)]
+            files = {row.file for row in held if row.file and row.name in kept}
+            files |= _taken_in(connection, {row.file for row in rest if row.file} - files)
+            mended = [row for row in rest if row.ruling or row.name in taken or _elsewhere(row, files, taken | kept)]
             for row in mended:
                 if row.file:
                     discard(row.id, row.file)
-            if mended:
-                which = sa.delete(REFUSALS).where(ours, REFUSALS.c.name == sa.bindparam("mended"))
-                connection.execute(which, [{"mended": row.name} for row in mended])
+            names = {row.name for row in mended}
+            withdrawn = [row.name for row in rest if row.name not in names and not row.withdrawn]
+            one = sa.and_(ours, REFUSALS.c.name == sa.bindparam("of"))
+            for change, which in (
+                (sa.delete(REFUSALS).where(one), sorted(names)),
+                (sa.update(REFUSALS).where(one).values(withdrawn=True), withdrawn),
+            ):
+                if which:
+                    connection.execute(change, [{"of": name} for name in which])
 
-        patience.write(self.engine, mend)
+        patience.write(self.engine, settled)
 
     def unrefuse(self, refusal: str, file: str | None, discard: Discard = keep_all) -> None:
         """Forgets one refusal, by its id, and its file."""
@@ -207,8 +222,8 @@ class Catalogue:
         return patience.read(self.engine, lambda connection: connection.execute(query).first() is not None)
 
     def refusals_of(self, source: str, most: int) -> list[tuple[str, Refusal]]:
-        """A source's refusals in quarantine with their ids, in the order of their names, so many at most."""
-        ours = sa.and_(REFUSALS.c.source == legible(source), REFUSALS.c.ruling == "")
+        """What quarantine has of the records that a source has, with their ids, in the order of their names, so many at most."""
+        ours = sa.and_(REFUSALS.c.source == legible(source), REFUSALS.c.ruling == "", sa.not_(REFUSALS.c.withdrawn))
         query = sa.select(REFUSALS).where(ours).order_by(REFUSALS.c.name).limit(most)
         return patience.read(self.engine, lambda c: [(row.id, refusal_of(row)) for row in c.execute(query)])
 
@@ -332,6 +347,28 @@ def records_in(connection: sa.Connection) -> list[Record]:
 def _holds_real_images(connection: sa.Connection) -> bool:
     query = sa.select(IMAGES.c.digest).where(IMAGES.c.source.not_like(SYNTHETIC)).limit(1)
     return connection.execute(query).first() is not None
+
+
+def _taken_in(connection: sa.Connection, files: Collection[str]) -> set[str]:
+    """Those of some files, as they came, whose images are in the catalogue."""
+    named = sorted(files)
+    return {
+        file
+        for start in range(0, len(named), MOST_NAMED)
+        for file in connection.scalars(
+            sa.select(ORIGINALS.c.original).where(ORIGINALS.c.original.in_(named[start : start + MOST_NAMED]))
+        )
+    }
+
+
+def _elsewhere(row: sa.Row[tuple[object, ...]], files: Collection[str], names: Collection[str]) -> bool:
+    """Whether quarantine alone has nothing of a refused record: its file is elsewhere too, or without one another of its rows."""
+    if row.reason == FORGOTTEN_REASON:
+        return True
+    if row.file:
+        return row.file in files
+    said = refusal_of(row).row
+    return said is not None and legible(said.image_id) in names
 
 
 def _empty(connection: sa.Connection, refusal: str, **ruling: str) -> None:

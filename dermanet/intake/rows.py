@@ -127,11 +127,11 @@ def refusal_row(source: str, refusal: Refusal) -> dict[str, object]:
         **{name: legible(text) for name, text in texts.items()},
         "id": refusal_id(source, refusal.name), "record": _written(refusal.row), "file": refusal.file,
         "lesion_id": legible(refusal.row.lesion_id) if refusal.row else "",
-        "ruling": refusal.ruling, "fingerprint": fingerprint(refusal),
+        "ruling": refusal.ruling, "fingerprint": fingerprint(refusal), "withdrawn": refusal.withdrawn,
     }  # fmt: skip
 
 
 def refusal_of(row: sa.Row[tuple[object, ...]]) -> Refusal:
     """A row of the table of refusals as the refusal it stands for."""
     written = Row(**json.loads(row.record)) if row.record else None
-    return Refusal(row.name, row.reason, row.detail, written, row.file, row.ruling)
+    return Refusal(row.name, row.reason, row.detail, written, row.file, row.ruling, row.withdrawn)

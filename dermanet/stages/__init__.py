@@ -33,7 +33,13 @@ from dermanet.stages.objects import check_objects, objects, prune_objects
 from dermanet.stages.pages import evaluation_page
 from dermanet.stages.parts import named_part
 from dermanet.stages.promotion import promote, promote_judged, require_comparable, roll_back
-from dermanet.stages.quarantine import drop_quarantined, quarantined, release_quarantined, show_quarantined
+from dermanet.stages.quarantine import (
+    drop_quarantined,
+    drop_withdrawn,
+    quarantined,
+    release_quarantined,
+    show_quarantined,
+)
 from dermanet.stages.replay import replay
 from dermanet.stages.search import search, searches, trials
 from dermanet.stages.smoke import smoke_test
@@ -54,13 +60,13 @@ from dermanet.stages.whole import retrain
 
 __all__ = [
     "APPROVE", "REJECT", "answered", "backup", "cache", "catalogued", "champion", "check_cache", "check_objects",
-    "check_sources", "compile_dossier", "counted", "decide", "drop_quarantined", "evaluate", "evaluation_page", "example",
-    "experiment_summary", "export", "extract", "extract_part", "failed", "feature_parts", "forget", "gates_summary", "group_sheet",
-    "groups", "holdout", "holds_real_images", "ingest", "ingest_configured", "judge", "keep_champion", "late",
-    "limits_summary", "list_unneeded", "monitor", "monitoring_report", "monitoring_summary", "named_part", "notify",
-    "objects", "part_images", "predict", "predict_each", "predict_into", "preparation_parts", "prepare",
-    "prepare_part", "promote", "promote_judged", "prune_cache", "prune_objects", "quarantined", "read_first", "register",
-    "release_quarantined", "remove_listed", "renew_holdout", "replay", "report_file", "require_comparable", "require_whole", "restore",
-    "retrain", "roll_back", "search", "searches", "settle_group", "show_quarantined", "smoke_test", "snapshot",
-    "train", "training_now", "trials", "upkeep", "validate", "verify_backup", "way_of", "why", "window_lines",
+    "check_sources", "compile_dossier", "counted", "decide", "drop_quarantined", "drop_withdrawn", "evaluate",
+    "evaluation_page", "example", "experiment_summary", "export", "extract", "extract_part", "failed", "feature_parts",
+    "forget", "gates_summary", "group_sheet", "groups", "holdout", "holds_real_images", "ingest", "ingest_configured", "judge",
+    "keep_champion", "late", "limits_summary", "list_unneeded", "monitor", "monitoring_report", "monitoring_summary",
+    "named_part", "notify", "objects", "part_images", "predict", "predict_each", "predict_into", "preparation_parts",
+    "prepare", "prepare_part", "promote", "promote_judged", "prune_cache", "prune_objects", "quarantined", "read_first",
+    "register", "release_quarantined", "remove_listed", "renew_holdout", "replay", "report_file", "require_comparable",
+    "require_whole", "restore", "retrain", "roll_back", "search", "searches", "settle_group", "show_quarantined", "smoke_test",
+    "snapshot", "train", "training_now", "trials", "upkeep", "validate", "verify_backup", "way_of", "why", "window_lines",
 ]  # fmt: skip

@@ -12,14 +12,17 @@ if TYPE_CHECKING:
 
 
 def quarantined(reason: str = "") -> dict[str, Any]:
-    """Every record in quarantine, or those of one reason: id, name, reason, detail, source, and whether its file is kept."""
+    """Every record in quarantine, or those of one reason: id, name, reason, detail, source, and whether its file is kept.
+
+    `withdrawn`: whether its source had it no more at the last ingest.
+    """
     from dermanet.intake.catalogue import Catalogue
 
     reasons = (reason,) if reason else ()
     found = [
         {
             "id": name, "name": refusal.name, "reason": refusal.reason, "detail": refusal.detail, "source": source,
-            "file": refusal.file is not None,
+            "file": refusal.file is not None, "withdrawn": refusal.withdrawn,
         }
         for name, source, refusal in Catalogue(settings.read().catalogue).quarantined(reasons)
     ]  # fmt: skip
@@ -60,12 +63,20 @@ def drop_quarantined(refusal: str) -> dict[str, Any]:
     return {"id": refusal, "name": held.name, "dropped": True}
 
 
+def drop_withdrawn() -> dict[str, int]:
+    """The same of every record that its source has no more. Killed, it may be called again."""
+    gone = [record["id"] for record in quarantined()["records"] if record["withdrawn"]]
+    for refusal in gone:
+        drop_quarantined(refusal)
+    return {"dropped": len(gone)}
+
+
 def _told(refusal: str, held: "Refusal") -> dict[str, Any]:
     from dermanet.intake.quarantine import file_name
 
     return {
         "name": held.name, "reason": held.reason, "detail": held.detail,
-        "ruling": held.ruling or None,
+        "ruling": held.ruling or None, "withdrawn": held.withdrawn,
         "row": asdict(held.row) if held.row else None,
         "file": file_name(refusal, held.file) if held.file else None,
     }  # fmt: skip
