@@ -31,6 +31,7 @@ from dermanet.records import OLDEST, Answers, Record
 from dermanet.registry.tracking import model_files
 from dermanet.serving import abstention as serving
 from dermanet.serving.abstention import Abstention, load
+from dermanet.serving.reader import WITHOUT_LIMITS, answered
 
 RECIPE = recipe("square@64")
 FINE = Quality(150, 120, 80)
@@ -217,6 +218,14 @@ def test_without_enough_known_ages_there_is_no_interval() -> None:
     assert limits.age_error(*aged([60.0] * 19 + [None] * 40, [50.0] * 59)) is None
     assert limits.age_error(*aged([60.0] * 20 + [None], [50.0] * 21)) == (10.0, 10.0)
     assert abstaining(age_error=None).interval(50) is None
+
+
+@pytest.mark.parametrize(("said", "told"), [(-3.2, 0.0), (44.44, 44.4), (131.0, 120.0)])
+def test_an_answered_age_lies_where_ages_can(said: float, told: float) -> None:
+    answers = Answers(np.array([said]), np.full((1, 3), 1 / 3), np.array([[0.9, 0.1]]))
+    quality = Quality(120.0, 80.0, 40.0)
+    row = answered(answers, ("nv", "mel"), WITHOUT_LIMITS, quality, None)
+    assert row["age"] == told
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True), st.floats(-60, 60), st.floats(0, 60))

@@ -45,6 +45,7 @@ def versions() -> int:
 def test_a_diagnosis_that_no_lesion_has_is_never_answered_and_nothing_is_decided(tmp_path: Path) -> None:
     done = stages.retrain([written(tmp_path / "source", 60, lambda row: row.diagnosis not in ("vasc", "mel"))], PROBE)
     assert "diagnosis_recall_mel" not in done["metrics"] and done["metrics"]["diagnosis_accuracy"] >= 0
+    assert done["metrics"]["age_mae"] < 40
     assert done["verdict"] == "insufficient" and done["version"] is None and versions() == 0
 
 

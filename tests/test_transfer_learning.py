@@ -401,6 +401,39 @@ def test_a_head_with_nothing_to_tell_apart_answers_with_what_there_is(how: str) 
     assert (expected > 0.9).all()
 
 
+def test_what_hardly_ever_showed_makes_nobody_thousands_of_years_old() -> None:
+    scale = AgeScale(50.0, 17.0)
+    (x, y), (v, w), (unseen, wanted) = (made_up(count, 20, seed) for count, seed in ((60, 1), (30, 2), (80, 3)))
+    for features in (x, v):
+        features[:, 0] = 0
+    x[y.age.argmax(), 0], unseen[:, 0] = 1e-3, 1
+    for found in heads.fit(PROBE, x, y, v, w, scale):
+        given = found.answers(unseen, scale)
+        assert (
+            np.abs(given.age - wanted.age).mean() < 12
+            and (given.diagnosis.argmax(1) == wanted.diagnosis.argmax(1)).mean() > 0.8
+        )
+
+
+def test_a_network_bounds_its_features_as_its_heads_do(sides: Sides) -> None:
+    model = network.build(PROBE, 32, len(CODES), sides.scale)
+    images = sides.pixels.batch([record.digest for record in sides.validation]).astype(np.float32)
+    features = keras.Model(model.inputs[0], model.get_layer(network.FEATURES).output).predict_on_batch(images)
+    rng, width = np.random.default_rng(1), features.shape[1]
+    # Next to no spread, so that all of the images are far from the middle.
+    linear = [
+        heads.Linear(rng.normal(scale=0.01, size=(width, k)).astype(np.float32), np.zeros(k, np.float32))
+        for k in (7, 2, 1, 1)
+    ]
+    found = heads.Heads(features.mean(axis=0), np.full(width, 1e-3, np.float32), *linear, chosen={})
+    found.put_into(model)
+    given, expected = network.answers(model, images), found.answers(features, sides.scale)
+    assert np.abs(heads.standardised(features, found.centre, found.spread)).max() == network.FARTHEST
+    assert np.allclose(given.age, expected.age, atol=0.05) and np.allclose(
+        given.diagnosis, expected.diagnosis, atol=1e-3
+    )
+
+
 def test_a_diagnosis_that_nobody_has_is_unlikely_and_not_impossible() -> None:
     (x, y), (v, w) = made_up(60, 20, 1), made_up(30, 20, 2)
     found = heads.fit(PROBE, x, y, v, w, AgeScale(50.0, 17.0))[0].answers(v, AgeScale(50.0, 17.0))
@@ -447,8 +480,14 @@ def test_a_probe_answers_as_its_heads_do_on_kept_features(sides: Sides, root: Pa
     # Features are kept in half precision.
     assert np.allclose(age[:, 0], expected.age, atol=0.3) and np.allclose(sex, expected.sex, atol=0.01)
     assert np.allclose(diagnosis, expected.diagnosis, atol=0.01)
-    loaded = network.answers(keras.models.load_model(trained.keras_file), images)
-    assert np.allclose(loaded.diagnosis, diagnosis, atol=1e-4)
+    loaded = keras.models.load_model(trained.keras_file)
+    assert np.allclose(network.answers(loaded, images).diagnosis, diagnosis, atol=1e-4)
+    # And in the form that DermaNet published, which knows fewer layers.
+    network.export_published_form(loaded, tmp_path / "m.h5")
+    flat = np.full((1, 256, 256, 3), 0.5, np.float32)
+    published = keras.models.load_model(tmp_path / "m.h5", compile=False).predict(flat, verbose=0)
+    direct = network.answers(loaded, np.full((1, *images.shape[1:]), 127.5, np.float32))
+    assert np.allclose(published[0][:, 0], direct.age, atol=0.01) and np.allclose(published[1], direct.sex, atol=1e-4)
 
 
 def test_a_graph_that_answers_otherwise_than_keras_is_refused(sides: Sides, tmp_path: Path) -> None:

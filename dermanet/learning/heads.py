@@ -108,7 +108,8 @@ class Heads:
     def answers(self, features: Features, scale: AgeScale) -> Answers:
         """What a network with these heads answers for `features` (n, d)."""
         heads = (self.age, self.sex, self.sex_known, self.diagnosis)
-        found = [[head((rows - self.centre) / self.spread) for head in heads] for rows in _pieces(features)]
+        pieces = (standardised(rows, self.centre, self.spread) for rows in _pieces(features))
+        found = [[head(rows) for head in heads] for rows in pieces]
         age, sex, known, diagnosis = (np.concatenate(part) for part in zip(*found, strict=True))
         known = expit(known)
         sex = np.concatenate([softmax(sex, axis=1) * known, 1 - known], axis=1)
@@ -128,9 +129,9 @@ def fit(
     """
     sides, both_targets = (train, validation), joined(train_targets, validation_targets)
     centre, spread = moments(sides)
-    axes, read = _axes((_spread_evenly(sides, LOOKED_AT) - centre) / spread, passed_over)
+    axes, read = _axes(standardised(_spread_evenly(sides, LOOKED_AT), centre, spread), passed_over)
     first, rest = (
-        np.concatenate([((rows - centre) / spread) @ axes for rows in _pieces(features)]) for features in sides
+        np.concatenate([standardised(rows, centre, spread) @ axes for rows in _pieces(features)]) for features in sides
     )
     together, alone, chosen = {}, {}, {}
     for head, (strengths, fitted, loss) in _ways(experiment, scale).items():
@@ -141,6 +142,11 @@ def fit(
         both = fitted(np.concatenate([first[:, mine], rest[:, mine]]), both_targets, strengths[place])
         together[head], alone[head] = both.back(axes[:, mine]), tried[place].back(axes[:, mine])
     return Heads(centre, spread, **together, chosen=chosen), Heads(centre, spread, **alone, chosen=chosen)
+
+
+def standardised(rows: Array, centre: Array, spread: Array) -> Array:
+    """Features (n, d) in spreads from their means (d,), at most `model.FARTHEST` either way."""
+    return np.clip((rows - centre) / spread, -network.FARTHEST, network.FARTHEST)
 
 
 def _axes(features: Array, passed_over: NDArray[np.bool_] | None) -> tuple[Array, tuple[slice, slice]]:

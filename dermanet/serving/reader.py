@@ -2,7 +2,7 @@
 
 A row, by `COLUMNS`:
 
-    age, age_low, age_high    years, and the interval that held nine of ten of the validation side
+    age, age_low, age_high    years, 0 to 120, and the interval that held nine of ten of the validation side
     sex, diagnosis            the most probable; a code of the model's own list
     sex_probabilities         by name
     diagnosis_probabilities   by code
@@ -32,7 +32,7 @@ from dermanet.errors import BadInput, UnreadableImage
 from dermanet.imagefile import MOST_BYTES
 from dermanet.imagequality import Quality, measure
 from dermanet.pixels import preprocess
-from dermanet.records import SEXES, Answers
+from dermanet.records import OLDEST, SEXES, Answers
 from dermanet.serving import abstention, golden
 from dermanet.serving.abstention import Abstention
 from dermanet.serving.network import CARD, Network, load
@@ -238,7 +238,7 @@ def _whole_row(answers: Answers, diagnoses: tuple[str, ...]) -> dict[str, Any]:
     by_code = {code: float(p) for code, p in zip(diagnoses, diagnosis, strict=True)}
     return {
         **dict.fromkeys(COLUMNS),
-        "age": round(float(age), 1),
+        "age": round(min(max(float(age), 0.0), OLDEST), 1),
         "sex": SEXES[int(sex.argmax())],
         "diagnosis": diagnoses[int(diagnosis.argmax())],
         "sex_probabilities": {name: float(p) for name, p in zip(SEXES, sex, strict=True)},
