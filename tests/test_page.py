@@ -71,7 +71,7 @@ def test_a_verdict_takes_the_place_of_the_one_before() -> None:
     failed = Check("age_mae", "champion", 12.0, 11.5, "fail", "12; at most 11.5 <so>", 120, "sex: male")
     passed = Check("images", "support", 120, 100, "pass", "enough", 120)
     first = page.with_verdict(text, Verdict("fail", (failed, passed)))
-    assert "at most 11.5 &lt;so&gt;" in first and "sex: male" in first and "1 checks passed" in first
+    assert "at most 11.5 &lt;so&gt;" in first and "sex: male" in first and "1 check passed" in first
     second = page.with_verdict(first, Verdict("pass", (passed,)))
     assert "at most 11.5" not in second and second == page.with_verdict(text, Verdict("pass", (passed,)))
     assert "(gates: dry run)" in page.with_verdict(text, Verdict("fail", (failed,), "dry run"))
