@@ -25,6 +25,7 @@ from dermanet import experiment, settings, stages
 from dermanet.learning import distribution
 from dermanet.learning import model as network
 from dermanet.learning.dataset import age_scale
+from dermanet.learning.model import AgeScale
 from dermanet.learning.survival import Progress
 from dermanet.learning.train import Sides, learn
 from dermanet.pixels.prepared import PreparedPixels
@@ -259,6 +260,38 @@ def test_another_backend_trains_the_same_network(ready: Ready, tmp_path: Path, b
     assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)
     assert found["val_loss"] == pytest.approx(expected["val_loss"], abs=1e-4)
 
+
+@pytest.mark.parametrize("backend", [pytest.param("jax", marks=needs_jax), "torch"])
+def test_another_backend_answers_alike(tmp_path: Path, backend: str) -> None:
+    """With textures, orientations and bounds, and a network that is fed the middle: all that is made of Keras's operations."""
+    if find_spec(backend) is None:
+        pytest.skip("needs PyTorch, which is no part of the project's environments")
+    rng = np.random.default_rng(1)
+    chosen = "probe:backbone=efficientnet-lite0@64/textures+efficientnet-lite1@64x2,recipe=square@64"
+    model = network.build(experiment.named(chosen), 64, 7, AgeScale(50.0, 17.0), views=2)
+    for layer in (network.AGE, network.SEX, network.SEX_KNOWN, network.DIAGNOSIS):
+        weights, offset = model.get_layer(layer).get_weights()
+        model.get_layer(layer).set_weights([rng.normal(scale=0.02, size=weights.shape), offset])
+    model.save(tmp_path / "model.keras")
+    images = rng.integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    command = [sys.executable, "-c", NO_TENSORFLOW + ANSWERED, str(tmp_path)]
+    kept = os.environ | {"KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=kept, capture_output=True, text=True, check=True)
+    told, expected = json.loads(done.stdout.splitlines()[-1]), network.answers(model, images)
+    for head, tolerance in (("age", 0.01), ("sex", 1e-4), ("diagnosis", 1e-4)):
+        assert np.allclose(told[head], getattr(expected, head), atol=tolerance), head
+    assert np.ptp(expected.age) > 1
+
+
+ANSWERED = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from dermanet.learning import model
+found = model.answers(model.load(Path(sys.argv[1], "model.keras")), np.load(Path(sys.argv[1], "images.npy")))
+print(json.dumps({head: np.asarray(getattr(found, head)).tolist() for head in model.HEADS}))
+"""
 
 NO_TENSORFLOW = """
 import sys
