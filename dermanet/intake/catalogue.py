@@ -162,14 +162,13 @@ class Catalogue:
 
         return patience.write(self.engine, refused) if refusals else []
 
-    def settle(
-        self, source: str, passed: Collection[str], refused: Collection[str], discard: Discard = keep_all
-    ) -> None:
+    def settle(self, source: str, met: Collection[str], refused: Collection[str], discard: Discard = keep_all) -> None:
         """At an ingest's end, forgets the refusals of a source that have been mended and marks those that it no longer has.
 
-        `passed`, `refused`: the names of the records that it has. Mended is what passed, and what is here under another name.
+        `met`: the ids of the images that it has; `refused`: the names of the records that were refused. Mended is what passed, and
+        what is here under another name.
         """
-        taken, kept = ({legible(name) for name in names} for names in (passed, refused))
+        there, kept = ({legible(name) for name in names} for names in (met, refused))
         ours = REFUSALS.c.source == legible(source)
 
         def settled(connection: sa.Connection) -> None:
@@ -177,7 +176,7 @@ class Catalogue:
             rest = [row for row in held if row.name not in kept and row.reason not in (DAMAGED, MISSING)]
             files = {row.file for row in held if row.file and row.name in kept}
             files |= _taken_in(connection, {row.file for row in rest if row.file} - files)
-            mended = [row for row in rest if row.ruling or row.name in taken or _elsewhere(row, files, taken | kept)]
+            mended = [row for row in rest if row.ruling or row.name in there or _elsewhere(row, files, there)]
             for row in mended:
                 if row.file:
                     discard(row.id, row.file)
@@ -361,14 +360,14 @@ def _taken_in(connection: sa.Connection, files: Collection[str]) -> set[str]:
     }
 
 
-def _elsewhere(row: sa.Row[tuple[object, ...]], files: Collection[str], names: Collection[str]) -> bool:
+def _elsewhere(row: sa.Row[tuple[object, ...]], files: Collection[str], met: Collection[str]) -> bool:
     """Whether quarantine alone has nothing of a refused record: its file is elsewhere too, or without one another of its rows."""
     if row.reason == FORGOTTEN_REASON:
         return True
     if row.file:
         return row.file in files
     said = refusal_of(row).row
-    return said is not None and legible(said.image_id) in names
+    return said is not None and bool(said.image_id) and legible(said.image_id) in met
 
 
 def _empty(connection: sa.Connection, refusal: str, **ruling: str) -> None:

@@ -69,7 +69,6 @@ def ingest(
     outcome = Outcome()
     screen = _Screening(source, objects, taxonomy, catalogue)
     discard = partial(quarantine.discard, objects)
-    passed: set[str] = set()
     refused: set[str] = set()
     for items in _batches(_ahead(screen, source.rows()), BATCH):
         checked = [screen.once(item) for item in items]
@@ -83,7 +82,6 @@ def ingest(
                 refusals.append(screen.keep(word))
             else:
                 setattr(outcome, word, getattr(outcome, word) + 1)
-                passed.add(arrival.record.image_id)
         ruled = [refusal for refusal in refusals if refusal.ruling]
         refusals = [*ruled, *catalogue.refuse(source.name, [one for one in refusals if not one.ruling], discard)]
         refused.update(refusal.name for refusal in refusals)
@@ -92,7 +90,7 @@ def ingest(
         progress(outcome)
     if not outcome.total:
         raise BadInput(f"{source.name} has no rows; a label file needs at least one")
-    catalogue.settle(source.name, passed, refused, discard)
+    catalogue.settle(source.name, screen.seen, refused, discard)
     restored(catalogue, objects)
     return outcome
 

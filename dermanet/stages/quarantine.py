@@ -8,7 +8,9 @@ from dermanet import settings, taxonomy
 from dermanet.storage import place
 
 if TYPE_CHECKING:
+    from dermanet.intake.catalogue import Catalogue
     from dermanet.records import Refusal
+    from dermanet.storage import Place
 
 
 def quarantined(reason: str = "") -> dict[str, Any]:
@@ -53,22 +55,30 @@ def release_quarantined(refusal: str, changes: Mapping[str, str], force: bool = 
 
 def drop_quarantined(refusal: str) -> dict[str, Any]:
     """Removes a record in quarantine and its file for good."""
-    from dermanet.intake import quarantine, stored
     from dermanet.intake.catalogue import Catalogue
 
     here = settings.read()
-    catalogue, objects = Catalogue(here.catalogue), place(here.objects)
-    stored.remove_copy(refusal, catalogue, objects)
-    held = quarantine.drop(refusal, catalogue, objects)
+    held = _drop(refusal, Catalogue(here.catalogue), place(here.objects))
     return {"id": refusal, "name": held.name, "dropped": True}
 
 
 def drop_withdrawn() -> dict[str, int]:
     """The same of every record that its source has no more. Killed, it may be called again."""
-    gone = [record["id"] for record in quarantined()["records"] if record["withdrawn"]]
-    for refusal in gone:
-        drop_quarantined(refusal)
-    return {"dropped": len(gone)}
+    from dermanet.intake.catalogue import Catalogue
+
+    here = settings.read()
+    catalogue, objects = Catalogue(here.catalogue), place(here.objects)
+    withdrawn = [name for name, _, refusal in catalogue.quarantined() if refusal.withdrawn]
+    for name in withdrawn:
+        _drop(name, catalogue, objects)
+    return {"dropped": len(withdrawn)}
+
+
+def _drop(refusal: str, catalogue: "Catalogue", objects: "Place") -> "Refusal":
+    from dermanet.intake import quarantine, stored
+
+    stored.remove_copy(refusal, catalogue, objects)
+    return quarantine.drop(refusal, catalogue, objects)
 
 
 def _told(refusal: str, held: "Refusal") -> dict[str, Any]:
