@@ -118,32 +118,6 @@ def test_what_a_method_would_pass_over_in_silence_is_refused(changes: str, said:
         experiment.named(changes)
 
 
-def test_any_network_of_keras_applications_is_a_backbone() -> None:
-    model = backbones.network(Part("MobileNetV2", 64, 1.5), 80, pretrained=False)
-    assert model(np.full((2, 80, 80, 3), 200, np.float32)).shape == (2, 1280)
-
-
-def test_a_network_that_is_fed_too_few_pixels_is_refused_in_one_line() -> None:
-    with pytest.raises(
-        BadInput, match=r"backbone InceptionV3 cannot be fed 64 pixels .*75x75.* as InceptionV3@224"
-    ) as caught:
-        backbones.network(Part("InceptionV3"), 64, pretrained=False)
-    assert "\n" not in str(caught.value)
-
-
-def test_weights_that_cannot_be_downloaded_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path), raising=False)
-    monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", _no_network)
-    with pytest.raises(DermaNetError, match="ImageNet weights of MobileNetV2") as caught:
-        backbones.network(Part("MobileNetV2", 96), 96)
-    assert "\n" not in str(caught.value)
-
-
-def _no_network(*given: object) -> None:
-    raise OSError("no route to host")
-
-
 def test_a_zoom_sees_the_middle_alone() -> None:
     model = backbones.network(Part("efficientnet-lite0", 64, 2.0), 64, taps=True)
     images = np.full((1, 64, 64, 3), 180, np.float32)
@@ -269,6 +243,38 @@ def test_a_backbone_that_is_not_what_was_written_is_named_and_removed(tmp_path: 
     assert feature_rows.sound_graph(broken) is None and feature_rows.sound_graph(tmp_path / "none.onnx") is None
     (named,) = feature_rows.check_graphs(tmp_path)
     assert named.startswith(str(broken)) and not broken.exists() and sound.exists() and underway.exists()
+
+
+@pytest.mark.parametrize(("times", "said"), [(1e9, "features of"), (np.nan, "features of nan"), (1e-12, None)])
+def test_features_that_cannot_be_kept_are_refused_in_one_line(
+    pixels: PreparedPixels, tmp_path: Path, times: float, said: str | None
+) -> None:
+    wanted, one = list(FILES)[:5], replace(PROBE, views=1)
+    cache = FeatureCache(tmp_path, SMALL, one)
+    cache.export()
+    (graph,) = cache.graphs()
+    whole = onnx.load(graph)
+    last = whole.graph.output[0].name
+    made = next(node for node in whole.graph.node if last in node.output)
+    made.output[list(made.output).index(last)] = "before"
+    whole.graph.initializer.append(onnx.numpy_helper.from_array(np.array(times, np.float32), "times"))
+    whole.graph.node.append(onnx.helper.make_node("Mul", ["before", "times"], [last]))
+    whole.doc_string = ""
+    graph.write_bytes(feature_rows.sealed(whole.SerializeToString()))
+    if said is None:
+        cache.fill(wanted, pixels)
+        assert not cache.read(wanted).any()
+        return
+    with pytest.raises(DermaNetError, match=said) as caught:
+        cache.fill(wanted, pixels)
+    assert "\n" not in str(caught.value) and cache.missing(wanted) == wanted
+
+
+def test_features_that_are_the_same_for_all_images_are_refused_in_one_line() -> None:
+    (x, y), (v, w) = made_up(60, 20, 1), made_up(30, 20, 2)
+    with pytest.raises(DermaNetError, match="all 90 images have the same features: efficientnet-lite0") as caught:
+        heads.fit(PROBE, np.zeros_like(x), y, np.zeros_like(v), w, AgeScale(50.0, 17.0))
+    assert "\n" not in str(caught.value)
 
 
 def made_up(count: int, width: int, seed: int) -> tuple[np.ndarray, Targets]:

@@ -1,26 +1,16 @@
 """Backbones, built: what turns prepared pixels into a vector of features. Their names: `parts`."""
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dermanet.errors import BadInput, DermaNetError
-from dermanet.learning import efficientnet_lite, lite
+from dermanet.learning import efficientnet_lite, lite, ready_made
 from dermanet.learning.parts import PLAIN, Part
 from dermanet.learning.quiet import keras, layers
 
 TO_SIDE = ("rows_to_side", "columns_to_side")
 """The two layers that bring an image to the side a part is fed."""
-
-
-def applications() -> dict[str, Callable[..., keras.Model]]:
-    """The networks of keras.applications by name."""
-    return {
-        name: make for name, make in inspect.getmembers(keras.applications, inspect.isfunction) if name[0].isupper()
-    }
 
 
 def network(part: Part, side: int, *, pretrained: bool = True, taps: bool = False) -> keras.Model:
@@ -36,7 +26,7 @@ def network(part: Part, side: int, *, pretrained: bool = True, taps: bool = Fals
     elif part.name in lite.VARIANTS:
         features = efficientnet_lite.features(pixels, lite.VARIANTS[part.name], taps, part.textures)
     else:
-        features = _application(part.name, pixels, pretrained)
+        features = ready_made.features(part.name, pixels, pretrained)
     model = keras.Model(image, features, name=part.layer)
     _fill_sides(model, part, side)
     if pretrained and part.name in lite.VARIANTS:
@@ -75,30 +65,6 @@ def interpolation(seen: int, side: int) -> NDArray[np.float32]:
     centres = (np.arange(side) + 0.5) * step - 0.5
     weights = np.maximum(0, 1 - np.abs(np.arange(seen)[:, None] - centres) / reach)
     return (weights / weights.sum(axis=0)).astype(np.float32)
-
-
-def _application(name: str, pixels: Any, pretrained: bool) -> Any:
-    make = applications()[name]
-    module = inspect.getmodule(make)
-    prepared = getattr(keras.applications, module.__name__.rpartition(".")[2]).preprocess_input(pixels)  # type: ignore[union-attr]
-    try:
-        base = make(include_top=False, weights="imagenet" if pretrained else None, input_shape=pixels.shape[1:])
-    except ValueError as error:
-        # Keras says so of an image that is too small for all of a network's steps.
-        raise BadInput(
-            f"backbone {name} cannot be fed {pixels.shape[1]} pixels ({str(error).splitlines()[0]}); give it more, as {name}@224"
-        ) from None
-    except OSError as error:
-        raise DermaNetError(f"the ImageNet weights of {name} could not be had ({error}); is there a network?") from None
-    except Exception as error:
-        # Keras wraps what its download met into a plain Exception.
-        if "URL fetch failure" not in str(error):
-            raise
-        raise DermaNetError(
-            f"the ImageNet weights of {name} could not be downloaded; download them where there is a network into the folder "
-            "`models` of KERAS_HOME, or take efficientnet-lite0, whose weights are installed"
-        ) from None
-    return layers.GlobalAveragePooling2D(name="pool")(base(prepared))
 
 
 def plain(pixels: Any) -> Any:

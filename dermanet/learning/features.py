@@ -20,6 +20,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from dermanet.errors import DermaNetError
 from dermanet.experiment import Experiment
 from dermanet.learning import lite, orientations
 from dermanet.learning.parts import Part, parts
@@ -27,6 +28,9 @@ from dermanet.pixels.feature_rows import GRAPHS, KIND, REVISION, sealed, sound_g
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import Recipe
 from dermanet.pixels.shards import Preparation, Row, Shards, checksum
+
+READY_MADE = 2
+"""Raised whenever a network of keras.applications is put together otherwise. The first graphs of most of them could not be run."""
 
 BATCH = 32
 Extractor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -230,8 +234,18 @@ def _made(
         found = []
         for start in range(0, len(chunk), BATCH):
             images = pixels.batch(chunk[start : start + BATCH])
-            found.append(extract(orientations.one_of(images, view)).astype(KIND))
+            found.append(_kept(extract(orientations.one_of(images, view))))
         yield chunk, [(row, checksum(row)) for row in np.concatenate(found)]
+
+
+def _kept(features: NDArray[np.float32]) -> NDArray[np.float16]:
+    most = np.abs(features).max(initial=0.0)
+    # A number that is none is not at most anything.
+    if not most <= np.finfo(KIND).max:
+        raise DermaNetError(
+            f"a backbone makes features of {most:.3g}; kept are those of at most {np.finfo(KIND).max:.0f}: are its weights sound?"
+        )
+    return features.astype(KIND)
 
 
 @lru_cache
@@ -247,7 +261,7 @@ def _origin(part: Part) -> dict[str, Any]:
     """Where a part's weights come from: the digest of an installed file, or the version of the library that downloads them."""
     if part.name in lite.VARIANTS:
         return {"revision": REVISION, "weights": lite.weights_file(lite.VARIANTS[part.name])[1]}
-    return {"revision": REVISION, "weights": f"keras {version('keras')}"}
+    return {"revision": [REVISION, READY_MADE], "weights": f"keras {version('keras')}"}
 
 
 def _digest(record: Mapping[str, Any]) -> str:

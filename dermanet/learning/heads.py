@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss, mean_absolute_error
 from threadpoolctl import threadpool_limits
 
+from dermanet.errors import DermaNetError
 from dermanet.experiment import Experiment
 from dermanet.learning import calibration
 from dermanet.learning import model as network
@@ -125,11 +126,16 @@ def fit(
     """Features (n, d) of both sides. Returns the heads fitted to both, and those that saw the training side alone.
 
     The second are what the validation side may judge: figures and temperatures. `passed_over` (d,): features that the head of the
-    diagnosis does not read; None: it reads all, as the others do.
+    diagnosis does not read; None: it reads all, as the others do. Raises DermaNetError where features tell no image from another.
     """
     sides, both_targets = (train, validation), joined(train_targets, validation_targets)
     centre, spread = moments(sides)
     axes, read = _axes(standardised(_spread_evenly(sides, LOOKED_AT), centre, spread), passed_over)
+    if not all(axes[:, mine].shape[1] for mine in read):
+        raise DermaNetError(
+            f"all {len(train) + len(validation)} images have the same features: {experiment.backbones} tells nothing of them; "
+            "take another backbone"
+        )
     first, rest = (
         np.concatenate([standardised(rows, centre, spread) @ axes for rows in _pieces(features)]) for features in sides
     )

@@ -226,6 +226,8 @@ def write_graph(model: Any, path: Path) -> None:
     with warnings.catch_warnings():
         # Keras's converter asks NumPy for a name that NumPy has deprecated.
         warnings.simplefilter("ignore", FutureWarning)
+        # Where one of its optimizations does not apply, a traceback says so; the graph is right without, and compared in the end.
+        logging.getLogger("tf2onnx.optimizer").setLevel(logging.CRITICAL)
         try:
             # Told its input, Keras does not ask that the network has been called: a call would leave hundreds of megabytes behind.
             model.export(path, format="onnx", verbose=False, input_signature=model.inputs)

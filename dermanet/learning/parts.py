@@ -72,6 +72,6 @@ def _part(text: str) -> Part:
 
 def _is_application(name: str) -> bool:
     # Only these have to be asked for of Keras, whose start costs more than the features of hundreds of images.
-    from dermanet.learning.backbones import applications
+    from dermanet.learning.ready_made import networks
 
-    return name in applications()
+    return name in networks()
