@@ -147,7 +147,7 @@ def list_trials(
     if not study:
         for one in found["studies"]:
             _print_study(one)
-        return err.print(f"{len(found['studies'])} studies")
+        return err.print(f"studies: {len(found['studies'])}")
     table = Table("trial", "state", found["objective"], "epochs", "experiment")
     for one in found["all"]:
         value = "" if one["value"] is None else f"{one['value']:.4g}"

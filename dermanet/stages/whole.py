@@ -30,7 +30,7 @@ def gather(sources: Sequence[str], progress: Progress, accept_data: str = "") ->
     sides = ", ".join(f"{frozen[side]} {side}" for side in ("train", "validation", "holdout"))
     progress(f"snapshot {frozen['snapshot']}: {sides} images")
     data = validate(frozen["snapshot"], accept_data)
-    progress(f"data {data['verdict']}; {len(data['warnings'])} warnings")
+    progress(f"data {data['verdict']}; warnings: {len(data['warnings'])}")
     return data
 
 
