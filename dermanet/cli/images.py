@@ -251,7 +251,9 @@ def extract(
 
 @commands.command(epilog="Example: dermanet cache   |   dermanet cache --check   |   dermanet cache --prune --yes")
 def cache(
-    check: Annotated[bool, typer.Option("--check", help="Read every shard; set the damaged ones aside.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read every shard and exported backbone; set the damaged ones aside.")
+    ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove what no snapshot needs.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="With --prune: remove all of it.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --prune: do it; without, it is only listed.")] = False,
@@ -276,7 +278,7 @@ def cache(
     held = stages.cache()
     if as_json:
         return print_json(held)
-    table = Table("pixels and features", "fingerprint", "images", "shards", "MB", "", title=held["folder"])
+    table = Table("pixels and features", "fingerprint", "images", "shards", "MB", "note", title=held["folder"])
     for one in held["recipes"] + held["features"]:
         counts = (f"{one[name]:,}" for name in ("images", "shards"))
         table.add_row(one["recipe"], one["fingerprint"], *counts, *_size_and_use(one))

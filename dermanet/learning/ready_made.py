@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -24,9 +25,12 @@ def features(name: str, pixels: Any, pretrained: bool) -> Any:
     Raises BadInput where it cannot be fed so few pixels, and DermaNetError where its weights cannot be had.
     """
     try:
-        base = networks()[name](
-            include_top=False, weights="imagenet" if pretrained else None, input_shape=pixels.shape[1:]
-        )
+        with warnings.catch_warnings():
+            # MobileNets say at every side but a few that the weights are those of 224 pixels; they are good at any.
+            warnings.simplefilter("ignore", UserWarning)
+            base = networks()[name](
+                include_top=False, weights="imagenet" if pretrained else None, input_shape=pixels.shape[1:]
+            )
     except ValueError as error:
         # Keras says so of an image that is too small for all of a network's steps.
         raise BadInput(
@@ -42,7 +46,7 @@ def features(name: str, pixels: Any, pretrained: bool) -> Any:
             f"the ImageNet weights of {name} could not be downloaded; download them where there is a network into the folder "
             "`models` of KERAS_HOME, or take efficientnet-lite0, whose weights are installed"
         ) from None
-    return layers.GlobalAveragePooling2D(name="pool")(_portable(base)(in_its_range(prepare(name), pixels)))
+    return layers.GlobalAveragePooling2D(name="pool")(portable(base)(in_its_range(prepare(name), pixels)))
 
 
 def prepare(name: str) -> Callable[[Any], Any]:
@@ -65,8 +69,11 @@ def in_its_range(prepared: Callable[[Any], Any], pixels: Any) -> Any:
     return layers.Rescaling(slopes.diagonal().tolist(), black.tolist(), name="to_its_range")(pixels)
 
 
-def _portable(base: keras.Model) -> keras.Model:
-    """The same network without the layers that TensorFlow does not convert to ONNX: others that do the same are in their place."""
+def portable(base: keras.Model) -> keras.Model:
+    """The same network with its weights, other layers in place of those that TensorFlow does not convert to ONNX.
+
+    Those are `Normalization`, convolutions in groups, and the activation GELU.
+    """
     if all(_instead_of(layer) is layer for layer in base.layers):
         return base
     found = keras.models.clone_model(base, clone_function=_copy)
