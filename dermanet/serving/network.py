@@ -30,7 +30,12 @@ class Network:
 
     def answer(self, pixels: NDArray[np.uint8]) -> Answers:
         """Answers for prepared images: uint8 (n, size, size, 3) in, n rows out."""
-        age, sex, diagnosis = self.session.run(None, {self.session.get_inputs()[0].name: pixels.astype(np.float32)})
+        options = onnxruntime.RunOptions()
+        if len(pixels) > 1:
+            # Else what a batch needed besides would be kept for ever, and a request's one image needs a fraction of it.
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        given = {self.session.get_inputs()[0].name: pixels.astype(np.float32)}
+        age, sex, diagnosis = self.session.run(None, given, options)
         return Answers(age[:, 0], sex, diagnosis)
 
     def answer_in_batches(self, batches: Sequence[NDArray[np.uint8]]) -> Answers:
