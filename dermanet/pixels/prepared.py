@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ class PreparedPixels:
         under_way: deque[tuple[list[str], list[Future[Pixels]]]] = deque()
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             try:
-                for chunk in [*chunks, []]:
+                for chunk in chain(chunks, [[]]):
                     under_way.append((chunk, [pool.submit(one, digest) for digest in chunk]))
                     if len(under_way) > 1:
                         ready, images = under_way.popleft()

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import SystemRandom
 from typing import Any, BinaryIO
 from uuid import uuid4
 
@@ -134,16 +135,32 @@ class Shards:
     ) -> Preparation:
         """Makes what is missing of `digests`, shard by shard.
 
-        Killed, it goes on from its last whole shard when called again. Raises DermaNetError where the disk is full.
+        Killed, it goes on from its last whole shard when called again; processes side by side share the shards out. Raises
+        DermaNetError where the disk is full.
         """
-        missing = self.missing(digests)
-        reused = done = len(set(digests)) - len(missing)
+        missing, total, computed = self.missing(digests), len(set(digests)), 0
+        done = total - len(missing)
         progress(done)
+
+        def not_made_meanwhile() -> Iterator[list[str]]:
+            nonlocal done
+            # In no order, so that another process that makes the same is at another place.
+            for chunk in SystemRandom().sample(chunks, len(chunks)):
+                self._refresh()
+                left = self.missing(chunk)
+                if len(left) < len(chunk):
+                    done += len(chunk) - len(left)
+                    progress(done)
+                if left:
+                    yield left
+
+        chunks = list(batched(missing))
         try:
             if digests:
                 self._make_folder()
-            for chunk, rows in make(batched(missing)) if missing else ():
+            for chunk, rows in make(not_made_meanwhile()) if missing else ():
                 self._write(chunk, rows)
+                computed += len(chunk)
                 done += len(chunk)
                 progress(done)
         except OSError as error:
@@ -156,7 +173,7 @@ class Shards:
         if missing:
             self._refresh()
         damaged, self._damaged = tuple(self._damaged), []
-        return Preparation(len(missing), reused, damaged)
+        return Preparation(computed, total - computed, damaged)
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._places
