@@ -4,6 +4,7 @@ import io
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from dermanet.intake import placing, sheets
 from dermanet.intake.admission import Arrival
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.forgetting import forget_patient
-from dermanet.intake.groups import Tie, grouped
+from dermanet.intake.groups import Move, Tie, grouped
 from dermanet.records import Record
 from dermanet.split import BOUNDS, side
 from dermanet.storage import Folder
@@ -215,6 +216,45 @@ def test_a_torn_group_gives_nobody_a_side_until_a_person_decides(catalogue: Cata
         placing.part(catalogue, (SECOND.image_id, FIRST.digest))
     found = placing.place(catalogue)
     assert found.sides == {TRAIN: "train", HELD_OUT: "holdout", "A3": side("A3")} and found.several == []
+
+
+@pytest.mark.parametrize("another", ["B0", HELD_OUT], ids=["a new lesion", "a lesion of the holdout"])
+def test_an_image_whose_lesion_is_corrected_stays_on_the_side_where_it_was(catalogue: Catalogue, another: str) -> None:
+    take(catalogue, FIRST, SECOND)
+    placing.place(catalogue)
+    take(catalogue, replace(FIRST, labels=replace(SECOND.labels, lesion_id=another)))
+    found = placing.place(catalogue)
+    if another == "B0":
+        assert found.sides == {TRAIN: "train", HELD_OUT: "holdout", "B0": "train"} and found.several == []
+        # And the old lesion, should it come back, is tied to what has become of it.
+        take(catalogue, samples.record(7, lesion_id=TRAIN))
+        (group,) = placing.place(catalogue).several
+        assert group.lesions == ("B0", TRAIN) and [move.before for move in group.moves] == [TRAIN]
+    else:
+        (torn,) = found.torn
+        assert torn.lesions == (HELD_OUT,) and torn.sides == {TRAIN: "train", HELD_OUT: "holdout"}
+        text = str(Image.open(io.BytesIO(sheets.draw(torn, found.records, lambda digest: samples.jpeg(1)))).info)
+        assert f"was of {TRAIN}, train" in text
+        placing.settle(catalogue, HELD_OUT)
+        assert placing.place(catalogue).sides == {TRAIN: "train", HELD_OUT: "train"}
+
+
+@given(some_images, st.integers(1, 14), st.lists(st.tuples(st.integers(0, 13), st.integers(0, 9)), max_size=5))
+def test_no_correction_of_a_lesion_moves_an_image(
+    images: list[tuple[int, str]], first: int, corrections: list[tuple[int, int]]
+) -> None:
+    records = records_of(images)
+    before = placed(records[:first], [], {})
+    lies = {record.digest: before[record.labels.lesion_id] for record in records[:first]}
+    moves = [Move(record.digest, record.labels.lesion_id) for record in records]
+    for place, lesion in corrections:
+        record = records[place % len(records)]
+        records[place % len(records)] = replace(record, labels=replace(record.labels, lesion_id=f"L{lesion}"))
+    groups = grouped(records, [], before, moves)
+    for group in groups:
+        ours = {record.digest for record in records if record.labels.lesion_id in group.lesions}
+        sides = {lies[digest] for digest in ours & lies.keys()}
+        assert group.torn or (not sides or sides == {group.decided()[0]})
 
 
 def test_a_settled_group_lies_in_train_for_ever(catalogue: Catalogue) -> None:

@@ -148,7 +148,8 @@ def list_groups(context: typer.Context, as_json: Json = False) -> None:
         lesions = ", ".join(f"{lesion} ({side or 'no side yet'})" for lesion, side in group["lesions"].items())
         patients = [f"patient {patient}" for patient in group["patients"]]
         alike = [f"{one} and {other} {likeness:.2f}" for one, other, likeness in group["alike"]]
-        out.print(f"{'TORN ' if group['torn'] else ''}{lesions}: {'; '.join(patients + alike)}", markup=False)
+        moved = [f"{image} was of lesion {lesion} ({side}) before" for image, lesion, side in group["moved"]]
+        out.print(f"{'TORN ' if group['torn'] else ''}{lesions}: {'; '.join(patients + alike + moved)}", markup=False)
     return err.print(f"{len(found['groups'])} groups of several lesions, {found['torn']} torn")
 
 

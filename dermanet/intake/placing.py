@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from dermanet.database.engine import writing
-from dermanet.database.schema import ALIKE, PARTED, SIDES
+from dermanet.database.schema import ALIKE, LABELS, PARTED, SIDES
 from dermanet.errors import BadInput
 from dermanet.intake.catalogue import Catalogue, records_in
-from dermanet.intake.groups import Group, Tie, grouped
+from dermanet.intake.groups import Group, Move, Tie, grouped
 from dermanet.records import Record
 
 
@@ -28,8 +28,9 @@ class Placement:
 
     @property
     def several(self) -> list[Group]:
-        """The groups of more than one lesion, torn ones first."""
-        return sorted((group for group in self.groups if len(group.lesions) > 1), key=lambda group: not group.torn)
+        """The groups of more than one lesion, and every torn one, these first."""
+        found = (group for group in self.groups if len(group.lesions) > 1 or group.torn)
+        return sorted(found, key=lambda group: not group.torn)
 
 
 def place(catalogue: Catalogue) -> Placement:
@@ -82,8 +83,9 @@ def settle(catalogue: Catalogue, lesion_id: str) -> Group:
     """Puts the whole group of a lesion into train, for ever, and returns it as it was. May be repeated. Raises BadInput."""
     with writing(catalogue.engine) as connection:
         group = group_of(_placement(connection), lesion_id)
-        connection.execute(sa.delete(SIDES).where(SIDES.c.lesion_id.in_(group.lesions)))
-        rows = [{"lesion_id": lesion, "side": "train", "because": "settled by a person"} for lesion in group.lesions]
+        lesions = sorted({*group.lesions, *group.sides})
+        connection.execute(sa.delete(SIDES).where(SIDES.c.lesion_id.in_(lesions)))
+        rows = [{"lesion_id": lesion, "side": "train", "because": "settled by a person"} for lesion in lesions]
         connection.execute(sa.insert(SIDES), rows)
     return group
 
@@ -149,7 +151,10 @@ def _placement(connection: sa.Connection) -> Placement:
     parted = {(row.one, row.other) for row in connection.execute(sa.select(PARTED))}
     alike = [Tie(row.one, row.other, row.likeness) for row in connection.execute(sa.select(ALIKE))]
     ties = [tie for tie in alike if (tie.one, tie.other) not in parted]
-    return Placement(records, grouped(records, ties, sides), sides)
+    corrected = sa.select(LABELS.c.digest).where(LABELS.c.revision > 1)
+    stated = sa.select(LABELS.c.digest, LABELS.c.lesion_id).where(LABELS.c.digest.in_(corrected)).distinct()
+    moves = [Move(row.digest, row.lesion_id) for row in connection.execute(stated)]
+    return Placement(records, grouped(records, ties, sides, moves), sides)
 
 
 def _renewal(placement: Placement) -> Renewal:

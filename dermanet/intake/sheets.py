@@ -57,6 +57,9 @@ def _text(record: Record, group: Group) -> str:
     lines = [record.image_id, f"lesion {labels.lesion_id}, {group.sides.get(labels.lesion_id, 'no side yet')}"]
     if labels.patient_id:
         lines.append(f"patient {labels.patient_id}")
+    lines += [
+        f"was of {move.before}, {group.sides[move.before]}" for move in group.moves if move.digest == record.digest
+    ]
     found = max((tie.likeness for tie in group.ties if record.digest in (tie.one, tie.other)), default=None)
     if found is not None:
         lines.append(f"likeness {found:.2f}")

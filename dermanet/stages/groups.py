@@ -100,4 +100,5 @@ def _told(group: "Group", names: dict[str, str]) -> dict[str, Any]:
         "lesions": {lesion: group.sides.get(lesion) for lesion in group.lesions},
         "patients": list(group.patients),
         "alike": [[names[tie.one], names[tie.other], round(tie.likeness, 3)] for tie in group.ties],
+        "moved": [[names[move.digest], move.before, group.sides[move.before]] for move in group.moves],
     }

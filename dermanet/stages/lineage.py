@@ -104,6 +104,7 @@ def _ancestors(here: Settings, tracking: "Tracking", version: str) -> Iterator[s
 def _trouble(here: Settings, tracking: "Tracking", version: str, frozen: "Snapshot") -> str:
     """What a version has learned from that must not go into another network, or into one that is judged on this snapshot."""
     from dermanet.intake.catalogue import Catalogue
+    from dermanet.judging.integrity import known_again
 
     snapshot = versions_of(here, tracking).get(version).tags.get("dermanet.snapshot", "")
     try:
@@ -115,9 +116,8 @@ def _trouble(here: Settings, tracking: "Tracking", version: str, frozen: "Snapsh
     seen = (*learned.train, *learned.validation)
     if Catalogue(here.catalogue).forgotten() & {record.digest for record in seen}:
         return f"version {version} has learned from a lesion that was forgotten since"
-    unseen = {record.labels.lesion_id for record in (*frozen.validation, *frozen.holdout)}
-    if unseen & {record.labels.lesion_id for record in learned.train}:
-        return f"version {version} has learned from lesions that this snapshot judges by"
+    if known_again((*frozen.validation, *frozen.holdout), learned.train):
+        return f"version {version} has learned from images, lesions or patients that this snapshot judges by"
     return ""
 
 
