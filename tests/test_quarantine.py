@@ -126,6 +126,27 @@ def test_what_does_not_pass_stays_where_it_is(clinic: Clinic, number: int, cells
     assert (clinic.catalogue.refusals(), clinic.catalogue.records(), clinic.kept()) == before
 
 
+def test_a_lesion_of_two_sources_is_corrected_by_both_and_a_person(clinic: Clinic, tmp_path: Path) -> None:
+    other = replace(clinic, folder=tmp_path / "later")
+    only = {"ISIC_0000000.jpg": None, "ISIC_0000009.jpg": samples.jpeg(9)}
+
+    def told(diagnosis: str) -> list[Outcome]:
+        rows = {0: samples.ham10000_row(0, lesion_id="L1", dx=diagnosis, age="50", sex="male")}
+        later = {0: samples.ham10000_row(9, lesion_id="L1", dx=diagnosis, age="50", sex="male")}
+        one = clinic.ingest(count=1, rows=rows)
+        return [one, other.ingest(count=1, rows=later, files=only)]
+
+    assert [outcome.accepted for outcome in told("nv")] == [1, 1]
+    assert [outcome.quarantined for outcome in told("mel")] == [{"label conflict": 1}] * 2
+    with pytest.raises(BadInput, match="it is refused again, label conflict: .*--force insists"):
+        clinic.release(0)
+    assert clinic.release(0, force=True) and other.release(9)
+    assert [record.labels.diagnosis for record in clinic.catalogue.records()] == ["mel", "mel"]
+    assert not clinic.kept() and len([name for name in clinic.objects.listing() if "/" in name]) == 2
+    assert [(outcome.known, outcome.quarantined) for outcome in told("mel")] == [(1, {}), (1, {})]
+    assert not clinic.catalogue.refusals()
+
+
 def test_a_dropped_record_is_gone_for_good(clinic: Clinic) -> None:
     clinic.ingest(rows=BAD)
     for _ in range(2):

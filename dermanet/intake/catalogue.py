@@ -278,13 +278,16 @@ class Catalogue:
                 discard(refusal, file)
 
     def release(self, refusal: str, source: str, arrival: Arrival, force: bool = False) -> None:
-        """Takes a refused record in; by `force` against what else is said of its lesion. Raises BadInput where that cannot be."""
+        """Takes a refused record in, or what its source corrects of an image that it brought; by `force` against what else is said of
+        its lesion. Raises BadInput where that cannot be."""
         with writing(self.engine) as connection:
             if _gone(connection, _marks(arrival)):
                 raise BadInput("it was forgotten on request and is not taken in again; drop it")
             admission = self._admission(connection, source, [arrival], NOTHING_STATED)
             before = admission.held.get(arrival.record.digest)
-            if before:
+            # Images of one lesion that came from several sources are corrected one by one, and the first contradicts the others.
+            corrects = before and (before.source, before.record.image_id) == (source, arrival.record.image_id)
+            if before and (not corrects or before.record.labels == arrival.record.labels):
                 raise BadInput(
                     f"its image is in the catalogue already, as {before.record.image_id}; "
                     "drop this one, or correct that one in its source"

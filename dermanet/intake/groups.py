@@ -1,9 +1,8 @@
 """Groups: lesions that must lie on one side of the split, because they are one patient's or because images of them look alike.
 
-A group's side is decided once. New lesions are pulled to the side of a group that has one; an old lesion never moves, and neither does an
-image whose lesion is corrected. So a group
-whose old lesions lie on different sides cannot be mended by a rule: it is torn, and a person decides.
-`docs/decisions/0006` has the reasons.
+A group's side is decided once. New lesions are pulled to the side of a group that has one; an old lesion never moves, and neither
+does an image whose lesion is corrected. So a group whose old lesions lie on different sides cannot be mended by a rule: it is torn,
+and a person decides. `docs/decisions/0006` has the reasons.
 """
 
 from collections import defaultdict
