@@ -138,7 +138,7 @@ def test_a_lesion_of_two_sources_is_corrected_by_both_and_a_person(clinic: Clini
 
     assert [outcome.accepted for outcome in told("nv")] == [1, 1]
     assert [outcome.quarantined for outcome in told("mel")] == [{"label conflict": 1}] * 2
-    with pytest.raises(BadInput, match="it is refused again, label conflict: .*--force insists"):
+    with pytest.raises(BadInput, match=r"it is refused again, label conflict: .*--force insists"):
         clinic.release(0)
     assert clinic.release(0, force=True) and other.release(9)
     assert [record.labels.diagnosis for record in clinic.catalogue.records()] == ["mel", "mel"]
