@@ -187,11 +187,13 @@ class Folder:
 
     def unfinished(self, before: float) -> dict[str, int]:
         """Files that a killed writer left half-written before a moment, in seconds since 1970, with their sizes."""
-        # One that has gone meanwhile was finished.
-        found = ((path, _entry(str(path))) for path in self.root.rglob(".*") if HALF_WRITTEN.fullmatch(path.name))
-        return {
-            path.relative_to(self.root).as_posix(): seen.size for path, seen in found if seen and seen.changed < before
-        }
+        found = {}
+        for path in (one for one in self.root.rglob(".*") if HALF_WRITTEN.fullmatch(one.name)):
+            # One that has gone meanwhile was finished.
+            with suppress(FileNotFoundError):
+                if (seen := path.stat()).st_mtime < before and S_ISREG(seen.st_mode):
+                    found[path.relative_to(self.root).as_posix()] = seen.st_size
+        return found
 
     def _path(self, name: str) -> str:
         # Text and no Path: a Path interns its parts, and an ingest makes as many as there are images.
@@ -335,7 +337,8 @@ def _entry(path: str) -> Entry | None:
         seen = os.stat(path)
     except OSError:
         return None
-    return Entry(seen.st_size, seen.st_mtime) if S_ISREG(seen.st_mode) else None
+    # A copy that keeps the time of its original, as `cp -p`, `rsync -a` and archives do, has come just now all the same.
+    return Entry(seen.st_size, max(seen.st_mtime, seen.st_ctime)) if S_ISREG(seen.st_mode) else None
 
 
 def inside(name: str) -> str:

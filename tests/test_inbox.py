@@ -298,8 +298,9 @@ def test_a_label_file_that_is_still_being_copied_is_waited_for(
     assert len(here.catalogue.records()) == 4 and all(r.labels.sex != "unknown" for r in here.catalogue.records())
 
 
+@pytest.mark.parametrize("keeping_times", [False, True])
 def test_a_batch_that_goes_on_arriving_is_left_for_the_next_time(
-    here: Here, batch: Folder, monkeypatch: pytest.MonkeyPatch, home: Path
+    here: Here, batch: Folder, monkeypatch: pytest.MonkeyPatch, home: Path, keeping_times: bool
 ) -> None:
     monkeypatch.setattr(batches, "QUIET", 0.2)
     monkeypatch.setattr(batches, "LOOKS", 3)
@@ -309,6 +310,8 @@ def test_a_batch_that_goes_on_arriving_is_left_for_the_next_time(
     def copy() -> None:
         while not ends.wait(0.02):
             batch.write("I7.jpg", os.urandom(20))
+            if keeping_times:
+                os.utime(batch.root / "I7.jpg", (1e9, 1e9))
 
     copying = threading.Thread(target=copy)
     copying.start()

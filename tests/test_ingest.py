@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,11 +14,12 @@ import pytest
 import samples
 from storeroom import Installation, dump
 
-from dermanet import taxonomy
-from dermanet.errors import BadInput
+from dermanet import settings, stages, taxonomy
+from dermanet.errors import BadInput, DermaNetError
 from dermanet.imagefile import Header
 from dermanet.intake import ingest as room
 from dermanet.intake import snapshots
+from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.forgetting import forget
 from dermanet.intake.imagefiles import ImageFiles
 from dermanet.intake.ingest import Outcome, ingest
@@ -356,3 +358,21 @@ def test_of_two_files_of_one_name_both_are_read(here: Installation, incoming: st
     place(incoming).write("copies/ISIC_0000001.jpg", samples.jpeg(41))
     outcome = here.ingest(incoming)
     assert outcome.quarantined == Counter({"ambiguous file": 1}) and set(fetched) == {"ISIC_0000001"}
+
+
+def test_a_disk_that_fills_up_is_one_line_and_all_is_there_once_there_is_room(
+    small_disk: Path, home: Path, ham10000: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["mount", "-o", "remount,size=2m", small_disk], check=True)
+    monkeypatch.setenv("DERMANET_HOME", str(small_disk / "home"))
+    folder = ham10000(40, files={f"ISIC_{n:07d}.jpg": samples.jpeg(n, width=450, height=300) for n in range(40)})
+    with pytest.raises(DermaNetError, match=r"no space left while .* was taken in; make room where images") as caught:
+        stages.ingest(str(folder))
+    assert "\n" not in str(caught.value) and caught.value.exit_status == 1
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    done = stages.ingest(str(folder))
+    assert (
+        done["accepted"] + done["known"],
+        done["quarantined"],
+        len(Catalogue(settings.read().catalogue).records()),
+    ) == (40, {}, 40)

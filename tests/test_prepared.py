@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -274,17 +273,6 @@ def test_what_killed_runs_left_goes_and_what_others_write_stays(tmp_path: Path) 
         assert held.path.exists()
     assert not dead.exists() and not old.exists() and young.exists()
     assert right(PreparedPixels(tmp_path, SMALL), digests(4))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a small tmpfs")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_full_disk_is_one_line_and_what_was_whole_is_kept(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

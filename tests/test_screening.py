@@ -99,6 +99,13 @@ def test_a_missing_id_is_refused(field: str) -> None:
     assert refusal(**{field: ""}).reason == f"missing {field.replace('_', ' ')}"
 
 
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "unknown", "NULL"])
+def test_a_word_that_stands_for_none_is_no_id_of_many(word: str) -> None:
+    assert labels(patient_id=word).patient_id == ""
+    found = refusal(lesion_id=word)
+    assert found.reason == "missing lesion id" and repr(word) in found.detail
+
+
 @pytest.mark.parametrize("field", ["localization", "confirmation", "clinic"])
 def test_a_text_of_several_lines_is_a_swallowed_row_and_refused(field: str) -> None:
     found = refusal(**{field: "back\nHAM_2,ISIC_2,nv"})

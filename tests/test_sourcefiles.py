@@ -1,6 +1,7 @@
 """What a source reads: its label file as one copy, its image files by name, and neither more of them than is needed."""
 
 import csv
+import errno
 import gc
 import os
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import samples
 
-from dermanet.errors import BadInput, UnreadableImage
+from dermanet.errors import BadInput, DermaNetError, UnreadableImage
 from dermanet.imagefile import MOST_BYTES
 from dermanet.intake import imagefiles
 from dermanet.intake.labelfile import LONGEST_LINE, LabelFile
@@ -110,6 +111,30 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_a_label_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=f"{tmp_path}/labels.csv cannot be read: No such file"):
         LabelFile(Folder(tmp_path), "labels.csv").digest  # noqa: B018
+
+
+def test_a_label_file_that_may_not_be_opened_is_named_and_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "labels.csv").write_text("image_id,lesion_id,dx,age,sex\n")
+
+    def denied(self: Folder, name: str, size: int) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    # An administrator, as whom tests may run, may read every file.
+    monkeypatch.setattr(Folder, "start", denied)
+    with pytest.raises(BadInput, match=r"labels.csv cannot be read: Permission denied"):
+        open_source(str(tmp_path))
+
+
+def test_a_copy_that_finds_no_room_is_no_fault_of_the_label_file(
+    tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "labels.csv").write_text("image_id,lesion_id,dx,age,sex\n" + "I1,L1,nv,40,male\n" * 100_000)
+    monkeypatch.setattr("tempfile.tempdir", str(small_disk))
+    with pytest.raises(DermaNetError, match=f"no space left for a copy of labels.csv in {small_disk}") as caught:
+        LabelFile(Folder(tmp_path), "labels.csv").digest  # noqa: B018
+    assert caught.value.exit_status == 1
 
 
 def rows(folder: Path) -> Iterator[Row | Refusal]:

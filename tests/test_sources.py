@@ -1,12 +1,13 @@
 """Sources: each layout is told from its files, gives the same kind of rows, and a wrong whole is refused in one line."""
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import samples
 
-from dermanet.errors import BadInput
+from dermanet.errors import BadInput, UnreadableImage
 from dermanet.imagefile import decode
 from dermanet.intake.inbox import inbox
 from dermanet.intake.sources import Source, open_source
@@ -189,6 +190,18 @@ def test_files_are_called_as_people_call_them_and_ids_are_not(tmp_path: Path) ->
     assert [row.image_id for row in rows(open_source(str(tmp_path)))] == ids
 
 
+def test_a_name_is_found_however_its_accents_are_written(tmp_path: Path) -> None:
+    one, two = (unicodedata.normalize(form, "été.jpg") for form in ("NFC", "NFD"))
+    (tmp_path / two).write_bytes(samples.jpeg())
+    (tmp_path / "labels.csv").write_text(f"image,lesion_id,age,sex,dx\n{one},L1,30,male,nv\n")
+    source = open_source(str(tmp_path))
+    assert [row.image for row in rows(source)] == [two] and refusals(source) == []
+    (tmp_path / one).write_bytes(samples.jpeg(1))
+    both = open_source(str(tmp_path))
+    with pytest.raises(UnreadableImage, match="differ"):
+        both.read(str(rows(both)[0].image))
+
+
 def test_images_that_differ_in_their_ending_alone_are_two(tmp_path: Path) -> None:
     (tmp_path / "day").mkdir()
     words = ("a.jpg", "a.png", "b.jpg", "day/a.jpg")
@@ -259,6 +272,7 @@ def test_the_real_challenge_images_are_recognised(real_data: Path) -> None:
         ({"a.csv": "lesion_id,image_id,dx,age,sex\n".encode("utf-16-le")}, "a.csv is no text"),
         ({"a.csv": "lesion_id;image_id;dx;age;sex\n"}, "a.csv has semicolons between its columns; save it with commas"),
         ({"a.csv": "lesion_id\timage_id\tdx\tage\tsex\n"}, "a.csv has tabs between its columns; save it with commas"),
+        ({"a.csv": "sep=,\nlesion_id,image_id,dx,age,sex\n"}, "a.csv begins with a line for spreadsheets, sep=; remove it"),
         ({"a.csv": b"PK\3\4\x14\0\6\0 a workbook\n"}, "a.csv is no text"),
         ({"a.csv": "x" * 200_000}, "a.csv: line 1: field larger than field limit"),
     ],
@@ -307,6 +321,21 @@ def test_a_source_that_is_nothing_is_refused_in_one_line(
     with pytest.raises(BadInput) as caught:
         open_source(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_no_source_is_not_the_folder_where_one_stands(
+    ham10000: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.chdir(ham10000(count=2))
+    with pytest.raises(BadInput, match="the source is empty"):
+        open_source(text)
+
+
+def test_a_label_file_of_a_bucket_may_be_in_capitals(bucket: str) -> None:
+    place(bucket).write("a.jpg", samples.jpeg())
+    place(bucket).write("META.CSV", b"image,lesion_id,age,sex,dx\na.jpg,L1,30,male,nv\n")
+    assert [row.image_id for row in rows(open_source(f"{bucket}/META.CSV"))] == ["a"]
 
 
 def test_an_empty_prefix_of_a_bucket_is_refused_in_one_line(bucket: str) -> None:

@@ -1,6 +1,7 @@
 """The image files of a place by what a label file calls them, and reading one: never more than a file may have, never one of two."""
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,11 +31,13 @@ class ImageFiles:
 
     def called(self, word: str) -> str | None:
         """The first of the files that the word calls, or None."""
+        word = _word(word)
         return self.by_word.get(word, (self.others.get(word),))[0]
 
     def strays(self, words: Collection[str], csv: str) -> Iterator[Refusal]:
         """A refusal for every file that none of the words of the label file calls."""
         detail = f"{csv} has no row for it; add one or remove the file"
+        words = {_word(word) for word in words}
         for word, files in self.by_word.items():
             for file in () if word in words else files:
                 row = Row(PurePosixPath(file).stem, "", "", "", "", image=file)
@@ -80,11 +83,20 @@ def by_stem(place: Place, listing: Mapping[str, Entry], suffixes: tuple[str, ...
 def by_path(place: Place, listing: Mapping[str, Entry], folder: str) -> ImageFiles:
     """The images below a folder of a place, called by their paths from there."""
     start = f"{folder}/" if folder else ""
-    found, others = (
-        {name.removeprefix(start): name for name in _images(listing, suffixes) if name.startswith(start)}
-        for suffixes in (SUFFIXES, OTHER_SUFFIXES)
-    )
-    return ImageFiles(place, listing, {word: (name,) for word, name in found.items()}, others)
+    found: dict[str, tuple[str, ...]] = {}
+    for name in _images(listing, SUFFIXES):
+        if name.startswith(start):
+            word = _word(name.removeprefix(start))
+            found[word] = (*found.get(word, ()), name)
+    others = {
+        _word(name.removeprefix(start)): name for name in _images(listing, OTHER_SUFFIXES) if name.startswith(start)
+    }
+    return ImageFiles(place, listing, found, others)
+
+
+def _word(text: str) -> str:
+    # Archives from a Mac write é as two characters, label files as one.
+    return unicodedata.normalize("NFC", text)
 
 
 def _images(listing: Mapping[str, Entry], suffixes: tuple[str, ...]) -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import BinaryIO
 
-from dermanet.errors import BadInput
+from dermanet.errors import BadInput, DermaNetError, no_space_left
 from dermanet.storage import Place
 
 LONGEST_LINE = 1 << 20
@@ -81,10 +81,15 @@ class LabelFile:
                 digest.update(chunk)
                 text.check(chunk)
                 copy.write(chunk)
+            copy.flush()
         except OSError as error:
+            if no_space_left(error):
+                raise DermaNetError(
+                    f"no space left for a copy of {self.name} in {tempfile.gettempdir()}; make room there, or name another folder "
+                    "by TMPDIR, and run this again"
+                ) from error
             raise BadInput(f"{self.place}/{self.name} cannot be read: {error.strerror or error}") from None
         text.check(b"", final=True)
-        copy.flush()
         return copy, digest.hexdigest()
 
     @cached_property

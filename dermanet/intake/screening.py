@@ -21,19 +21,23 @@ MATTERS_OF_JUDGEMENT = ("blank", "blurred")
 """Reasons that a person may overrule: `dermanet quarantine release ID --force`."""
 
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "unknown"})
-"""What sources write for a missing age; an empty sex means unknown as well."""
+"""What sources write for a missing age, lesion or patient; an empty sex means unknown as well."""
 
 
 def check_labels(row: Row, taxonomy: Taxonomy) -> Labels | Refusal:
     """The row's labels, checked; or the first thing that is wrong with them."""
     if row.fault:
         return Refusal(row.image_id, "cells do not fit", row.fault)
-    names = {"image id": row.image_id, "lesion id": row.lesion_id, "patient id": row.patient_id}
+    # As an id such a word would make one patient of a whole clinic.
+    patient_id = "" if row.patient_id.lower() in MISSING else row.patient_id
+    names = {"image id": row.image_id, "lesion id": row.lesion_id, "patient id": patient_id}
     for what, value in names.items():
         if not value and what == "patient id":
             continue
         if not value:
             return Refusal(row.image_id, f"missing {what}", f"the {what} is empty; give one")
+        if what == "lesion id" and value.lower() in MISSING:
+            return Refusal(row.image_id, f"missing {what}", f"the {what} is {value!r}, which stands for none; give one")
         if not NAME.fullmatch(value) or ".." in value:
             return Refusal(
                 row.image_id, f"unsafe {what}", f"{what} {value!r}; allowed are letters, digits and . _ -, without '..'"
@@ -59,7 +63,7 @@ def check_labels(row: Row, taxonomy: Taxonomy) -> Labels | Refusal:
         )
     # One copy of what many rows say alike: an ingest keeps what all its rows say.
     lesion, site, confirmation, clinic, patient = (
-        intern(text) for text in (row.lesion_id, row.localization, row.confirmation, row.clinic, row.patient_id)
+        intern(text) for text in (row.lesion_id, row.localization, row.confirmation, row.clinic, patient_id)
     )
     return Labels(lesion, diagnosis, age, sex, site, confirmation, clinic, patient)
 

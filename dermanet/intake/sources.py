@@ -79,8 +79,10 @@ def open_place(text: str, place: Place, listing: Mapping[str, Entry], label_file
 
 def locate(text: str) -> tuple[Place, str | None]:
     """The place that `text` names, and the label file where it names one. Raises BadInput."""
+    if not text.strip():
+        raise BadInput("the source is empty; give a folder, a CSV, s3://bucket/prefix, inbox:… or synthetic:")
     if text.startswith("s3://"):
-        if text.endswith(".csv"):
+        if text.lower().endswith(".csv"):
             folder, _, name = text.rpartition("/")
             return Bucket(folder), name
         return Bucket(text), None
@@ -112,7 +114,10 @@ def header(place: Place, name: str) -> tuple[str, ...]:
     Raises BadInput where it is no CSV, or where two columns have one name.
     """
     # Only the start is read: beside its metadata, HAM10000 is given out with tables of pixels of a hundred megabytes.
-    data = place.start(name, HEADER_BYTES)
+    try:
+        data = place.start(name, HEADER_BYTES)
+    except OSError as error:
+        raise BadInput(f"{place}/{name} cannot be read: {error.strerror or error}") from None
     try:
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(data)
         first = first_line(csv.reader(io.StringIO(text, newline=""), strict=True))
@@ -122,6 +127,8 @@ def header(place: Place, name: str) -> tuple[str, ...]:
         raise BadInput(f"{name}: line 1: {error}; give a CSV file") from None
     if any("\0" in cell for cell in first):
         raise BadInput(f"{name} is no text, as a spreadsheet's own file or UTF-16 is none; save it as CSV in UTF-8")
+    if first and first[0].strip().lower().startswith("sep="):
+        raise BadInput(f"{name} begins with a line for spreadsheets, {first[0].strip()}; remove it")
     separator = next((word for sign, word in SEPARATORS.items() if len(first) == 1 and sign in first[0]), None)
     if separator:
         raise BadInput(f"{name} has {separator} between its columns; save it with commas")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermanet import settings, taxonomy
-from dermanet.errors import BadInput
+from dermanet.errors import BadInput, DermaNetError, no_space_left
 from dermanet.settings import Settings
 from dermanet.stages.groups import refuse_torn
 from dermanet.stages.inbox import take_inbox
@@ -35,11 +35,19 @@ def ingest(
     here = settings.read()
     found = inbox(source)
     stories: dict[str, Any] = {}
-    if found is None:
-        name, outcome = _take_source(source, here, progress)
-    else:
-        name = found.name
-        outcome, stories = take_inbox(found, here, progress, again)
+    try:
+        if found is None:
+            name, outcome = _take_source(source, here, progress)
+        else:
+            name = found.name
+            outcome, stories = take_inbox(found, here, progress, again)
+    except Exception as error:
+        if isinstance(error, DermaNetError) or not no_space_left(error):
+            raise
+        raise DermaNetError(
+            f"no space left while {source} was taken in; make room where images ({here.objects}) and the "
+            "catalogue lie and run this again: what was taken in stays"
+        ) from error
     return {
         "source": name, "accepted": outcome.accepted, "known": outcome.known, "corrected": outcome.corrected,
         "quarantined": dict(outcome.quarantined.most_common()), **stories,
