@@ -21,6 +21,13 @@ MOST_PIXELS = 50_000_000
 MOST_BYTES = 64 * 1024 * 1024
 """Bytes in one file."""
 
+MOST_SCANS = 200
+"""Scans of one JPEG: encoders of progressive ones make about ten.
+
+A scan may say in a few hundred bytes that no pixel changes, and a decoder goes over all of them all the same: of the most pixels, two
+hundred take it two seconds, and the thousands that a small file has room for half a minute.
+"""
+
 FACTORS = (8, 4, 2)
 """How many times smaller an image may be decoded: the scales for which JPEG decoders have a fast inverse transform."""
 
@@ -70,6 +77,8 @@ def read_header(data: bytes) -> Header:
         raise UnreadableImage("too small", f"{size}; each side needs at least {SMALLEST_SIDE}")
     if header.width * header.height > MOST_PIXELS:
         raise UnreadableImage("too large", f"{size}; at most {MOST_PIXELS:,} pixels are decoded")
+    if header.format == "jpeg" and (scans := imagekind.scans_of(data)) > MOST_SCANS:
+        raise UnreadableImage("too large", f"{scans:,} scans; at most {MOST_SCANS} are decoded; {imagekind.REMEDY}")
     return header
 
 
@@ -165,18 +174,18 @@ def _png_picture(data: bytes) -> memoryview | bytearray:
     Walked chunk by chunk: OpenCV tells no missing end from damage in between, and minds what follows.
     """
     whole, moves, end = memoryview(data), False, 0
-    for kind, _, end in _chunks(data):  # noqa: B007 - the last one's end is the picture's
+    for kind, _, end in chunks(data):  # noqa: B007 - the last one's end is the picture's
         moves |= kind in ANIMATION
     if not moves:
         return whole[:end]
     picture = bytearray(_PNG)
-    for kind, start, end in _chunks(data):
+    for kind, start, end in chunks(data):
         if kind not in ANIMATION:
             picture += whole[start:end]
     return picture
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and end of every chunk of a PNG up to its end mark. Raises UnreadableImage at the end of a file without one."""
     start = len(_PNG)
     while len(data) >= start + 12:

@@ -27,11 +27,22 @@ FORMATS = (
 )  # fmt: skip
 """Where in a file which bytes stand, and what it then is; the first that fits."""
 
-SOI, SOS, EOI, APP14 = 0xD8, 0xDA, 0xD9, 0xEE
+SOS, EOI, APP14 = 0xDA, 0xD9, 0xEE
 STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 """Markers without a length: TEM, the restarts and the start of the image."""
 
+LOWEST = 0xC0
+"""Below are no markers in use, but for TEM."""
+
+SCAN_DATA = 0
+"""Stands for the marker of a scan's data, which have none."""
+
 NO_FILL = re.compile(rb"[^\xff]")
+SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""The first marker after a scan's data: in those, an FF byte is followed by 00 or is a restart marker."""
+
+ADOBE = 12
+"""Bytes of an Adobe segment's content, up to the one that says how colours were transformed; a shorter one no decoder knows."""
 
 FRAMES = {
     **dict.fromkeys((0xC0, 0xC1, 0xC2), ""),
@@ -42,7 +53,7 @@ FRAMES = {
 """The markers that start a frame, and what it is where that is unusual."""
 
 MOST_SEGMENTS = 10_000
-"""Segments before the first scan; a real file has a dozen."""
+"""Segments of one JPEG; a real file has a dozen, one with large metadata some hundred."""
 
 PNG_HEAD = 8
 """Bytes before the first chunk of a PNG."""
@@ -101,42 +112,71 @@ def frame_of(data: bytes) -> Frame | None:
     """The frame of a JPEG; None where the file ends or breaks off before its first scan."""
     found, adobe = None, False
     try:
-        for marker, content in _segments(data):
+        for marker, start, end in segments(data):
+            content = data[start + 4 : end]
+            if marker == EOI:
+                return None
+            if marker == SOS:
+                break
             if marker in FRAMES and found is None:
                 precision, channels = content[0], content[5]
                 sampling = (content[7 + 3 * channel] for channel in range(channels))
                 found = marker, precision, tuple(f"{factors >> 4}x{factors & 15}" for factors in sampling)
-            adobe |= marker == APP14 and bytes(content[:5]) == b"Adobe"
+            adobe |= marker == APP14 and content.startswith(b"Adobe") and len(content) >= ADOBE
     except (struct.error, IndexError):
         return None
     return Frame(*found, adobe) if found else None
 
 
-def after_fill(data: bytes, at: int) -> int:
+def scans_of(data: bytes) -> int:
+    """How many scans a JPEG has, or may have where its structure breaks off. Nothing is decoded."""
+    try:
+        return sum(marker == SOS for marker, _, _ in segments(data))
+    except (struct.error, IndexError):
+        # A decoder goes on behind a few wrong bytes, scan after scan, before it says so.
+        return data.count(bytes([0xFF, SOS]))
+
+
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of every segment of a JPEG up to its end, and of each scan's data; markers that stand alone left out.
+
+    Raises IndexError or struct.error where the structure breaks off, UnreadableImage for more segments than any picture needs.
+    """
+    at = 2
+    for _ in range(MOST_SEGMENTS):
+        if data[at] != 0xFF:
+            raise IndexError
+        at = _after_fill(data, at)
+        marker = data[at - 1]
+        if marker in STANDALONE:
+            continue
+        # What is none of these has no length that a decoder would go by: it looks for the next one.
+        if marker < LOWEST:
+            raise IndexError
+        if marker == EOI:
+            yield marker, at - 2, at
+            return
+        (length,) = struct.unpack_from(">H", data, at)
+        end = at + length
+        if length < 2 or end > len(data):
+            raise IndexError
+        yield marker, at - 2, end
+        at = end
+        if marker == SOS:
+            found = SCAN_END.search(data, at)
+            if found is None:
+                raise IndexError
+            yield SCAN_DATA, at, found.start()
+            at = found.start()
+    raise UnreadableImage("too large", f"more than {MOST_SEGMENTS:,} segments; {REMEDY}")
+
+
+def _after_fill(data: bytes, at: int) -> int:
     """Where the marker ends that starts at `at`: any number of FF bytes may stand before it. Raises IndexError where none ends."""
     found = NO_FILL.search(data, at)
     if found is None:
         raise IndexError
     return found.end()
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, memoryview]]:
-    """Marker and content of every segment before the first scan."""
-    at = 2
-    for _ in range(MOST_SEGMENTS):
-        if data[at] != 0xFF:
-            raise IndexError
-        at = after_fill(data, at)
-        marker = data[at - 1]
-        if marker in STANDALONE:
-            continue
-        (length,) = struct.unpack_from(">H", data, at)
-        if marker == EOI or length < 2 or at + length >= len(data):
-            raise IndexError
-        if marker == SOS:
-            return
-        yield marker, memoryview(data)[at + 2 : at + length]
-        at += length
 
 
 def may_be_transparent(data: bytes) -> bool:

@@ -5,6 +5,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,40 @@ def huge_jpeg(side: int = 60_000) -> bytes:
     data = jpeg()
     frame = data.index(b"\xff\xc0")
     return data[: frame + 5] + struct.pack(">HH", side, side) + data[frame + 9 :]
+
+
+def many_scans(count: int, side: int = 64) -> bytes:
+    """A progressive JPEG of `count` scans, `side` x `side`, whose second and further ones change no pixel."""
+
+    def segment(marker: int, content: bytes) -> bytes:
+        return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+    # One code a table, of one bit: no difference, and an end of sixteen thousand blocks.
+    codes = b"".join(segment(0xC4, bytes([table, 1, *[0] * 15, value])) for table, value in ((0, 0), (0x10, 0xE0)))
+    frame = struct.pack(">BHHB", 8, side, side, 3) + b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3))
+    blocks = (side // 8) ** 2
+    first = segment(0xDA, b"\3\1\0\2\0\3\0\0\0\0") + bytes(3 * blocks // 8)
+    steps = ((place, channel, low) for place in range(1, 64) for channel in (1, 2, 3) for low in range(13, -1, -1))
+    scans = b"".join(
+        segment(0xDA, bytes([1, channel, 0, place, place, (low + 1 if low < 13 else 0) << 4 | low])) + b"\0\0"
+        for place, channel, low in islice(steps, count - 1)
+    )
+    tables = segment(0xDB, bytes([0, *[1] * 64]))
+    return b"\xff\xd8" + tables + segment(0xC2, frame) + codes + first + scans + b"\xff\xd9"
+
+
+def interlaced(image: NDArray[np.uint8]) -> bytes:
+    """The seven passes of an interlaced PNG, RGB, written by hand."""
+    passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    raw = b"".join(
+        b"\0" + line.tobytes()
+        for row, column, down, right in passes
+        for line in image[row::down, column::right]
+        if line.size
+    )
+    header = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 8, 2, 0, 0, 1)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, data) for name, data in parts)
 
 
 def _gradient() -> NDArray[np.uint8]:

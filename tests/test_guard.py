@@ -135,6 +135,13 @@ def test_images_in_short_lines_and_with_much_beside_them_are_read(client: TestCl
     assert [row["error"] for row in answer.json()["predictions"]] == [None] * 4
 
 
+def test_an_image_that_would_hold_a_core_for_long_is_an_error_of_its_row(client: TestClient, cell: str) -> None:
+    bomb = base64.b64encode(samples.many_scans(2600)).decode()
+    rows = client.post("/invocations", json=_body(bomb, cell)).json()["predictions"]
+    assert rows[0]["error"].startswith("too large: 2,600 scans; at most 200 are decoded")
+    assert rows[1]["error"] is None
+
+
 def test_files_and_text_get_the_same_row(client: TestClient, cell: str) -> None:
     (row,) = client.post("/invocations", json=_body(cell)).json()["predictions"]
     answer = client.post("/predict", files=[("image", ("a", base64.b64decode(cell))), ("image", ("b", b"GIF89a"))])

@@ -198,6 +198,30 @@ def test_a_huge_claim_is_refused_where_there_is_no_memory_for_it() -> None:
     assert done.stdout == "too large\ntoo large\n", done.stderr
 
 
+SECOND = samples.many_scans(500).index(b"\xff\xda", samples.many_scans(500).index(b"\xff\xda") + 2)
+
+
+@pytest.mark.parametrize(
+    "between", [b"", b"\xff\xff", b"x\0\xff\0", b"\xff\x02\xff\xff", b"\xff\xd0", b"\xff\1", b"\xff\xdb\0\2a"]
+)
+def test_a_jpeg_of_more_scans_than_encoders_make_is_refused_undecoded(
+    between: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *given, **options: pytest.fail("it was decoded"))
+    data = samples.many_scans(500)
+    with pytest.raises(UnreadableImage, match="too large: 500 scans; at most 200 are decoded; save it as"):
+        decode(data[:SECOND] + between + data[SECOND:])
+
+
+def test_scans_are_counted_without_what_looks_like_one() -> None:
+    assert decode(samples.many_scans(imagefile.MOST_SCANS)).shape == (64, 64, 3)
+    scan = b"\xff\xda" * 300
+    comment = b"\xff\xfe" + struct.pack(">H", len(scan) + 2) + scan
+    assert decode(JPEG[:2] + comment + JPEG[2:] + scan).shape == (48, 64, 3)
+    restarts = cv2.imencode(".jpg", samples.pixels(5, 800, 600), [cv2.IMWRITE_JPEG_RST_INTERVAL, 1])[1].tobytes()
+    assert restarts.count(b"\xff\xd0") > 200 and decode(restarts).shape == (600, 800, 3)
+
+
 @pytest.mark.parametrize("size", [(27, 400), (400, 27), (1, 1)])
 def test_an_image_too_small_to_show_a_lesion_is_refused(size: tuple[int, int]) -> None:
     assert reason(samples.png(np.zeros(size, np.uint8))) == "too small"

@@ -64,17 +64,6 @@ def png(kind: int, lines: NDArray[np.generic], *chunks: tuple[bytes, bytes], dep
     return b"\x89PNG\r\n\x1a\n" + b"".join(samples.png_chunk(name, data) for name, data in parts)
 
 
-def interlaced() -> bytes:
-    """The seven passes of an interlaced PNG, written by hand."""
-    passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
-    raw = b"".join(
-        b"\0" + line.tobytes() for row, column, down, right in passes for line in PIXELS[row::down, column::right]
-    )
-    header = struct.pack(">IIBBBBB", 64, 48, 8, 2, 0, 0, 1)
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(samples.png_chunk(name, data) for name, data in parts)
-
-
 READ = {
     "JPEG 4:4:4": saved(PICTURE, "JPEG", quality=95, subsampling=0),
     "JPEG 4:2:0": saved(PICTURE, "JPEG", quality=90),
@@ -86,7 +75,7 @@ READ = {
     "JPEG extended": with_frame(0xC1),
     "JPEG with restarts": saved(PICTURE, "JPEG", restart_marker_blocks=2),
     "PNG RGB": saved(PICTURE, "PNG"),
-    "PNG interlaced": interlaced(),
+    "PNG interlaced": samples.interlaced(PIXELS),
     "PNG grey": saved(PICTURE.convert("L"), "PNG"),
     "PNG black and white": saved(PICTURE.convert("1"), "PNG"),
     "PNG palette": saved(PICTURE.quantize(200), "PNG"),
@@ -227,3 +216,16 @@ def test_whatever_bits_are_flipped_there_is_an_answer(data: bytes, flips: list[t
 def test_a_file_of_nothing_but_markers_costs_little(fill: bytes) -> None:
     data = b"\xff\xd8\xff\xe0" + struct.pack(">H", 2) + fill * (MOST_BYTES // 4 // len(fill))
     assert not answered(data)
+
+
+def test_an_image_behind_more_segments_than_any_picture_needs_is_refused() -> None:
+    found = check_image(JPEG[:2] + b"\xff\xfe\0\2" * 10_001 + JPEG[2:], "I1")
+    assert isinstance(found, Refusal)
+    assert (found.reason, found.detail[:21]) == ("too large", "more than 10,000 segm")
+
+
+def test_a_mark_of_adobe_s_that_is_cut_short_is_none() -> None:
+    inks = saved(PICTURE.convert("CMYK"), "JPEG")
+    mark = inks.index(b"Adobe")
+    short = inks[: mark - 2] + struct.pack(">H", 13) + inks[mark : mark + 11] + inks[mark + 12 :]
+    assert "without Adobe's mark" in refused(short)
