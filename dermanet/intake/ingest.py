@@ -22,7 +22,7 @@ from dermanet.intake.conflicts import statement
 from dermanet.intake.rows import fingerprint
 from dermanet.intake.screening import check_image, check_labels
 from dermanet.intake.sources import Source
-from dermanet.intake.stored import bare_digest, object_name, remove_unheld, restored, store
+from dermanet.intake.stored import bare_digest, image_in, object_name, remove_unheld, restored, store, stripped
 from dermanet.intake.tombstones import REASON as FORGOTTEN
 from dermanet.intake.tombstones import forgotten, tombstones
 from dermanet.records import Labels, Record, Refusal, Row, refusal_id
@@ -200,7 +200,7 @@ class _Screening:
         if not isinstance(data, bytes) or len(data) > MOST_BYTES:
             return self.ruled(refusal)
         digest = hashlib.sha256(data).hexdigest()
-        if digest in self.forgotten:
+        if self.forgotten and {digest, image_in(data)} & self.forgotten:
             return forgotten(refusal.name)
         found = self.ruled(replace(refusal, file=digest))
         if not found.ruling:
@@ -273,10 +273,23 @@ def release(
     if not held.ruling:
         arrival = quarantine.screened(refusal, held, changes, objects, taxonomy, force)
         data = objects.read(quarantine.file_name(refusal, str(held.file)))
-        arrival = store(arrival, data, objects)
-        catalogue.release(refusal, source, arrival, force)
+        arrival = stripped(arrival, data)[0]
+        if not _forgotten(arrival, catalogue):
+            store(arrival, data, objects)
+        try:
+            catalogue.release(refusal, source, arrival, force)
+        except BadInput:
+            # It may have been forgotten just now. What else is refused may be what an ingest has stored, and is about to take in.
+            if _forgotten(arrival, catalogue):
+                remove_unheld(arrival.record.digest, catalogue, objects)
+            raise
         record = arrival.record
     if held.file:
         quarantine.discard(objects, refusal, held.file)
         catalogue.emptied(refusal)
     return record
+
+
+def _forgotten(arrival: Arrival, catalogue: Catalogue) -> bool:
+    marks = {arrival.record.digest, arrival.original, *tombstones(arrival.record.labels)}
+    return bool(marks & catalogue.forgotten())
