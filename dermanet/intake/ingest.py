@@ -19,6 +19,7 @@ from dermanet.intake.admission import Arrival
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.conflicts import REASON as CONFLICT
 from dermanet.intake.conflicts import statement
+from dermanet.intake.metadata import strip
 from dermanet.intake.rows import fingerprint
 from dermanet.intake.screening import check_image, check_labels
 from dermanet.intake.sources import Source
@@ -168,10 +169,10 @@ class _Screening:
         known = self.catalogue.known(original) if _may_be_among(self.originals, original) else None
         # Of a released record a person's corrections stand, until its row or file is another.
         kept = self.ruled(Refusal(row.image_id, "released", "", row, original)) if known and decided else None
-        released = kept if kept and kept.ruling == "released" else None
+        if kept and kept.ruling == "released":
+            self.restore(original, data)
+            return kept
         if known and self.objects.exists(object_name(known[0])):
-            if released:
-                return released
             return Arrival(Record(known[0], row.image_id, labels), known[1], row, original if md5 else "", md5)
         checked = check_image(data, row.image_id)
         if isinstance(checked, Refusal):
@@ -179,8 +180,7 @@ class _Screening:
         header, look = checked
         if bare_digest(data, header.format) in self.forgotten:
             return forgotten(row.image_id)
-        stored = store(Arrival(Record("", row.image_id, labels), header, row, md5=md5, look=look), data, self.objects)
-        return released or stored
+        return store(Arrival(Record("", row.image_id, labels), header, row, md5=md5, look=look), data, self.objects)
 
     def read(self, name: str, row: Row) -> bytes | Refusal:
         """The file of a row, or why it is refused unread."""
@@ -205,7 +205,17 @@ class _Screening:
         found = self.ruled(replace(refusal, file=digest))
         if not found.ruling:
             quarantine.keep(self.objects, refusal_id(self.source.name, refusal.name), data)
+        elif found.ruling == "released":
+            self.restore(digest, data)
         return found
+
+    def restore(self, original: str, data: bytes) -> None:
+        """Stores the image of a released record anew where the store has it no more; its labels stay as they were set."""
+        known = self.catalogue.known(original)
+        if known and not self.objects.exists(object_name(known[0])):
+            self.objects.write(object_name(known[0]), strip(data, known[1].format))
+            # It may have been forgotten meanwhile.
+            remove_unheld(known[0], self.catalogue, self.objects)
 
     def ruled(self, refusal: Refusal) -> Refusal:
         """The refusal with what was decided about this very row and file."""
