@@ -10,7 +10,7 @@ import samples
 
 from dermanet import settings, stages
 from dermanet.errors import BadInput
-from dermanet.pixels import feature_rows, preprocess, upkeep
+from dermanet.pixels import feature_rows, preprocess, removal, shards, upkeep
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import recipe
 
@@ -112,6 +112,25 @@ def test_pixels_of_an_older_revision_go_and_strange_folders_stay(root: Path, mon
     upkeep.remove(going)
     assert {path.name for path in root.iterdir()} == {SMALL.fingerprint, "notes"}
     assert PreparedPixels(root, SMALL).fill(NAMES, FILES.__getitem__).computed == 0
+
+
+@pytest.mark.parametrize("by", ["forgetting", "pruning", "pruning all"])
+def test_what_a_killed_run_left_goes_at_once_and_what_somebody_holds_stays(root: Path, home: Path, by: str) -> None:
+    folder, features = filled(root, NAMES).shards.folder, home / "features" / ("f" * 16)
+    (features / "graphs").mkdir(parents=True)
+    left = [folder / ".dead", folder / "dead.npy", features / ".dead", features / "dead.npy"]
+    for path in left:
+        path.write_bytes(b"half")
+    assert not set(upkeep.unneeded(root, NAMES, before=0.0)) and len(upkeep.unneeded(root, NAMES)) == 2
+    with shards._Temporary(folder) as held:
+        if by == "forgetting":
+            for cache in (root, home / "features"):
+                removal.remove(cache, [])
+        else:
+            listed = stages.prune_cache(everything=by == "pruning all")
+            assert set(map(str, left)) <= set(listed["shards"]) and str(held.path) not in listed["shards"]
+            assert stages.prune_cache(by == "pruning all", really=True)["bytes"] == listed["bytes"] >= 16
+        assert held.path.exists() and not any(path.exists() for path in left)
 
 
 def test_a_snapshot_is_prepared_in_parts_and_pruned_with_none_lost(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import samples
+import simplejpeg
 import sqlalchemy as sa
 from installation import SOURCE, Installation
 
@@ -22,6 +23,7 @@ from dermanet.intake.hiding import HIDDEN, hide
 from dermanet.intake.ingest import ingest, release
 from dermanet.intake.sources import open_source
 from dermanet.intake.stored import object_name
+from dermanet.intake.tombstones import bury
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.records import Record, Snapshot
 from dermanet.registry.tracking import Tracking
@@ -122,6 +124,107 @@ def test_what_is_on_its_way_when_its_patient_is_forgotten_leaves_nothing(
     assert (outcome.accepted, outcome.quarantined) == (1, {"forgotten": 2})
     assert {objects.read(name) for name in objects.listing()} == {samples.jpeg(4)}
     assert not any(name in _rows(catalogue) for name in ("LA", "PX"))
+
+
+def _copied(tmp_path: Path, catalogue: Catalogue, objects: Folder) -> Path:
+    """Takes in a lesion LA, and a folder in which its images come again: with a comment, saved anew, and with a wrong label."""
+    one, other = (bytes(simplejpeg.encode_jpeg(samples.pixels(seed, 200, 150), 95, "RGB")) for seed in (8, 9))
+    anew = bytes(simplejpeg.encode_jpeg(samples.pixels(9, 200, 150), 94, "RGB"))
+    marked = one[:2] + EXIF + one[2:]
+    first = _delivery(tmp_path / "first", {"SECRET1.jpg": "SECRETA,nv,40,,", "SECRET2.jpg": "SECRETA,nv,40,,"}, {})
+    rows = {"a.jpg": "LB,nv,40,,", "b.jpg": "LC,nv,40,,", "c.jpg": "LD,nv,40,W,", "d.jpg": "LE,nv,40,W,"}
+    second = _delivery(tmp_path / "second", rows, {"d.jpg": 4})
+    contents = {first / "SECRET1.jpg": one, first / "SECRET2.jpg": other, second / "a.jpg": marked}
+    for path, data in (contents | {second / "b.jpg": anew, second / "c.jpg": marked}).items():
+        path.write_bytes(data)
+    for folder in (first, second):
+        ingest(open_source(str(folder)), catalogue, objects, taxonomy.load())
+    reasons = {refusal.name: refusal.reason for _, refusal in catalogue.refusals()}
+    assert reasons.pop("b") == "near-duplicate under another lesion"
+    assert reasons == {"a": "label conflict", "c": "unknown sex", "d": "unknown sex"}
+    return second
+
+
+def _left(catalogue: Catalogue, objects: Folder) -> tuple[set[bytes], list[str]]:
+    """What the store holds, and who is in quarantine."""
+    names = [refusal.name for _, refusal in catalogue.refusals() if refusal.row]
+    return {objects.read(name) for name in objects.listing()}, names
+
+
+def test_copies_of_what_is_forgotten_leave_quarantine_and_do_not_come_back(
+    new_database: Callable[[], str], tmp_path: Path
+) -> None:
+    catalogue, objects = Catalogue(new_database()), Folder(tmp_path / "objects")
+    second = _copied(tmp_path, catalogue, objects)
+    assert len(forget("SECRETA", catalogue, objects)) == 3
+    for _ in range(2):
+        assert _left(catalogue, objects) == ({samples.jpeg(4)}, ["d"]) and "SECRET" not in _rows(catalogue)
+        outcome = ingest(open_source(str(second)), catalogue, objects, taxonomy.load())
+        assert outcome.quarantined == {"forgotten": 3, "unknown sex": 1}
+
+
+def test_forgetting_that_is_killed_among_files_in_quarantine_is_finished_by_the_next(
+    new_database: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue, objects = Catalogue(new_database()), Folder(tmp_path / "objects")
+    _copied(tmp_path, catalogue, objects)
+    removed: list[str] = []
+
+    def dies(self: Folder, name: str) -> None:
+        (self.root / name).unlink()
+        removed.append(name)
+        if len(removed) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Folder, "remove", dies)
+        forget("SECRETA", catalogue, objects)
+    assert all(name.startswith("quarantine/") for name in removed) and len(catalogue.refusals()) == 4
+    assert len(forget("SECRETA", catalogue, objects)) == 3
+    assert _left(catalogue, objects) == ({samples.jpeg(4)}, ["d"]) and "SECRET" not in _rows(catalogue)
+
+
+def test_a_copy_that_was_let_in_as_another_lesion_s_stays(new_database: Callable[[], str], tmp_path: Path) -> None:
+    catalogue, objects = Catalogue(new_database()), Folder(tmp_path / "objects")
+    second = _copied(tmp_path, catalogue, objects)
+    ids = {refusal.name: name for name, _, refusal in catalogue.quarantined()}
+    release(ids["b"], {}, catalogue, objects, taxonomy.load(), force=True)
+    assert len(forget("SECRETA", catalogue, objects)) == 2
+    assert [record.image_id for record in catalogue.records()] == ["b"]
+    assert ingest(open_source(str(second)), catalogue, objects, taxonomy.load()).known == 1
+
+
+def test_a_contradiction_names_nobody_who_was_forgotten(new_database: Callable[[], str], tmp_path: Path) -> None:
+    catalogue, objects = Catalogue(new_database()), Folder(tmp_path / "objects")
+    row = "{},nv,40,,".format
+    first = _delivery(tmp_path / "first", {"SECRET1.jpg": row("LB")}, {"SECRET1.jpg": 1})
+    ingest(open_source(str(first)), catalogue, objects, taxonomy.load())
+    second = _delivery(tmp_path / "second", {"a.jpg": "LB,mel,40,,"}, {"a.jpg": 2})
+    ingest(open_source(str(second)), catalogue, objects, taxonomy.load())
+    (first / "labels.csv").write_text(f"{PLAIN}SECRET1.jpg,{row('SECRETA')}\n")
+    ingest(open_source(str(first)), catalogue, objects, taxonomy.load())
+    assert "SECRET1" in catalogue.refusals()[0][1].detail
+    forget("SECRETA", catalogue, objects)
+    assert "SECRET" not in _rows(catalogue)
+    assert ingest(open_source(str(second)), catalogue, objects, taxonomy.load()).accepted == 1
+
+
+def test_a_release_of_what_was_forgotten_since_stores_nothing(
+    new_database: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue, objects = Catalogue(new_database()), Folder(tmp_path / "objects")
+    folder = _delivery(tmp_path / "in", {"a.jpg": "LA,nv,40,W,"}, {"a.jpg": 1})
+    ingest(open_source(str(folder)), catalogue, objects, taxonomy.load())
+    ((refusal, _, _),) = catalogue.quarantined()
+    with catalogue.engine.begin() as connection:
+        bury(connection, [(stored.bare_digest(samples.jpeg(1), "jpeg"), "0" * 64, True)])
+    before, whole = objects.listing(), Catalogue.forgotten
+    # The second time it is forgotten between the look at the tombstones and the catalogue's turn.
+    for looks in (iter([whole, whole]), iter([lambda self: frozenset(), whole])):
+        monkeypatch.setattr(Catalogue, "forgotten", lambda self, looks=looks: next(looks)(self))
+        with pytest.raises(BadInput, match="was forgotten on request"):
+            release(refusal, {"sex": "male"}, catalogue, objects, taxonomy.load())
+        assert objects.listing() == before
 
 
 def test_no_id_of_what_was_forgotten_is_left(

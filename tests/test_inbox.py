@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from dermanet.intake import batches
 from dermanet.intake.batches import RECEIPT, Arriving, Taken, take
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.inbox import Inbox, inbox
-from dermanet.intake.ingest import Outcome
+from dermanet.intake.ingest import Outcome, release
 from dermanet.storage import Folder, Place, place
 
 FIELDS = {
@@ -180,6 +181,18 @@ def test_a_batch_is_never_taken_twice(here: Here, batch: Folder, monkeypatch: py
         taken = here.take(batch)
         assert taken.earlier and taken.outcome == Outcome(4 - 4, 4, 0, taken.outcome.quarantined)
         assert batch.read(RECEIPT) == first
+
+
+def test_what_was_released_since_a_batch_was_taken_counts_as_known(here: Here, batch: Folder) -> None:
+    fill(batch, 0, 6, I0={"age": "Anna Must"}, I1={"age": "Anna Must"}, I2={"sex": "M"})
+    here.take(batch)
+    first, ids = batch.read(RECEIPT), {told["name"]: told["id"] for told in receipt(batch)["refused"]}
+    for name, cells in {"I0": {"age": "40"}, "I2": {"sex": "male"}}.items():
+        release(ids[name], cells, here.catalogue, here.objects, taxonomy.load())
+    taken = here.take(batch)
+    assert taken.earlier and taken.outcome == Outcome(known=5, quarantined=Counter({"impossible age": 1}))
+    assert batch.read(RECEIPT) == first
+    assert here.take(batch, again=True).outcome == here.take(batch).outcome == taken.outcome
 
 
 def test_a_batch_is_the_same_however_its_path_is_written(batch: Folder, home: Path, tmp_path: Path) -> None:

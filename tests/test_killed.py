@@ -116,9 +116,10 @@ def test_a_preparation_killed_twenty_times(
         shards = set(contents(cache))
         assert before <= shards, "a whole shard is never lost, nor made again under another name"
         before = shards
-    there = len(before) * SHARD
+    # Shards are made in no order, and one of them is smaller.
+    there = sum(len(json.loads(path.read_bytes())["digests"]) for path in cache.glob("*/*.json") if path.stem in before)
     done = told(small_steps, arguments, environ)
-    assert done and done["computed"] == images - min(there, images) and done["damaged"] == []
+    assert done and done["computed"] == images - there and done["damaged"] == []
     assert contents(cache) == contents(unbroken)
     assert stages.check_cache() == {"damaged": []}
 

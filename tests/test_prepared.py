@@ -1,6 +1,7 @@
 """Prepared pixels: made once, shared by everyone, whole after any kill."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -13,13 +14,14 @@ import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import samples
 
 from dermanet.errors import DermaNetError, UnreadableImage
-from dermanet.pixels import shards
+from dermanet.pixels import removal, shards
 from dermanet.pixels.prepared import PreparedPixels
 from dermanet.pixels.preprocess import prepare, recipe
 
@@ -273,6 +275,35 @@ def test_what_killed_runs_left_goes_and_what_others_write_stays(tmp_path: Path) 
         assert held.path.exists()
     assert not dead.exists() and not old.exists() and young.exists()
     assert right(PreparedPixels(tmp_path, SMALL), digests(4))
+
+
+def test_rows_whose_index_is_being_written_are_no_killed_run_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cleaned = shards._Temporary.rename, list[Path]()
+
+    def late(self: shards._Temporary, target: Path) -> None:
+        if target.suffix == ".json" and target.name != shards.ABOUT:
+            removal.remove(tmp_path, [])
+            cleaned.append(target)
+        whole(self, target)
+
+    monkeypatch.setattr(shards._Temporary, "rename", late)
+    assert PreparedPixels(tmp_path, SMALL).fill(digests(3), read).computed == 3
+    assert cleaned and right(PreparedPixels(tmp_path, SMALL), digests(3))
+
+
+def test_who_begins_a_file_that_a_cleaner_looks_at_begins_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, taken = fcntl.flock, iter([True])
+
+    def looked_at(file: Any, how: int) -> None:
+        if next(taken, False):
+            raise BlockingIOError
+        whole(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", looked_at)
+    with shards._Temporary(tmp_path) as held:
+        assert list(tmp_path.iterdir()) == [held.path] and shards.left(tmp_path) == []
 
 
 def test_a_full_disk_is_one_line_and_what_was_whole_is_kept(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

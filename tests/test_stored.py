@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import samples
 
@@ -18,6 +19,7 @@ from dermanet.intake.stored import object_name
 from dermanet.storage import Place, place
 
 EXPERIMENT = "smoke"
+EXIF = b"\xff\xe1\x00\x11Exif\0\0Anna Must"
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -106,6 +108,35 @@ def test_a_note_stays_until_its_image_is_back(source: Path, store: Place, tmp_pa
     assert stages.ingest(str(elsewhere))["known"] == 1
     assert store.read(stored(2)) == samples.jpeg(2) and stages.objects()["missing"] == 0
     assert set(noted().values()) == {"missing image", "image without a row"}
+
+
+@pytest.mark.parametrize("data", [None, b"x"], ids=["missing", "damaged"])
+def test_what_was_released_is_restored_as_it_was_set(
+    home: Path, ham10000: Callable[..., Path], data: bytes | None
+) -> None:
+    blank = samples.png(np.full((48, 64, 3), 128, np.uint8))
+    rows = {0: {"sex": "M"}, 1: {"sex": "M"}, 2: {"lesion_id": "L", "dx": "nv"}, 3: {"lesion_id": "L", "dx": "mel"}}
+    files = {
+        "ISIC_0000000.jpg": samples.jpeg(0)[:2] + EXIF + samples.jpeg(0)[2:],
+        "ISIC_0000004.jpg": blank,
+        "stray.jpg": samples.jpeg(9),
+    }
+    folder = ham10000(6, rows=rows, files=files)
+    label_file = f"{folder}/HAM10000_metadata.csv"
+    stages.ingest(label_file)
+    cells = {"ISIC_0000000": {"sex": "male"}, "ISIC_0000002": {"age": "41", "dx": "bkl"}, "ISIC_0000004": {}}
+    ids = {refusal["name"].rpartition("/")[2]: refusal["id"] for refusal in stages.quarantined()["records"]}
+    for name, changes in (cells | {"stray.jpg": {"lesion_id": "L9", "dx": "mel"}}).items():
+        stages.release_quarantined(ids[name], changes, force=True)
+    before, objects = catalogue().records(), place(settings.read().objects)
+    kept = {name: objects.read(name) for name in objects.listing()}
+    for record in before:
+        name = object_name(record.digest)
+        objects.remove(name) if data is None else objects.write(name, data)
+    assert len(before) == 5 and stages.check_objects()["sources"] == [label_file]
+    assert stages.ingest(label_file)["known"] == 5
+    assert {name: objects.read(name) for name in objects.listing()} == kept
+    assert catalogue().records() == before and stages.check_objects()["faults"] == []
 
 
 def test_a_forgotten_lesion_takes_its_damaged_file_along(source: Path, store: Place) -> None:

@@ -86,7 +86,7 @@ def take(
         last = catalogue.last_taking(source.name)
         digest = digest_of(source, seen)
         if last and last.digest == digest and not again and not catalogue.lacks(source.name):
-            return Taken(batch, _known(last), last, True, _answer(there, last))
+            return Taken(batch, _known(last, catalogue), last, True, _answer(there, last))
         taking = Taking(source.name, last.number + 1 if last else 1, digest)
         outcome = ingest(source, catalogue, objects, taxonomy, progress, taking.id)
         if _survey(there) != seen:
@@ -139,11 +139,14 @@ def _open(batch: str, there: Place, seen: Mapping[str, Entry]) -> Table:
     return source
 
 
-def _known(taking: Taking) -> Outcome:
-    """What an earlier taking's records are now: known, or refused as they were."""
+def _known(taking: Taking, catalogue: Catalogue) -> Outcome:
+    """What an earlier taking's records are now: known, or refused as they were and not released since."""
     receipt = json.loads(taking.receipt)
     known = sum(receipt[word] for word in ("accepted", "known", "corrected"))
-    return Outcome(known=known, quarantined=Counter(receipt["quarantined"]))
+    rulings = catalogue.rulings(taking.source)
+    # Of those that the receipt lists. What was released before that taking was known to it, and is none of them.
+    released = Counter(one["reason"] for one in receipt["refused"] if rulings.get(one["id"], ("",))[0] == "released")
+    return Outcome(known=known + released.total(), quarantined=Counter(receipt["quarantined"]) - released)
 
 
 def _answer(there: Place, taking: Taking) -> str:

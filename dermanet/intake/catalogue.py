@@ -16,7 +16,7 @@ from dermanet.intake.admission import NOTHING_STATED, Admission, Arrival
 from dermanet.intake.company import SYNTHETIC, Company, Memory
 from dermanet.intake.rows import Held, held_images, latest, legible, record_of, refusal_of, refusal_row, upsert, write
 from dermanet.intake.tombstones import REASON as FORGOTTEN_REASON
-from dermanet.intake.tombstones import Discard, Gone, ImageOf, forget, forgotten, lesion_digest, tombstones
+from dermanet.intake.tombstones import Discard, Gone, ImageOf, entomb, forget, forgotten, lesion_digest, tombstones
 from dermanet.records import Labels, Record, Refusal
 
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ class Catalogue:
     def forget(
         self, lesions: Collection[str], image_of: ImageOf, discard: Discard, patient_id: str = ""
     ) -> Gone | None:
-        """Removes all that is known of lesions but digests, in one transaction: `tombstones.forget`."""
+        """Removes all that is known of lesions but digests, in one transaction: `tombstones.forget`, after `tombstones.entomb`."""
+        with writing(self.engine) as connection:
+            entomb(connection, lesions, image_of, patient_id)
         with writing(self.engine) as connection:
             return forget(connection, lesions, image_of, discard, patient_id)
 

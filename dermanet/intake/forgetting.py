@@ -1,13 +1,14 @@
 """Forgetting a lesion or a patient: images leave the object store, the catalogue and quarantine, and digests keep them out."""
 
 from collections.abc import Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 
 from dermanet.errors import BadInput
 from dermanet.intake import quarantine
 from dermanet.intake.catalogue import Catalogue
-from dermanet.intake.stored import image_of, object_name
-from dermanet.intake.tombstones import Gone
+from dermanet.intake.stored import READERS, image_of, object_name
+from dermanet.intake.tombstones import Gone, ImageOf
 from dermanet.storage import Place
 
 
@@ -34,13 +35,21 @@ def forget_patient(patient_id: str, catalogue: Catalogue, objects: Place) -> tup
 
 
 def _forget(lesions: Sequence[str], patient_id: str, catalogue: Catalogue, objects: Place) -> Gone | None:
-    gone = catalogue.forget(
-        lesions,
-        # One that was refused late lies in the object store already.
-        lambda refusal, file: image_of(refusal, file, objects),
-        partial(quarantine.discard, objects),
-        patient_id,
-    )
+    pictured = _read_quarantine(catalogue, objects)
+    gone = catalogue.forget(lesions, pictured, partial(quarantine.discard, objects), patient_id)
     for digest in gone.images if gone else ():
         objects.remove(object_name(digest))
     return gone
+
+
+def _read_quarantine(catalogue: Catalogue, objects: Place) -> ImageOf:
+    """Tells the images of files in quarantine, each read once: before the transaction that asks, in which nobody else can write."""
+
+    @cache
+    def pictured(refusal: str, file: str) -> str | None:
+        return image_of(refusal, file, objects)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        for _ in pool.map(lambda one: pictured(*one), catalogue.quarantined_files()):
+            pass
+    return pictured

@@ -19,10 +19,11 @@ from dermanet.intake.admission import Arrival
 from dermanet.intake.catalogue import Catalogue
 from dermanet.intake.conflicts import REASON as CONFLICT
 from dermanet.intake.conflicts import statement
+from dermanet.intake.metadata import strip
 from dermanet.intake.rows import fingerprint
 from dermanet.intake.screening import check_image, check_labels
 from dermanet.intake.sources import Source
-from dermanet.intake.stored import bare_digest, object_name, remove_unheld, restored, store
+from dermanet.intake.stored import bare_digest, image_in, object_name, remove_unheld, restored, store, stripped
 from dermanet.intake.tombstones import REASON as FORGOTTEN
 from dermanet.intake.tombstones import forgotten, tombstones
 from dermanet.records import Labels, Record, Refusal, Row, refusal_id
@@ -168,10 +169,10 @@ class _Screening:
         known = self.catalogue.known(original) if _may_be_among(self.originals, original) else None
         # Of a released record a person's corrections stand, until its row or file is another.
         kept = self.ruled(Refusal(row.image_id, "released", "", row, original)) if known and decided else None
-        released = kept if kept and kept.ruling == "released" else None
+        if kept and kept.ruling == "released":
+            self.restore(original, data)
+            return kept
         if known and self.objects.exists(object_name(known[0])):
-            if released:
-                return released
             return Arrival(Record(known[0], row.image_id, labels), known[1], row, original if md5 else "", md5)
         checked = check_image(data, row.image_id)
         if isinstance(checked, Refusal):
@@ -179,8 +180,7 @@ class _Screening:
         header, look = checked
         if bare_digest(data, header.format) in self.forgotten:
             return forgotten(row.image_id)
-        stored = store(Arrival(Record("", row.image_id, labels), header, row, md5=md5, look=look), data, self.objects)
-        return released or stored
+        return store(Arrival(Record("", row.image_id, labels), header, row, md5=md5, look=look), data, self.objects)
 
     def read(self, name: str, row: Row) -> bytes | Refusal:
         """The file of a row, or why it is refused unread."""
@@ -200,12 +200,22 @@ class _Screening:
         if not isinstance(data, bytes) or len(data) > MOST_BYTES:
             return self.ruled(refusal)
         digest = hashlib.sha256(data).hexdigest()
-        if digest in self.forgotten:
+        if self.forgotten and {digest, image_in(data)} & self.forgotten:
             return forgotten(refusal.name)
         found = self.ruled(replace(refusal, file=digest))
         if not found.ruling:
             quarantine.keep(self.objects, refusal_id(self.source.name, refusal.name), data)
+        elif found.ruling == "released":
+            self.restore(digest, data)
         return found
+
+    def restore(self, original: str, data: bytes) -> None:
+        """Stores the image of a released record anew where the store has it no more; its labels stay as they were set."""
+        known = self.catalogue.known(original)
+        if known and not self.objects.exists(object_name(known[0])):
+            self.objects.write(object_name(known[0]), strip(data, known[1].format))
+            # It may have been forgotten meanwhile.
+            remove_unheld(known[0], self.catalogue, self.objects)
 
     def ruled(self, refusal: Refusal) -> Refusal:
         """The refusal with what was decided about this very row and file."""
@@ -273,10 +283,23 @@ def release(
     if not held.ruling:
         arrival = quarantine.screened(refusal, held, changes, objects, taxonomy, force)
         data = objects.read(quarantine.file_name(refusal, str(held.file)))
-        arrival = store(arrival, data, objects)
-        catalogue.release(refusal, source, arrival, force)
+        arrival = stripped(arrival, data)[0]
+        if not _forgotten(arrival, catalogue):
+            store(arrival, data, objects)
+        try:
+            catalogue.release(refusal, source, arrival, force)
+        except BadInput:
+            # It may have been forgotten just now. What else is refused may be what an ingest has stored, and is about to take in.
+            if _forgotten(arrival, catalogue):
+                remove_unheld(arrival.record.digest, catalogue, objects)
+            raise
         record = arrival.record
     if held.file:
         quarantine.discard(objects, refusal, held.file)
         catalogue.emptied(refusal)
     return record
+
+
+def _forgotten(arrival: Arrival, catalogue: Catalogue) -> bool:
+    marks = {arrival.record.digest, arrival.original, *tombstones(arrival.record.labels)}
+    return bool(marks & catalogue.forgotten())

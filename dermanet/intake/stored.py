@@ -56,9 +56,16 @@ def bare_digest(data: bytes, kind: str) -> str:
 def image_of(refusal: str, file: str, objects: Place) -> str | None:
     """The digest under which the image of a file in quarantine would be stored; None where it is no image, or gone."""
     try:
-        data = objects.read(quarantine.file_name(refusal, file))
+        return image_in(objects.read(quarantine.file_name(refusal, file)))
+    except FileNotFoundError:
+        return None
+
+
+def image_in(data: bytes) -> str | None:
+    """The digest under which a file would be stored; None where it is no image."""
+    try:
         return bare_digest(data, read_header(data).format)
-    except (FileNotFoundError, UnreadableImage):
+    except UnreadableImage:
         return None
 
 
@@ -76,14 +83,19 @@ def remove_unheld(digest: str, catalogue: Catalogue, objects: Place) -> None:
         objects.remove(object_name(digest))
 
 
+def stripped(arrival: Arrival, data: bytes) -> tuple[Arrival, bytes]:
+    """The arrival under the digest that its image has once it is stored, and what is stored: the image without metadata."""
+    bare = strip(data, arrival.header.format)
+    record = replace(arrival.record, digest=hashlib.sha256(bare).hexdigest())
+    return replace(arrival, record=record, original=hashlib.sha256(data).hexdigest()), bare
+
+
 def store(arrival: Arrival, data: bytes, objects: Place) -> Arrival:
     """The arrival with its image in the object store: without metadata, under the digest of what is stored."""
-    bare = strip(data, arrival.header.format)
-    digest = hashlib.sha256(bare).hexdigest()
+    arrival, bare = stripped(arrival, data)
     # Whether it is there or not: what is there may be damaged, or an orphan that is old enough to be pruned.
-    objects.write(object_name(digest), bare)
-    original = hashlib.sha256(data).hexdigest()
-    return replace(arrival, record=replace(arrival.record, digest=digest), original=original)
+    objects.write(object_name(arrival.record.digest), bare)
+    return arrival
 
 
 def read(objects: Place, digest: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 
 from dermanet.database.schema import BATCHES, FORGOTTEN, IMAGES, LABELS, ORIGINALS, PARTED, PREDICTIONS, REFUSALS, SIDES
 from dermanet.intake.company import forget_company
+from dermanet.intake.conflicts import REASON as CONFLICT
 from dermanet.intake.hiding import HIDDEN, forget_in_texts, known, names_of
 from dermanet.intake.rows import legible, refusal_of, upsert
 from dermanet.records import Labels, Refusal, Row
@@ -63,6 +65,46 @@ def lesions_of(connection: sa.Connection, patient_id: str) -> set[str]:
     return refused | set(connection.scalars(sa.select(LABELS.c.lesion_id).where(LABELS.c.patient_id == patient_id)))
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What there is of lesions that are to be forgotten.
+
+    `ours`: the images that the catalogue has of them, `called` their ids, each with its source; `held`: the refusals that go, and
+    `refused` the images of those that the catalogue has not; `files`: all files as they came; `before`: tombstones of theirs.
+    """
+
+    lesions: list[str]
+    ids: set[str]
+    whose: str
+    ours: set[str]
+    called: set[tuple[str, str]]
+    held: list[sa.Row[Any]]
+    refused: set[str]
+    files: set[str]
+    before: Sequence[sa.Row[Any]]
+
+    @property
+    def images(self) -> set[str]:
+        """The digests of all their images, those forgotten before among them."""
+        return self.ours | self.refused | {row.digest for row in self.before if row.image}
+
+    def bury(self, connection: sa.Connection, marks: Collection[str]) -> None:
+        """Writes their tombstones."""
+        rows = [{"digest": mark, "lesion": self.whose, "image": mark in self.images} for mark in sorted(marks)]
+        upsert(connection, FORGOTTEN, rows)
+
+
+def entomb(connection: sa.Connection, lesions: Collection[str], image_of: ImageOf, patient_id: str = "") -> None:
+    """Keeps the tombstones of what quarantine has of lesions, in a transaction before that of `forget`.
+
+    Killed among quarantine's files, the next call could not tell any more whose a record was whose file has gone.
+    """
+    found = _find(connection, lesions, image_of, patient_id)
+    if found:
+        # Those of the catalogue's images come with their removal, by which `Company` knows that there was one.
+        found.bury(connection, {*found.refused, *(row.file for row in found.held if row.file in found.files)})
+
+
 def forget(
     connection: sa.Connection, lesions: Collection[str], image_of: ImageOf, discard: Discard, patient_id: str = ""
 ) -> Gone | None:
@@ -71,43 +113,79 @@ def forget(
     All of it is looked up here, in the transaction that removes it: an ingest that was under way has come before or comes after, and
     after it finds the tombstones.
     """
+    found = _find(connection, lesions, image_of, patient_id)
+    if found is None:
+        return None
+    marks = found.ids | found.images | found.files
+    found.bury(connection, marks)
+    # What came of them in the log of predictions, sent as stored or as they came; of those forgotten before, what was asked since.
+    asked = [*marks, *(row.digest for row in found.before)]
+    connection.execute(sa.delete(PREDICTIONS).where(PREDICTIONS.c.digest.in_(asked)))
+    _forget_sides(connection, found.lesions, found.ours, patient_id)
+    forget_company(connection, found.ours)
+    names = {*found.lesions, *names_of(connection, found.ours)} | ({patient_id} if patient_id else set())
+    for table in (ORIGINALS, LABELS, IMAGES):
+        connection.execute(sa.delete(table).where(table.c.digest.in_(found.ours)))
+    # A patient may have other lesions, and an earlier id of the lesion may be another's.
+    forget_in_texts(connection, names - known(connection, names))
+    for row in found.held:
+        if row.file:
+            discard(row.id, row.file)
+        connection.execute(sa.delete(REFUSALS).where(REFUSALS.c.id == row.id))
+    _forget_in_details(connection, found)
+    for source in {row.source for row in found.held}:
+        _forget_in_receipts(connection, source, {row.id for row in found.held if row.source == source})
+    return Gone(found.lesions, sorted(found.images))
+
+
+def _find(connection: sa.Connection, lesions: Collection[str], image_of: ImageOf, patient_id: str) -> _Found | None:
     lesions = sorted({*lesions, *(lesions_of(connection, patient_id) if patient_id else ())})
     ids = {lesion_digest(lesion) for lesion in lesions} | ({patient_digest(patient_id)} if patient_id else set())
     whose = patient_digest(patient_id) if patient_id else next(iter(ids))
-    ours = connection.scalars(sa.select(LABELS.c.digest).where(LABELS.c.lesion_id.in_(lesions)).distinct()).all()
-    files = connection.scalars(sa.select(ORIGINALS.c.original).where(ORIGINALS.c.digest.in_(ours))).all()
-    # Of a record that was released or dropped the digest of its lesion's id is left.
-    named = [name for lesion in lesions for name in (legible(lesion), lesion_digest(lesion))]
-    of_lesions = sa.or_(REFUSALS.c.lesion_id.in_(named), REFUSALS.c.file.in_(files))
-    held = connection.execute(sa.select(REFUSALS).where(of_lesions)).all()
-    refused = {digest for row in held if row.file and (digest := image_of(row.id, row.file))}
+    ours = set(connection.scalars(sa.select(LABELS.c.digest).where(LABELS.c.lesion_id.in_(lesions)).distinct()))
+    originals = set(connection.scalars(sa.select(ORIGINALS.c.original).where(ORIGINALS.c.digest.in_(ours))))
     earlier = sa.or_(FORGOTTEN.c.lesion == whose, FORGOTTEN.c.digest.in_(ids))
     before = connection.execute(sa.select(FORGOTTEN).where(earlier)).all()
+    # Of a record that was released or dropped the digest of its lesion's id is left.
+    named = {name for lesion in lesions for name in (legible(lesion), lesion_digest(lesion))}
+    marked = {*originals, *(row.digest for row in before)}
+    rows = connection.execute(sa.select(REFUSALS)).all()
+    held = [row for row in rows if row.lesion_id in named or row.file in marked]
     if not (ours or held or before):
         return None
-    kept = set(connection.scalars(sa.select(IMAGES.c.digest).where(IMAGES.c.digest.in_(refused)))) - set(ours)
-    images = {*ours, *(refused - kept), *(row.digest for row in before if row.image)}
-    marks = ids | {*images, *files, *(row.file for row in held if row.file)}
-    upsert(
-        connection, FORGOTTEN, [{"digest": mark, "lesion": whose, "image": mark in images} for mark in sorted(marks)]
-    )
-    # What came of them in the log of predictions, sent as stored or as they came; of those forgotten before, what was asked since.
-    asked = [*marks, *(row.digest for row in before)]
-    connection.execute(sa.delete(PREDICTIONS).where(PREDICTIONS.c.digest.in_(asked)))
-    _forget_sides(connection, lesions, ours, patient_id)
-    forget_company(connection, ours)
-    names = {*lesions, *names_of(connection, ours)} | ({patient_id} if patient_id else set())
-    for table in (ORIGINALS, LABELS, IMAGES):
-        connection.execute(sa.delete(table).where(table.c.digest.in_(ours)))
-    # A patient may have other lesions, and an earlier id of the lesion may be another's.
-    forget_in_texts(connection, names - known(connection, names))
-    for row in held:
-        if row.file:
-            discard(row.id, row.file)
-    connection.execute(sa.delete(REFUSALS).where(of_lesions))
-    for source in {row.source for row in held}:
-        _forget_in_receipts(connection, source, {row.id for row in held if row.source == source})
-    return Gone(list(lesions), sorted(images))
+    of_ours = sa.select(LABELS.c.image_id, IMAGES.c.source).join(IMAGES, IMAGES.c.digest == LABELS.c.digest)
+    called = {
+        (row.image_id, legible(row.source)) for row in connection.execute(of_ours.where(LABELS.c.digest.in_(ours)))
+    }
+    # An image is somebody's under whatever lesion it was sent again. One that was refused late lies in the object store already.
+    depicted = {row.id: image_of(row.id, row.file) for row in rows if row.file}
+    images = {*ours, *(row.digest for row in before if row.image)}
+    images |= _uncatalogued(connection, {depicted.get(row.id) for row in held}, ours)
+    ids_of_held = {row.id for row in held}
+    rest = [row for row in rows if row.id not in ids_of_held]
+    alike = [row for row in rest if row.reason == NEAR_DUPLICATE and _says_the_same_photograph(row.detail, called)]
+    shown = images | _uncatalogued(connection, {depicted.get(row.id) for row in alike}, ours)
+    held += [row for row in rest if depicted.get(row.id) in shown or (row.ruling and (row.name, row.source) in called)]
+    refused = _uncatalogued(connection, {depicted.get(row.id) for row in held}, ours) - ours
+    # The file of a record whose image the catalogue has under another lesion is that one's, too.
+    theirs = {row.file for row in held if row.file and depicted[row.id] in {None, *ours, *refused}}
+    return _Found(lesions, ids, whose, ours, called, held, refused, originals | theirs, before)
+
+
+def _uncatalogued(connection: sa.Connection, images: Collection[str | None], ours: Collection[str]) -> set[str]:
+    """Those of some images that the catalogue has not, or that are among `ours`."""
+    named = {image for image in images if image}
+    return named - (set(connection.scalars(sa.select(IMAGES.c.digest).where(IMAGES.c.digest.in_(named)))) - set(ours))
+
+
+def _says_the_same_photograph(detail: str, called: Collection[tuple[str, str]]) -> bool:
+    """Whether a refusal says that its image is one of those that are called so in their sources."""
+    return any(detail.startswith(f"it is the same photograph as {_told(*one)}") for one in called)
+
+
+def _told(image_id: str, source: str) -> str:
+    """How a refusal's detail tells another image; a long one is cut behind this."""
+    return f"{image_id} of {source[:100]}"
 
 
 def lesions_below(connection: sa.Connection, marks: Collection[str]) -> list[str]:
@@ -131,7 +209,9 @@ def bury(connection: sa.Connection, rows: Collection[Sequence[Any]]) -> None:
     upsert(connection, FORGOTTEN, new)
 
 
-def _forget_sides(connection: sa.Connection, lesions: Collection[str], images: Sequence[str], patient_id: str) -> None:
+def _forget_sides(
+    connection: sa.Connection, lesions: Collection[str], images: Collection[str], patient_id: str
+) -> None:
     """Removes what is written of lesions beside their labels: their sides, what parts their images, and their names elsewhere."""
     connection.execute(sa.delete(SIDES).where(SIDES.c.lesion_id.in_(lesions)))
     connection.execute(sa.delete(PARTED).where(sa.or_(PARTED.c.one.in_(images), PARTED.c.other.in_(images))))
@@ -139,13 +219,16 @@ def _forget_sides(connection: sa.Connection, lesions: Collection[str], images: S
         f"patient {patient_id}"
     ]
     connection.execute(sa.update(SIDES).where(SIDES.c.because.in_(decided)).values(because=HIDDEN))
-    for lesion in lesions:
-        naming = sa.and_(
-            REFUSALS.c.reason == NEAR_DUPLICATE, REFUSALS.c.detail.contains(f"lesion {lesion} ", autoescape=True)
-        )
-        connection.execute(
-            sa.update(REFUSALS).where(naming).values(detail="the other image was forgotten; ingest again")
-        )
+
+
+def _forget_in_details(connection: sa.Connection, found: _Found) -> None:
+    """Takes them out of why others were refused: as the same photograph as one of theirs, or against what was said of it."""
+    rows = connection.execute(sa.select(REFUSALS).where(REFUSALS.c.reason.in_((NEAR_DUPLICATE, CONFLICT)))).all()
+    names = [f"lesion {lesion} " for lesion in found.lesions] + [_told(*one) for one in found.called]
+    for row in rows:
+        if any(re.search(rf"(?<!\S){re.escape(name)}", row.detail) for name in names):
+            ours = sa.update(REFUSALS).where(REFUSALS.c.id == row.id)
+            connection.execute(ours.values(detail="the other image was forgotten; ingest again"))
 
 
 def _forget_in_receipts(connection: sa.Connection, source: str, refusals: Collection[str]) -> None:

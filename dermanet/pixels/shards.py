@@ -16,10 +16,10 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
@@ -220,13 +220,14 @@ class Shards:
                 file.write(row.data)
                 checks.append(check)
             file.rename(target)
-        try:
-            with _Temporary(self.folder) as file:
-                file.write(json.dumps({"digests": digests, "crc32": checks}).encode())
-                file.rename(target.with_suffix(".json"))
-        except OSError:
-            target.unlink(missing_ok=True)
-            raise
+            # Held until the index leads to it, by which a cleaner sees that somebody is at work.
+            try:
+                with _Temporary(self.folder) as index:
+                    index.write(json.dumps({"digests": digests, "crc32": checks}).encode())
+                    index.rename(target.with_suffix(".json"))
+            except OSError:
+                target.unlink(missing_ok=True)
+                raise
 
     def _make_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -292,33 +293,66 @@ def set_aside(path: Path) -> int:
     return freed
 
 
-def clean(folder: Path) -> None:
-    """Removes what killed runs left in a folder: files under way that nobody holds, and old rows without an index."""
-    old = time.time() - STALE
-    for path in folder.glob(".*"):
-        _remove_if_left(path, old)
-    for path in folder.glob("*.npy"):
-        if not path.with_suffix(".json").exists() and _modified(path) < old:
-            path.unlink(missing_ok=True)
+def folders(root: Path) -> list[Path]:
+    """The folders of a root that are named as fingerprints are, so that nothing else in it is ever touched."""
+    if not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if path.is_dir() and re.fullmatch("[0-9a-f]{16}", path.name))
 
 
-def _remove_if_left(path: Path, old: float) -> None:
+def left(folder: Path, stale: float = 0.0) -> list[Path]:
+    """What killed runs left in a folder: files under way, and rows without an index of at least that age in seconds.
+
+    Nobody holds any of it; where a file system knows no locks, it is older than `STALE`.
+    """
+    return [path for path in _halves(folder, stale) if _is_left(path)]
+
+
+def clean(folder: Path, stale: float = STALE) -> None:
+    """Removes what is `left` in a folder; young rows only if told so: an older DermaNet lets go of them before it has their index."""
+    for path in _halves(folder, stale):
+        remove_left(path)
+
+
+def remove_left(path: Path) -> None:
+    """Removes one of what was `left`, if it still is."""
+    _is_left(path, remove=True)
+
+
+def _halves(folder: Path, stale: float) -> list[Path]:
+    old = time.time() - stale
+    rows = [path for path in folder.glob("*.npy") if not _indexed(path) and modified(path) <= old]
+    return sorted(path for path in {*folder.glob(".*"), *rows} if path.is_file())
+
+
+def _indexed(path: Path) -> bool:
+    return path.suffix == ".npy" and path.with_suffix(".json").exists()
+
+
+def _is_left(path: Path, remove: bool = False) -> bool:
+    """Whether nobody holds a file that is half of something; if so it is removed where that is asked, before anybody can hold it."""
     try:
         with path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                return
+                return False
             except OSError:
                 # A file system without locks: only age tells.
-                if _modified(path) > old:
-                    return
-            path.unlink(missing_ok=True)
+                if modified(path) > time.time() - STALE:
+                    return False
+            # Whose writer has let go has an index by now.
+            if _indexed(path):
+                return False
+            if remove:
+                path.unlink(missing_ok=True)
+            return True
     except FileNotFoundError:
-        return
+        return False
 
 
-def _modified(path: Path) -> float:
+def modified(path: Path) -> float:
+    """When a file was written, in seconds since 1970; one that has gone, just now."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -336,9 +370,14 @@ class _Temporary:
             # The name is unique so that two runs at once cannot write into one file; the rename makes the last one win whole.
             self.path = self._folder / f".{uuid4().hex}"
             self._file: BinaryIO = self.path.open("xb")
-            # Where this fails a cleaner holds it, and it is gone in a moment; or this file system knows no locks.
-            with suppress(OSError):
+            try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # A cleaner has it, to see whether anybody does.
+                self.path.unlink(missing_ok=True)
+            except OSError:
+                # This file system knows no locks.
+                return self
             if self.path.exists():
                 return self
             self._file.close()

@@ -6,7 +6,6 @@ where this code makes others.
 
 import json
 import math
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,19 @@ import numpy as np
 from dermanet.errors import BadInput
 from dermanet.pixels.prepared import row_of
 from dermanet.pixels.preprocess import from_dict
-from dermanet.pixels.shards import ABOUT, Row, Shard, clean, indexes, read_index, set_aside
+from dermanet.pixels.shards import (
+    ABOUT,
+    Row,
+    Shard,
+    clean,
+    folders,
+    indexes,
+    left,
+    modified,
+    read_index,
+    remove_left,
+    set_aside,
+)
 
 Rows = Callable[[Mapping[str, Any], str], Row | None]
 """What a folder says of itself and its name in; what its rows are out, or None where this code makes others."""
@@ -44,7 +55,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """A shard that may go, and its bytes."""
+    """A shard that may go, or a file that a killed run left; and its bytes."""
 
     path: Path
     size: int
@@ -62,7 +73,7 @@ def pixel_rows(about: Mapping[str, Any], fingerprint: str) -> Row | None:
 def survey(root: Path, rows: Rows = pixel_rows) -> list[Holding]:
     """Every folder of the cache and what it holds."""
     found = []
-    for folder in _folders(root):
+    for folder in folders(root):
         row = _row_of(folder, rows)
         shards = [shard for index in indexes(folder) if isinstance(shard := read_index(index, row or UNKNOWN), Shard)]
         images = len({digest for shard in shards for digest in shard.digests})
@@ -78,10 +89,8 @@ def check(
 
     Named is, too, what a folder of shards says of itself and cannot be read: without it nobody knows what they are.
     """
-    damaged = [
-        f"{folder / ABOUT} cannot be read" for folder in _folders(root) if indexes(folder) and not _about(folder)
-    ]
-    todo = [(index, row) for folder in _folders(root) if (row := _row_of(folder, rows)) for index in indexes(folder)]
+    damaged = [f"{folder / ABOUT} cannot be read" for folder in folders(root) if indexes(folder) and not _about(folder)]
+    todo = [(index, row) for folder in folders(root) if (row := _row_of(folder, rows)) for index in indexes(folder)]
     for done, (index, row) in enumerate(todo, 1):
         shard = read_index(index, row)
         if wrong := shard.whole_fault() if isinstance(shard, Shard) else shard:
@@ -94,12 +103,12 @@ def check(
 def unneeded(
     root: Path, digests: Collection[str], rows: Rows = pixel_rows, before: float = math.inf, gone: Collection[str] = ()
 ) -> list[Leaving]:
-    """The shards without any image among `digests` or with one among `gone`, and all those that this code does not make.
+    """What may go: shards without any image among `digests` or with one among `gone`, or not of this code; and what killed runs left.
 
     `before`: only those written before a moment, in seconds since 1970.
     """
     leaving = []
-    for folder in _folders(root):
+    for folder in folders(root):
         row = _row_of(folder, rows)
         for index in indexes(folder):
             shard = read_index(index, row) if row else None
@@ -108,13 +117,14 @@ def unneeded(
                 parts = [part.stat() for part in (index, index.with_suffix(".npy")) if part.exists()]
                 if all(part.st_mtime < before for part in parts):
                     leaving.append(Leaving(index.with_suffix(".npy"), sum(part.st_size for part in parts)))
+        leaving += [Leaving(path, _size(path)) for path in left(folder) if modified(path) < before]
     return leaving
 
 
 def remove(leaving: Iterable[Leaving]) -> int:
-    """Removes the shards, and folders that are then empty. Returns the bytes given back."""
+    """Removes them, and folders that are then empty. Returns the bytes given back."""
     leaving = list(leaving)
-    freed = sum(set_aside(one.path) for one in leaving)
+    freed = sum(map(_remove, leaving))
     for folder in {one.path.parent for one in leaving}:
         clean(folder)
         if {path.name for path in folder.iterdir()} <= {ABOUT}:
@@ -123,19 +133,21 @@ def remove(leaving: Iterable[Leaving]) -> int:
     return freed
 
 
+def _remove(one: Leaving) -> int:
+    """Removes one, if it is still there; a file without an index may have got one since, or somebody who holds it."""
+    if one.path.with_suffix(".json").exists():
+        return set_aside(one.path)
+    size = _size(one.path)
+    remove_left(one.path)
+    return size - _size(one.path)
+
+
 def _size(path: Path) -> int:
     """The bytes of a file; none where it has gone, as those do that are under way."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _folders(root: Path) -> list[Path]:
-    """Those named as fingerprints are, so that nothing else in the root is ever touched."""
-    if not root.is_dir():
-        return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and re.fullmatch("[0-9a-f]{16}", path.name))
 
 
 def _about(folder: Path) -> dict[str, Any]:

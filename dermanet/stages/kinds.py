@@ -64,7 +64,7 @@ class _Cache(_Standing):
     """Shards of prepared pixels and of features, and exported backbones."""
 
     name = "cache"
-    why = "of images that no snapshot which stays has or that were forgotten, or made by another revision"
+    why = "of images that no snapshot which stays has or that were forgotten, made by another revision, or left by a killed run"
 
     def unneeded(self) -> Mapping[str, int]:
         images = images_of(self.here, self.needs.snapshots)
