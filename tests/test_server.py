@@ -152,6 +152,22 @@ def test_several_workers_all_follow_and_one_that_dies_comes_again(
     assert server.stop() == 0
 
 
+def test_a_worker_that_is_started_while_the_champion_does_not_load_serves_what_the_others_do(
+    installation: Installation, serve: Serve, body: dict[str, Any], tmp_path: Path
+) -> None:
+    server = serve("--workers", "2")
+    until(lambda: len(server.served_by()) == 2, 60)
+    registry(installation).move(CHAMPION, older(installation, tmp_path / "two", spoilt="gone"))
+    old = server.workers()
+    old[0].kill()
+    until(lambda: old[0] not in (new := server.workers()) and len(new) == 2, 60)
+    until(lambda: server.served_by() == {one.pid: "1" for one in server.workers()}, 60)
+    # New connections go to either of them.
+    answers = [requests.post(f"{server.address}/invocations", json=body, timeout=30) for _ in range(20)]
+    assert {answer.status_code for answer in answers} == {200}
+    until(lambda: "does not load" in str(server.model()["trouble"]))
+
+
 def test_one_that_dies_while_it_is_asked_whether_it_lives_comes_again_at_once(serve: Serve) -> None:
     server = serve("--workers", "2")
     until(lambda: len(server.workers()) == 2)
