@@ -19,7 +19,7 @@ from dermanet import memory
 from dermanet.serving.follow import AT_THE_DOOR, Following, Visit
 from dermanet.serving.metrics import Metrics
 from dermanet.serving.reader import cores
-from dermanet.serving.refusals import CLOSE, MEANINGS, Refused, busy, in_words, too_large
+from dermanet.serving.refusals import CLOSE, MEANINGS, Refused, busy, encoded, in_words, too_large
 
 log = logging.getLogger("dermanet.access")
 
@@ -133,6 +133,8 @@ class Guard:
                 503, "TEMPORARILY_UNAVAILABLE",
                 f"no version of {self.following.versions.name} is {self.following.alias} yet", {"Retry-After": "5"},
             )  # fmt: skip
+        if reads and _header(scope, b"content-encoding").strip().lower() not in (b"", b"identity"):
+            raise encoded()
         body = await self._body(scope, receive, reads)
         try:
             AT_THE_DOOR.set(visit)
