@@ -538,8 +538,13 @@ class _Slow:
         patch.setattr(Reader, "read_all", slow)
 
 
-def _ask_at_once(app: Any, body: bytes, count: int, meanwhile: Any = None) -> list[dict[str, Any]]:
-    """Starts and headers of the answers to `count` requests at once, in the order in which they were sent."""
+def _ask_at_once(
+    app: Any, body: bytes, count: int, meanwhile: Any = None, broken_off: threading.Event | None = None
+) -> list[dict[str, Any]]:
+    """Starts and headers of the answers to `count` requests at once, in the order in which they were sent.
+
+    `broken_off`: they are after a second, as uvicorn does at its end; what holds them up may go on then.
+    """
     scope = {
         "type": "http", "method": "POST", "path": "/invocations", "raw_path": b"/invocations", "query_string": b"", "root_path": "",
         "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")], "http_version": "1.1", "scheme": "http",
@@ -566,6 +571,11 @@ def _ask_at_once(app: Any, body: bytes, count: int, meanwhile: Any = None) -> li
         tasks = [asyncio.ensure_future(one()) for _ in range(count)]
         if meanwhile:
             await asyncio.to_thread(meanwhile)
+        if broken_off:
+            await asyncio.sleep(1)
+            for task in tasks:
+                task.cancel()
+            asyncio.get_running_loop().call_later(0.5, broken_off.set)
         return list(await asyncio.gather(*tasks))
 
     return asyncio.run(all_of_them())
@@ -677,6 +687,24 @@ def test_a_batch_that_was_given_up_is_not_computed_to_its_end(
         go.set()
         until(lambda: client.post("/invocations", json=_body(cell)).status_code == 200)
         assert len(begun) < 20
+
+
+def test_a_batch_that_a_server_that_ends_waits_for_no_longer_is_told_so_and_stops(
+    following: Following, cell: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    go, begun, whole = threading.Event(), list[int](), Reader.read
+
+    def slow(self: Reader, data: bytes) -> Any:
+        begun.append(1)
+        go.wait(30)
+        return whole(self, data)
+
+    monkeypatch.setattr(Reader, "read", slow)
+    with caplog.at_level(logging.DEBUG):
+        (start,) = _ask_at_once(build(following), json.dumps(_body(*[cell] * 20)).encode(), 1, broken_off=go)
+    assert start["status"] == 503 and (b"connection", b"close") in start["headers"]
+    assert len(begun) <= cores()
+    assert not any(record.exc_info for record in caplog.records)
 
 
 def test_an_answer_that_takes_too_long_is_given_up_but_keeps_its_slot(

@@ -62,6 +62,11 @@ def encoded() -> Refused:
     )
 
 
+def ending() -> Refused:
+    """Of a request that was under way for longer than a server that ends waits for it."""
+    return busy("the scorer ends before this is answered", CLOSE)
+
+
 def busy(why: str, more: Mapping[str, str] | None = None) -> Refused:
     """Of a request that may come again soon; `more`: headers besides."""
     headers = {"Retry-After": f"{PATIENCE:.0f}", **(more or {})}

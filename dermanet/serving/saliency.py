@@ -8,6 +8,7 @@ import base64
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -79,8 +80,11 @@ def overlay(heat: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
     return np.dstack([colours, (255 * STRONGEST * smooth).round()]).astype(np.uint8)
 
 
-def explain(reader: Reader, data: bytes) -> dict[str, Any]:
-    """What is told of one JPEG or PNG: the image as the network sees it and the map, or the `error` that its row has."""
+def explain(reader: Reader, data: bytes, wanted: Callable[[], bool] = lambda: True) -> dict[str, Any]:
+    """What is told of one JPEG or PNG: the image as the network sees it and the map, or the `error` that its row has.
+
+    Raises TimeoutError once it is no longer `wanted`.
+    """
     row = reader.read(data).row
     if row["error"]:
         return dict.fromkeys(("seen", "saliency", "diagnosis", "probability", "fall", "grid")) | {"error": row["error"]}
@@ -91,7 +95,7 @@ def explain(reader: Reader, data: bytes) -> dict[str, Any]:
         return network.answer(images).diagnosis[:, which]
 
     grid = fineness(_seconds(probability, pixels), cores())
-    found = occlude(probability, pixels, grid, _batch(len(pixels)), reader.side_by_side)
+    found = occlude(probability, pixels, grid, _batch(len(pixels)), partial(reader.side_by_side, wanted=wanted))
     return {
         "seen": _picture(pixels), "saliency": _picture(overlay(found.heat, len(pixels))), "diagnosis": row["diagnosis"],
         "probability": row["diagnosis_probabilities"][row["diagnosis"]], "fall": found.fall, "grid": grid, "error": None,
