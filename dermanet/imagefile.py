@@ -16,7 +16,10 @@ SMALLEST_SIDE = 28
 """Pixels. Below this nothing of a lesion can be seen (28 is the side of the public thumbnail sets)."""
 
 MOST_PIXELS = 50_000_000
-"""Pixels in one image: twice what today's dermatoscope cameras make, and 150 MB once decoded."""
+"""Pixels in one image: twice what today's dermatoscope cameras make, and 150 MB once decoded; on its way a PNG takes twice that."""
+
+MOST_DEEP_PIXELS = MOST_PIXELS // 2
+"""Pixels in a PNG with 16 bits a sample that may be transparent: to see whether it is takes 8 bytes a pixel, where others take 4."""
 
 MOST_BYTES = 64 * 1024 * 1024
 """Bytes in one file."""
@@ -79,6 +82,11 @@ def read_header(data: bytes) -> Header:
         raise UnreadableImage("too large", f"{size}; at most {MOST_PIXELS:,} pixels are decoded")
     if header.format == "jpeg" and (scans := imagekind.scans_of(data)) > MOST_SCANS:
         raise UnreadableImage("too large", f"{scans:,} scans; at most {MOST_SCANS} are decoded; {imagekind.REMEDY}")
+    if header.width * header.height > MOST_DEEP_PIXELS and _is_deep(data, header):
+        raise UnreadableImage(
+            "too large",
+            f"{size} of 16 bits with transparency; at most {MOST_DEEP_PIXELS:,} of those are decoded, save it without transparency",
+        )
     return header
 
 
@@ -125,6 +133,10 @@ def _png_header(data: bytes) -> Header:
         raise UnreadableImage("undecodable", "a PNG whose header cannot be read")
     width, height = struct.unpack(">II", data[16:24])
     return Header("png", width, height)
+
+
+def _is_deep(data: bytes, header: Header) -> bool:
+    return header.format == "png" and data[24] == 16 and imagekind.may_be_transparent(data)
 
 
 def _decode_jpeg(data: bytes, width: int, height: int, fast: bool) -> "NDArray[np.uint8]":

@@ -169,7 +169,9 @@ def test_a_body_that_looks_like_a_request_is_none(connection: Connection, path: 
     whole = _post(HIDDEN, path)
     connection.send(whole[: -len(HIDDEN)], HIDDEN)
     assert connection.answer()[0] == statuses[path]
-    connection.send(_head(f"POST {path}", "Transfer-Encoding: chunked") + _chunked(HIDDEN))
+    connection.send(
+        _head(f"POST {path}", "Content-Type: application/json", "Transfer-Encoding: chunked") + _chunked(HIDDEN)
+    )
     assert connection.answer()[0] == statuses[path]
     assert connection.silent()
     connection.send(_head("GET /model", asks=""))

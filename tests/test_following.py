@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from variants import older, registry
 from waiting import until
 
 from dermanet.registry.shelf import Shelf
+from dermanet.registry.tracking import Tracking
 from dermanet.registry.versions import CHAMPION, Versions
 from dermanet.serving.app import build
 from dermanet.serving.follow import Following
@@ -227,6 +229,40 @@ def test_a_scorer_that_starts_without_the_registry_serves_what_was_served_last(
     empty = Following(following.versions, CHAMPION, 60, installation.home / "elsewhere")
     empty.look()
     assert empty.served is None
+
+
+@pytest.mark.parametrize("spoilt", ["gone", "graph", ""], ids=["files gone", "graph broken", "alias gone"])
+def test_a_scorer_that_starts_while_there_is_no_champion_to_load_serves_what_was_served_last(
+    installation: Installation, following: Following, tmp_path: Path, spoilt: str
+) -> None:
+    following.versions.move(CHAMPION, older(installation, tmp_path / "two", spoilt=spoilt) if spoilt else None)
+    other = Following(following.versions, CHAMPION, 60, installation.home / "served")
+    for one in (following, other):
+        one.look()
+        assert one.served and one.served.version == "1"
+        assert one.trouble and one.trouble.endswith("; version 1 stays")
+    following.versions.move(CHAMPION, "1")
+    other.look()
+    assert other.trouble is None
+
+
+def test_what_was_served_last_of_another_registry_or_name_is_not_served(
+    installation: Installation, following: Following, tmp_path: Path
+) -> None:
+    folder, elsewhere = installation.home / "served", Tracking(f"sqlite:///{tmp_path / 'other.db'}", tmp_path)
+    for versions in (Versions(elsewhere.client, "dermanet"), replace(following.versions, name="others")):
+        other = Following(versions, CHAMPION, 60, folder)
+        other.look()
+        assert other.served is None and other.trouble is None
+
+
+def test_a_version_that_was_asked_for_is_not_replaced_by_what_was_served_last(
+    installation: Installation, following: Following, tmp_path: Path
+) -> None:
+    version = older(installation, tmp_path / "two", spoilt="gone")
+    pinned = Following(following.versions, CHAMPION, 60, installation.home / "served", version)
+    pinned.look()
+    assert pinned.served is None and pinned.trouble
 
 
 def test_an_alias_that_nobody_holds_leaves_the_version_and_says_so(following: Following) -> None:

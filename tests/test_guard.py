@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import samples
 from fastapi.testclient import TestClient
@@ -124,6 +125,46 @@ def test_what_brings_more_values_than_images_have_is_refused_unread(
         answer.json()["message"]
         == "more than 256 values in one request; send at most 4 images, with little beside them"
     )
+
+
+ROWS = [{f"k{number}": 1} for number in range(100)]
+"""Each names a column of its own: 10,000 cells in 1 KB."""
+
+NAMES = [f"k{number}" for number in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        *(("application/json", {form: ROWS}) for form in ("dataframe_records", "inputs", "instances")),
+        ("application/json", {"inputs": {"image": ["a"] * 100, **dict.fromkeys(NAMES, 1)}}),
+        ("application/json", {"messages": [], **{name: {name: 1} for name in NAMES}}),
+        ("application/json", {"dataframe_records": [[1] * 100, *[[1]] * 100]}),
+        ("application/json", {"dataframe_split": {"data": ROWS}}),
+        ("application/json", {"dataframe_split": {"columns": NAMES, "data": [["a"]] * 100}}),
+        ("application/json", {"dataframe_split": {"columns": NAMES, "index": NAMES, "data": {"image": "a"}}}),
+        ("application/json; charset=utf-8", {"dataframe_split": {"data": {name: {name: 1} for name in NAMES}}}),
+        ("text/csv", "," * 100 + "image\n" + "a\n" * 100),
+        ("text/csv", "," * 100 + 'image\na"\n' + "a\n" * 100 + 'a"\n'),
+    ],
+)  # fmt: skip
+def test_what_is_small_and_would_be_a_large_table_is_refused_before_it_is_one(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, kind: str, body: Any
+) -> None:
+    monkeypatch.setattr("mlflow.pyfunc.scoring_server.invocations", lambda *given: pytest.fail("it became a table"))
+    content = body if isinstance(body, str) else json.dumps(body)
+    answer = client.post("/invocations", content=content, headers={"content-type": kind})
+    assert answer.status_code == 413
+    assert answer.json()["message"].startswith("more than 256 values in one request; send at most 4 images")
+
+
+def test_parquet_is_not_taken_as_its_size_tells_nothing_of_its_table(client: TestClient, cell: str) -> None:
+    table = io.BytesIO()
+    pd.DataFrame({"image": [cell]}).to_parquet(table)
+    answer = client.post(
+        "/invocations", content=table.getvalue(), headers={"content-type": "application/vnd.apache.parquet"}
+    )
+    assert answer.status_code == 415
 
 
 def test_images_in_short_lines_and_with_much_beside_them_are_read(client: TestClient, cell: str) -> None:
@@ -343,8 +384,31 @@ def test_what_is_no_request_is_refused_without_repeating_it(
     assert "Traceback" not in answer.text
 
 
-def test_without_a_content_type_it_is_the_client_s_fault(client: TestClient) -> None:
-    assert client.post("/invocations", content=b"{}").status_code == 400
+def test_columns_that_are_passed_over_are_not_named_in_the_log(
+    client: TestClient, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], cell: str
+) -> None:
+    answer = client.post("/invocations", json={"dataframe_records": [{"image": cell, SECRET: "left"}]})
+    assert answer.status_code == 200
+    assert SECRET not in answer.text + _said(caplog) + "".join(capfd.readouterr())
+
+
+def test_without_a_content_type_it_is_the_client_s_fault(
+    client: TestClient, cell: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = client.post("/invocations", content=json.dumps(_body(cell)).encode())
+    assert (answer.status_code, answer.json()["message"].split(";")[0]) == (415, "no content type that is taken")
+    assert "Error" not in _said(caplog)
+
+
+@pytest.mark.parametrize("path", ["/invocations", "/predict", "/explain"])
+def test_what_is_packed_is_told_so(client: TestClient, cell: str, path: str) -> None:
+    def ask(encoding: str) -> Any:
+        given = {"json": _body(cell)} if path == "/invocations" else {"files": {"image": base64.b64decode(cell)}}
+        return client.post(path, headers={"Content-Encoding": encoding}, **given)
+
+    answer = ask("gzip")
+    assert (answer.status_code, answer.json()["message"].split(";")[0]) == (415, "no Content-Encoding is taken")
+    assert ask("identity").status_code == 200
 
 
 def test_no_file_or_address_is_opened_because_a_request_names_it(client: TestClient, tmp_path: Path, cell: str) -> None:
@@ -481,8 +545,13 @@ class _Slow:
         patch.setattr(Reader, "read_all", slow)
 
 
-def _ask_at_once(app: Any, body: bytes, count: int, meanwhile: Any = None) -> list[dict[str, Any]]:
-    """Starts and headers of the answers to `count` requests at once, in the order in which they were sent."""
+def _ask_at_once(
+    app: Any, body: bytes, count: int, meanwhile: Any = None, broken_off: threading.Event | None = None
+) -> list[dict[str, Any]]:
+    """Starts and headers of the answers to `count` requests at once, in the order in which they were sent.
+
+    `broken_off`: they are after a second, as uvicorn does at its end; what holds them up may go on then.
+    """
     scope = {
         "type": "http", "method": "POST", "path": "/invocations", "raw_path": b"/invocations", "query_string": b"", "root_path": "",
         "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")], "http_version": "1.1", "scheme": "http",
@@ -509,6 +578,11 @@ def _ask_at_once(app: Any, body: bytes, count: int, meanwhile: Any = None) -> li
         tasks = [asyncio.ensure_future(one()) for _ in range(count)]
         if meanwhile:
             await asyncio.to_thread(meanwhile)
+        if broken_off:
+            await asyncio.sleep(1)
+            for task in tasks:
+                task.cancel()
+            asyncio.get_running_loop().call_later(0.5, broken_off.set)
         return list(await asyncio.gather(*tasks))
 
     return asyncio.run(all_of_them())
@@ -620,6 +694,24 @@ def test_a_batch_that_was_given_up_is_not_computed_to_its_end(
         go.set()
         until(lambda: client.post("/invocations", json=_body(cell)).status_code == 200)
         assert len(begun) < 20
+
+
+def test_a_batch_that_a_server_that_ends_waits_for_no_longer_is_told_so_and_stops(
+    following: Following, cell: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    go, begun, whole = threading.Event(), list[int](), Reader.read
+
+    def slow(self: Reader, data: bytes) -> Any:
+        begun.append(1)
+        go.wait(30)
+        return whole(self, data)
+
+    monkeypatch.setattr(Reader, "read", slow)
+    with caplog.at_level(logging.DEBUG):
+        (start,) = _ask_at_once(build(following), json.dumps(_body(*[cell] * 20)).encode(), 1, broken_off=go)
+    assert start["status"] == 503 and (b"connection", b"close") in start["headers"]
+    assert len(begun) <= cores()
+    assert not any(record.exc_info for record in caplog.records)
 
 
 def test_an_answer_that_takes_too_long_is_given_up_but_keeps_its_slot(

@@ -182,6 +182,24 @@ def test_a_header_that_claims_a_huge_image_is_refused_for_nothing(data: bytes) -
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    ("depth", "kind", "more", "allowed"),
+    [(16, 6, b"", 25), (16, 4, b"", 25), (16, 2, samples.png_chunk(b"tRNS", bytes(6)), 25), (16, 2, b"", 50), (8, 6, b"", 50)],
+    ids=["rgba16", "grey16 with alpha", "rgb16 with a transparent colour", "rgb16", "rgba8"],
+)  # fmt: skip
+def test_an_image_that_takes_more_bytes_a_pixel_may_have_fewer(
+    depth: int, kind: int, more: bytes, allowed: int
+) -> None:
+    def read(megapixels: int, over: int) -> Header:
+        head = struct.pack(">IIBBBBB", 1000 * megapixels + over, 1000, depth, kind, 0, 0, 0)
+        rest = more + samples.png_chunk(b"IDAT", b"") + samples.png_chunk(b"IEND", b"")
+        return read_header(b"\x89PNG\r\n\x1a\n" + samples.png_chunk(b"IHDR", head) + rest)
+
+    assert read(allowed, 0).width == 1000 * allowed
+    with pytest.raises(UnreadableImage, match=f"at most {allowed},000,000 "):
+        read(allowed, 1)
+
+
 def test_a_huge_claim_is_refused_where_there_is_no_memory_for_it() -> None:
     # The decoders' own memory is not Python's: here the process as a whole may not grow.
     script = (

@@ -1,12 +1,16 @@
 """Where a network looks: the map of a network of which that is known, and what /explain answers."""
 
 import base64
+import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import cv2
+import mlflow
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -17,6 +21,7 @@ from dermanet.registry.tracking import Tracking
 from dermanet.registry.versions import CHAMPION, Versions
 from dermanet.serving import app, saliency
 from dermanet.serving.follow import Following
+from dermanet.serving.network import A_BYTE, Network, load
 
 SIZE = 64
 
@@ -82,10 +87,38 @@ def test_batches_and_threads_change_nothing(batch: int) -> None:
     assert sum(sizes) == 1 + 36
 
 
-def test_a_slow_network_gets_a_coarse_map() -> None:
-    assert [saliency.fineness(seconds, 2) for seconds in (0.005, 0.039, 0.041, 10)] == [saliency.FINE] * 2 + [
-        saliency.COARSE
-    ] * 2
+def test_a_large_network_gets_a_coarse_map() -> None:
+    assert saliency.fineness(2_600_000_000) == saliency.FINE
+    assert saliency.fineness(4_000_000_001) == saliency.COARSE
+
+
+def test_a_graph_tells_what_one_image_costs(trained: Installation, tmp_path: Path) -> None:
+    files = Path(mlflow.artifacts.download_artifacts("models:/dermanet/1")) / "artifacts"
+    card = json.loads((files / "card.json").read_text())
+    # `smoke`: five convolutions of 3x3 at 32 pixels and half as many each time, and little besides.
+    convolutions = sum(
+        (32 // 2**step) ** 2 * 9 * before * after
+        for step, (before, after) in enumerate(pairwise((3, 16, 32, 64, 96, 128)))
+    )
+    assert convolutions < card["multiply_adds"] < 1.1 * convolutions
+    assert load(files / "model.onnx", files / "card.json").multiply_adds == card["multiply_adds"]
+    del card["multiply_adds"]
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    earlier = load(files / "model.onnx", tmp_path / "card.json")
+    assert earlier.multiply_adds == A_BYTE * (files / "model.onnx").stat().st_size
+
+
+def test_a_busy_machine_draws_the_same_map(client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, whole = photo(tmp_path).read_bytes(), Network.answer
+
+    def slowly(self: Network, pixels: NDArray[np.uint8]) -> Any:
+        time.sleep(0.1)
+        return whole(self, pixels)
+
+    idle = _explain(client, data).json()
+    monkeypatch.setattr(Network, "answer", slowly)
+    assert _explain(client, data).json() == idle
+    assert idle["grid"] == saliency.FINE
 
 
 def test_the_overlay_is_clear_where_nothing_depends_on_a_place() -> None:

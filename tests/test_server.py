@@ -22,6 +22,7 @@ from typing import Any
 import hypothesis
 import mlflow
 import mlflowserver
+import numpy as np
 import psutil
 import pytest
 import requests
@@ -35,7 +36,7 @@ from waiting import until
 from dermanet.database.engine import open_database
 from dermanet.monitoring.predictions import between
 from dermanet.registry.versions import CHAMPION
-from dermanet.serving.server import HEAD_BYTES, HEAD_SECONDS
+from dermanet.serving.server import HEAD_BYTES, HEAD_SECONDS, LAST_IMAGE
 
 Serve = Callable[..., "Server"]
 
@@ -152,6 +153,22 @@ def test_several_workers_all_follow_and_one_that_dies_comes_again(
     assert server.stop() == 0
 
 
+def test_a_worker_that_is_started_while_the_champion_does_not_load_serves_what_the_others_do(
+    installation: Installation, serve: Serve, body: dict[str, Any], tmp_path: Path
+) -> None:
+    server = serve("--workers", "2")
+    until(lambda: len(server.served_by()) == 2, 60)
+    registry(installation).move(CHAMPION, older(installation, tmp_path / "two", spoilt="gone"))
+    old = server.workers()
+    old[0].kill()
+    until(lambda: old[0] not in (new := server.workers()) and len(new) == 2, 60)
+    until(lambda: server.served_by() == {one.pid: "1" for one in server.workers()}, 60)
+    # New connections go to either of them.
+    answers = [requests.post(f"{server.address}/invocations", json=body, timeout=30) for _ in range(20)]
+    assert {answer.status_code for answer in answers} == {200}
+    until(lambda: "does not load" in str(server.model()["trouble"]))
+
+
 def test_one_that_dies_while_it_is_asked_whether_it_lives_comes_again_at_once(serve: Serve) -> None:
     server = serve("--workers", "2")
     until(lambda: len(server.workers()) == 2)
@@ -243,6 +260,21 @@ def test_sigterm_under_load_lets_requests_under_way_be_answered(
         answers = [status for each in loads for status in each.result()]
     assert set(answers) == {200}
     assert len(answers) > 4
+
+
+def test_sigterm_breaks_a_batch_off_that_takes_too_long_and_ends(serve: Serve) -> None:
+    server = serve()
+    large = samples.png(np.zeros((7000, 7000, 3), np.uint8))
+    with ThreadPoolExecutor(1) as pool:
+        files = [("image", ("large.png", large))] * 128
+        batch = pool.submit(server.client.post, f"{server.address}/predict", files=files, timeout=120)
+        time.sleep(4)
+        server.process.send_signal(signal.SIGTERM)
+        answer = batch.result()
+    assert server.process.wait(LAST_IMAGE + 10) == 0
+    assert (answer.status_code, answer.headers["connection"]) == (503, "close")
+    assert answer.json()["message"].startswith("the scorer ends before this is answered")
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_a_request_that_was_on_its_way_at_sigterm_is_answered_and_who_says_nothing_keeps_nobody(serve: Serve) -> None:

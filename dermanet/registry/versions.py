@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import mlflow
@@ -19,6 +20,9 @@ CHAMPION, PREVIOUS = "champion", "previous"
 NUMBER = re.compile(r"[1-9][0-9]*")
 """How a version is named."""
 
+ASKED_BY = re.compile(r"//[^/]*@")
+"""The user and the password in an address."""
+
 
 @dataclass(frozen=True, slots=True)
 class Versions:
@@ -26,6 +30,12 @@ class Versions:
 
     client: MlflowClient
     name: str
+
+    @property
+    def registry(self) -> str:
+        """Tells these versions from those of another registry or name, whoever asks by whatever password. 16 hexadecimal digits."""
+        address = ASKED_BY.sub("//", self.client.tracking_uri)
+        return sha256(f"{address} {self.name}".encode()).hexdigest()[:16]
 
     def register(self, run_id: str, model_uri: str, tags: Mapping[str, str]) -> str:
         """Registers a run's model and returns its version, of which a run has one; called again, it has the tags of the last call."""

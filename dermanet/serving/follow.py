@@ -170,9 +170,10 @@ class Following:
             self.asked = time.monotonic()
         except Exception as error:
             self._say(f"the registry cannot be asked: {_line(error)}")
-            self._start_without_the_registry()
+            self._start_with_the_last()
             return
         if found is None:
+            self._start_with_the_last()
             # Nobody serves nothing: a version that lost its alias goes on until another has it.
             self._say(f"no version holds {self.alias}; version {self.served.version} stays" if self.served else None)
         elif self.served is None or _name(found) != self.served.about["name"]:
@@ -209,7 +210,7 @@ class Following:
         if served is None or self.pinned or served.about["name"] == self._remembered:
             return None
         try:
-            self.noticeboard.remember(served.about["name"], served.about)
+            self.noticeboard.remember(served.about["name"], served.about, self.versions.registry)
         except OSError as error:
             return f"version {served.version} is served, and a start without the registry would not find it: {_line(error)}"
         self._remembered = served.about["name"]
@@ -226,10 +227,12 @@ class Following:
         self.shelf.drop(name)
         self._pause = min(2 * self._pause, LONGEST_PAUSE) if name == self._refused else FIRST_PAUSE
         self._refused, self._again = name, time.monotonic() + self._pause
+        self._start_with_the_last()
         self._say(f"{why}; {f'version {self.served.version} stays' if self.served else 'there is none to serve'}")
 
-    def _start_without_the_registry(self) -> None:
-        known = None if self.served or self.pinned else self.noticeboard.remembered()
+    def _start_with_the_last(self) -> None:
+        """What was served last, where a start gets nothing else: who went on meanwhile serves it, too."""
+        known = None if self.served or self.pinned else self.noticeboard.remembered(self.versions.registry)
         folder = self.shelf.find(known[0]) if known else None
         if known is None or folder is None:
             return
@@ -237,7 +240,7 @@ class Following:
         try:
             self._swap(_loaded(folder, about["version"], about))
         except Exception as error:
-            log.warning("what was served last cannot be served without the registry: %s", _line(error))
+            log.warning("what was served last cannot be served again: %s", _line(error))
 
     def _say(self, trouble: str | None) -> None:
         if trouble and trouble != self.trouble:

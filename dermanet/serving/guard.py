@@ -19,7 +19,7 @@ from dermanet import memory
 from dermanet.serving.follow import AT_THE_DOOR, Following, Visit
 from dermanet.serving.metrics import Metrics
 from dermanet.serving.reader import cores
-from dermanet.serving.refusals import CLOSE, MEANINGS, Refused, busy, in_words, too_large
+from dermanet.serving.refusals import CLOSE, MEANINGS, Refused, busy, encoded, ending, in_words, too_large
 
 log = logging.getLogger("dermanet.access")
 
@@ -116,6 +116,9 @@ class Guard:
             await self._let_in(scope, receive, answer)
         except Refused as refusal:
             await answer.refuse(refusal)
+        except asyncio.CancelledError:
+            # The server ends, and has waited long enough. Not raised again: to uvicorn it would be a fault, with a traceback.
+            await answer.give_up(ending())
         finally:
             self._note(answer)
 
@@ -133,6 +136,8 @@ class Guard:
                 503, "TEMPORARILY_UNAVAILABLE",
                 f"no version of {self.following.versions.name} is {self.following.alias} yet", {"Retry-After": "5"},
             )  # fmt: skip
+        if reads and _header(scope, b"content-encoding").strip().lower() not in (b"", b"identity"):
+            raise encoded()
         body = await self._body(scope, receive, reads)
         try:
             AT_THE_DOOR.set(visit)
@@ -210,14 +215,11 @@ class Guard:
         task = asyncio.ensure_future(self._ask(scope, body, receive, answer))
         # A thread cannot be stopped: its slot is free when it has ended, whoever has given up waiting.
         task.add_done_callback(lambda _: lane.slots.release())
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         done, _ = await asyncio.wait({task}, timeout=max(0.0, until - asyncio.get_running_loop().time()))
         if not done:
-            answer.late = True
-            if answer.visit:
-                answer.visit.given_up = True
-            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-            raise Refused(504, *MEANINGS[504])
-        task.result()
+            return await answer.give_up(Refused(504, *MEANINGS[504]))
+        return task.result()
 
     async def _slot(self, lane: "_Lane", until: float) -> None:
         self._wait(lane, 1)
@@ -316,6 +318,13 @@ class _Answer:
             status, ("BAD_REQUEST" if status < 500 else "INTERNAL_ERROR", "the request was refused")
         )
         await self.refuse(Refused(status, code, message, {"Allow": self.allowed} if status == 405 else None))
+
+    async def give_up(self, refusal: Refused) -> None:
+        """Answers before the inner application does, whose threads go on to the end of the image that they are at."""
+        self.late = True
+        if self.visit:
+            self.visit.given_up = True
+        await self.refuse(refusal)
 
     async def refuse(self, refusal: Refused) -> None:
         """Answers with an error."""

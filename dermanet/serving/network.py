@@ -16,7 +16,11 @@ from dermanet.pixels import preprocess
 from dermanet.records import SEXES, Answers
 
 CARD = "card.json"
-"""What a model says of itself, beside its graph: recipe and fingerprint, diagnoses, sexes, experiment, snapshot, holdout."""
+"""What a model says of itself, beside its graph: recipe and fingerprint, diagnoses, sexes, experiment, snapshot, holdout, and what an
+answer costs."""
+
+A_BYTE = 40
+"""So many multiply-adds are taken for a byte of a graph whose card is from before they were counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class Network:
     recipe: preprocess.Recipe
     diagnoses: tuple[str, ...]
     card: dict[str, Any]
+    multiply_adds: int = 0
+    """For one image."""
 
     def answer(self, pixels: NDArray[np.uint8]) -> Answers:
         """Answers for prepared images: uint8 (n, size, size, 3) in, n rows out."""
@@ -66,4 +72,5 @@ def load(graph: Path, card: Path, threads: int = 0) -> Network:
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     # The file as it was taken apart is as large as the weights, and free by now.
     memory.give_back()
-    return Network(session, recipe, tuple(entry["code"] for entry in stated["taxonomy"]), stated)
+    cost = int(stated.get("multiply_adds", A_BYTE * graph.stat().st_size))
+    return Network(session, recipe, tuple(entry["code"] for entry in stated["taxonomy"]), stated, cost)

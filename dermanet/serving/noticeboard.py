@@ -17,21 +17,23 @@ class Noticeboard:
 
     root: Path
 
-    def remember(self, name: str, about: dict[str, Any]) -> None:
-        """Keeps which version is served, for a start without the registry. Raises OSError, as where the disk is full."""
+    def remember(self, name: str, about: dict[str, Any], registry: str) -> None:
+        """Keeps which version of which registry is served, for a start that gets none. Raises OSError, as where the disk is full."""
         half = self.root / f"served.json.{os.getpid()}"
         try:
-            half.write_text(json.dumps({"name": name, "about": about}))
+            half.write_text(json.dumps({"name": name, "about": about, "registry": registry}))
             half.rename(self.root / "served.json")
         finally:
             half.unlink(missing_ok=True)
 
-    def remembered(self) -> tuple[str, dict[str, Any]] | None:
-        """What was served last."""
+    def remembered(self, registry: str) -> tuple[str, dict[str, Any]] | None:
+        """What was served last, unless it was another registry's."""
         try:
             record = json.loads((self.root / "served.json").read_text())
-            return str(record["name"]), dict(record["about"])
-        except (OSError, ValueError, KeyError, TypeError):
+            # Earlier checkouts did not say whose it was.
+            ours = record.get("registry", registry) == registry
+            return (str(record["name"]), dict(record["about"])) if ours else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def ring(self) -> None:

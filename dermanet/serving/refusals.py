@@ -14,7 +14,7 @@ MEANINGS = {
     400: ("BAD_REQUEST", f"the request is in none of MLflow's forms with a column `image` of text; send, as application/json, {FORM}"),
     404: ("RESOURCE_DOES_NOT_EXIST", "there is nothing at this address; /docs lists what there is"),
     405: ("BAD_REQUEST", "this address takes another method; /docs lists them"),
-    415: ("BAD_REQUEST", "this content type is not taken; send application/json or text/csv, or files to /predict"),
+    415: ("BAD_REQUEST", "no content type that is taken; send application/json or text/csv, or files to /predict"),
     422: ("BAD_REQUEST", "a field is missing; send multipart/form-data with one or more files named `image`"),
     500: ("INTERNAL_ERROR", "the scorer has a fault; its log says when and where"),
     504: ("TEMPORARILY_UNAVAILABLE", "the answer took longer than is allowed; send fewer images at once"),
@@ -53,6 +53,18 @@ def too_large(most: int, reads: bool) -> Refused:
         else "images are taken by POST at /invocations, /predict and /explain alone, send them there"
     )
     return Refused(413, "BAD_REQUEST", f"the request is larger than {most:,} bytes; {remedy}", CLOSE)
+
+
+def encoded() -> Refused:
+    """Of a body that would have to be unpacked first: nobody knows how large it is."""
+    return Refused(
+        415, "BAD_REQUEST", "no Content-Encoding is taken; send the body as it is, without that header", CLOSE
+    )
+
+
+def ending() -> Refused:
+    """Of a request that was under way for longer than a server that ends waits for it."""
+    return busy("the scorer ends before this is answered", CLOSE)
 
 
 def busy(why: str, more: Mapping[str, str] | None = None) -> Refused:

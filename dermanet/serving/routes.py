@@ -121,7 +121,7 @@ def _add_reading(app: FastAPI, following: Following) -> None:
             visit.refusal = 400, f"{len(found)} images; one is explained at a time, send each in a request of its own"
         if visit.refusal:
             return Response(status_code=400)
-        told = await asyncio.to_thread(saliency.explain, visit.served.reader, found[0])
+        told = await asyncio.to_thread(saliency.explain, visit.served.reader, found[0], lambda: not visit.given_up)
         return _answer(following, visit, told, [told])
 
 

@@ -5,26 +5,26 @@ means something: points of probability. Places are covered with the colour of th
 """
 
 import base64
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dermanet.serving.reader import Reader, cores
+from dermanet.serving.reader import Reader
 
 COARSE, FINE = 6, 10
-"""Places along each side. There are two grids and none between, so that an image has the same map whenever it is asked for."""
+"""Places along each side. The network's graph alone decides which, so that an image has the same map whenever it is asked for."""
 
-SECONDS = 2.0
-"""What a fine map may take; a network that is slower gets a coarse one."""
+MOST = 4_000_000_000
+"""Multiply-adds of one answer for a fine map: with as many it takes some three seconds on two cores. `probe` makes 2.6 billion."""
 
 REACH = 0.18
-"""How far a place is covered around its middle, as a share of the side. It is the same however fine the grid is, so that a slow
-machine shows the same places, and more than a step of the coarsest grid, so that nothing falls between two."""
+"""How far a place is covered around its middle, as a share of the side. It is the same however fine the grid is, so that a large
+network shows the same places, and more than a step of the coarsest grid, so that nothing falls between two."""
 
 AT_ONCE = 128 * 1024
 """Pixels of one batch. What ONNX Runtime needs for a batch it keeps for ever, in every thread's share."""
@@ -64,9 +64,9 @@ def occlude(
     return Saliency(np.clip(falls / max(fall, FLOOR), 0, 1).astype(np.float32), fall)
 
 
-def fineness(seconds: float, side_by_side: int) -> int:
-    """Places along each side, where one answer takes `seconds`."""
-    return FINE if FINE**2 * seconds <= SECONDS * side_by_side else COARSE
+def fineness(multiply_adds: int) -> int:
+    """Places along each side, for a network whose answer to one image takes so many."""
+    return FINE if multiply_adds <= MOST else COARSE
 
 
 def overlay(heat: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
@@ -79,8 +79,11 @@ def overlay(heat: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
     return np.dstack([colours, (255 * STRONGEST * smooth).round()]).astype(np.uint8)
 
 
-def explain(reader: Reader, data: bytes) -> dict[str, Any]:
-    """What is told of one JPEG or PNG: the image as the network sees it and the map, or the `error` that its row has."""
+def explain(reader: Reader, data: bytes, wanted: Callable[[], bool] = lambda: True) -> dict[str, Any]:
+    """What is told of one JPEG or PNG: the image as the network sees it and the map, or the `error` that its row has.
+
+    Raises TimeoutError once it is no longer `wanted`.
+    """
     row = reader.read(data).row
     if row["error"]:
         return dict.fromkeys(("seen", "saliency", "diagnosis", "probability", "fall", "grid")) | {"error": row["error"]}
@@ -90,22 +93,12 @@ def explain(reader: Reader, data: bytes) -> dict[str, Any]:
     def probability(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return network.answer(images).diagnosis[:, which]
 
-    grid = fineness(_seconds(probability, pixels), cores())
-    found = occlude(probability, pixels, grid, _batch(len(pixels)), reader.side_by_side)
+    grid = fineness(network.multiply_adds)
+    found = occlude(probability, pixels, grid, _batch(len(pixels)), partial(reader.side_by_side, wanted=wanted))
     return {
         "seen": _picture(pixels), "saliency": _picture(overlay(found.heat, len(pixels))), "diagnosis": row["diagnosis"],
         "probability": row["diagnosis_probabilities"][row["diagnosis"]], "fall": found.fall, "grid": grid, "error": None,
     }  # fmt: skip
-
-
-def _seconds(probability: Probability, pixels: NDArray[np.uint8]) -> float:
-    """What one answer takes when nothing else is in the way: the fastest of three."""
-    took = []
-    for _ in range(3):
-        start = time.perf_counter()
-        probability(pixels[None])
-        took.append(time.perf_counter() - start)
-    return min(took)
 
 
 def _covers(size: int, grid: int) -> NDArray[np.float32]:

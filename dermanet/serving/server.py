@@ -57,6 +57,9 @@ BIRTH = 120
 GRACE = 20
 """Seconds for requests under way when the server is told to end."""
 
+LAST_IMAGE = 3.0
+"""Seconds, after all else, for threads to end that still read an image for nobody."""
+
 LAST_CALL = 1.0
 """Seconds, then, for the next request of a connection that has none under way: it may have left its client already."""
 
@@ -297,23 +300,21 @@ def serve(service: Service) -> None:
     if service.version:
         # One that there is not would be waited for in vain.
         versions.get(service.version)
-    with TemporaryDirectory(prefix="dermanet-metrics-") as folder:
-        if service.workers > 1:
-            os.environ[FOLDER] = folder
-        config = uvicorn.Config(
-            partial(application, service), factory=True, host=service.host, port=service.port, workers=service.workers,
-            http=Strict, ws="none", log_level="warning", access_log=False, server_header=False, date_header=False,
-            timeout_graceful_shutdown=GRACE, timeout_keep_alive=30,
-        )  # fmt: skip
-        if service.workers == 1:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                # uvicorn takes both, ends in order, and then raises them again: to be asked to end is no failure.
-                signal.signal(number, lambda *_: None)
-            uvicorn.Server(config).run()
-            return
-        # Bound and not listened at: the port stays ours while workers come and go.
-        with _bound(service.host, service.port, shared=True):
-            Workers(config, [cast(socket.socket, Door(service.host, service.port))]).run()
+    config = uvicorn.Config(
+        partial(application, service), factory=True, host=service.host, port=service.port, workers=service.workers,
+        http=Strict, ws="none", log_level="warning", access_log=False, server_header=False, date_header=False,
+        timeout_graceful_shutdown=GRACE, timeout_keep_alive=30,
+    )  # fmt: skip
+    if service.workers == 1:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # uvicorn takes both, ends in order, and then raises them again: to be asked to end is no failure.
+            signal.signal(number, lambda *_: None)
+        uvicorn.Server(config).run()
+        return
+    # Bound and not listened at: the port stays ours while workers come and go.
+    with TemporaryDirectory(prefix="dermanet-metrics-") as folder, _bound(service.host, service.port, shared=True):
+        os.environ[FOLDER] = folder
+        Workers(config, [cast(socket.socket, Door(service.host, service.port))]).run()
 
 
 def application(service: Service) -> FastAPI:
@@ -333,6 +334,7 @@ def application(service: Service) -> FastAPI:
     def end() -> None:
         following.stop()
         kept.close()
+        Thread(target=_end_for_good, name="end", daemon=True).start()
 
     at_the_end(app, end)
     if service.workers > 1:
@@ -351,6 +353,12 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end_for_good() -> None:
+    """Ends this process, whose work is done, though a thread reads an image still: Python would wait for it."""
+    time.sleep(LAST_IMAGE)
+    os._exit(0)
 
 
 def _require_tokens(host: str, tokens: tuple[str, ...]) -> None:

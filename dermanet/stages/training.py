@@ -195,13 +195,14 @@ def _card(frozen: "Snapshot", chosen: experiment.Experiment, run: "Run") -> dict
 
 def _model_files(keras_file: Path, onnx_file: Path, card: dict[str, Any], recipe_text: str) -> dict[str, Path]:
     """The files that travel with a model, by name: both graphs, the card, and the golden images with Keras's answers."""
+    from dermanet.learning.effort import multiply_adds
     from dermanet.learning.model import answers, load
     from dermanet.pixels.preprocess import recipe
     from dermanet.serving import golden
     from dermanet.serving.network import CARD
 
     folder = onnx_file.parent
-    (folder / CARD).write_text(json.dumps(card, indent=2))
+    (folder / CARD).write_text(json.dumps({**card, "multiply_adds": multiply_adds(onnx_file)}, indent=2))
     images, chosen = golden.draw(), recipe(recipe_text)
     golden.write(folder / golden.FILE, images, chosen, answers(load(keras_file), golden.prepared(images, chosen)))
     return {"model.keras": keras_file, "model.onnx": onnx_file, CARD: folder / CARD, golden.FILE: folder / golden.FILE}
