@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
@@ -158,13 +159,47 @@ def test_what_is_small_and_would_be_a_large_table_is_refused_before_it_is_one(
     assert answer.json()["message"].startswith("more than 256 values in one request; send at most 4 images")
 
 
-def test_parquet_is_not_taken_as_its_size_tells_nothing_of_its_table(client: TestClient, cell: str) -> None:
-    table = io.BytesIO()
-    pd.DataFrame({"image": [cell]}).to_parquet(table)
-    answer = client.post(
-        "/invocations", content=table.getvalue(), headers={"content-type": "application/vnd.apache.parquet"}
+def sent_as_parquet(client: TestClient, table: dict[str, Any], **how: Any) -> httpx.Response:
+    file = io.BytesIO()
+    pd.DataFrame(table).to_parquet(file, **how)
+    return client.post(
+        "/invocations", content=file.getvalue(), headers={"content-type": "application/vnd.apache.parquet"}
     )
-    assert answer.status_code == 415
+
+
+def test_parquet_is_answered_as_json_is(client: TestClient, cell: str) -> None:
+    texts = [cell, "no image", cell]
+    answer = sent_as_parquet(client, {"image": texts, "more": [1, 2, 3]}, index=True)
+    wanted = client.post("/invocations", json={"dataframe_records": [{"image": text} for text in texts]})
+    assert answer.status_code == 200 and answer.content == wanted.content
+    assert sent_as_parquet(client, {"image": texts}, compression=None).content == wanted.content
+
+
+@pytest.mark.parametrize(
+    ("table", "how", "status", "said"),
+    [
+        ({"photo": ["x"]}, {}, 400, "no column `image` of texts"),
+        ({"image": ["x", None]}, {}, 400, "not of texts, one in each row"),
+        ({"image": [b"x"]}, {}, 400, "not of texts, one in each row"),
+        ({"image": [["x"]]}, {}, 400, "no column `image` of texts"),
+        ({"image": ["x"]}, {"compression": "zstd"}, 400, "packed by zstd; write it with snappy"),
+        ({"image": ["x"] * 5}, {}, 413, "5 images in one request; at most 4"),
+        ({"image": ["x"] * 300}, {}, 413, "more than 256 values"),
+        ({f"c{n}": ["x"] for n in range(300)} | {"image": ["x"]}, {}, 413, "more than 256 values"),
+        ({"image": ["x" * 9_000_000] * 4}, {}, 413, "values in one request"),
+    ],
+)
+def test_parquet_that_is_wrong_or_would_be_large_is_refused_in_one_line(
+    client: TestClient, table: dict[str, Any], how: dict[str, Any], status: int, said: str
+) -> None:
+    answer = sent_as_parquet(client, table, **how)
+    assert (answer.status_code, said in answer.json()["message"]) == (status, True), answer.text
+
+
+def test_what_is_no_parquet_is_refused_as_such(client: TestClient) -> None:
+    for body in (b"", b"PAR1", b"PAR1" * 100, b"{}"):
+        answer = client.post("/invocations", content=body, headers={"content-type": "application/vnd.apache.parquet"})
+        assert answer.status_code == 400 and "no Parquet file" in answer.json()["message"]
 
 
 def test_images_in_short_lines_and_with_much_beside_them_are_read(client: TestClient, cell: str) -> None:

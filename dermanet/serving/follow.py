@@ -60,7 +60,8 @@ class Served:
 
 @dataclass(slots=True)
 class Visit:
-    """One request: the version that answers it, whatever is promoted meanwhile, and how many images it may bring.
+    """One request: the version that answers it, whatever is promoted meanwhile, and how many images it may bring, of how
+    many bytes together.
 
     `reached`: whether it came to images at all. `refusal`: status and message of what was wrong with them as a whole. `broken`:
     whether it was not the client's fault. `given_up`: whether it was told that it took too long: nobody waits for what is left of it.
@@ -69,6 +70,7 @@ class Visit:
 
     served: Served | None
     most: int
+    most_bytes: int = 64 * 1024 * 1024
     reached: bool = False
     refusal: tuple[int, str] | None = None
     broken: bool = False

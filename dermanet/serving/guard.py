@@ -128,7 +128,7 @@ class Guard:
             raise busy("more connections are open than are taken", CLOSE)
         self._check_host(scope)
         self._check_token(scope)
-        answer.visit = visit = Visit(self.following.served, self.limits.images)
+        answer.visit = visit = Visit(self.following.served, self.limits.images, self.limits.bytes)
         # What needs no token tells a stranger nothing of what is served.
         answer.named = not self.tokens or scope["path"] not in OPEN
         if reads and visit.served is None:

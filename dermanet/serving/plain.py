@@ -5,7 +5,7 @@ what an answer costs, all of it in Python. Whatever is not quite so plain goes M
 
 What brings far more values than its images may have is refused unread: to take 32 MB of them apart costs MLflow minutes and gigabytes.
 So is what is small and would be a large table, which has a cell in every column for every row: 16,000 rows that each name a column of
-their own are 200 KB, and 4 GB as a table. And Parquet is not taken, of which 100 KB may be as much.
+their own are 200 KB, and 4 GB as a table. Of Parquet, of which 100 KB may be as much, the images are read here (`parquet`).
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from dermanet.serving.follow import AT_THE_DOOR, Following, Served, Visit
 
-PATH = "/invocations"
+PATH, PARQUET = "/invocations", "application/vnd.apache.parquet"
 KIND = re.compile(r"application/json(; ?charset=(?i:utf-8))?")
 
 QUOTED = re.compile(rb'(?:^|(?<=[,\r\n]))"(?:[^"]++|"")*+(?:"|\Z)')
@@ -42,18 +42,16 @@ def add(app: FastAPI, following: Following) -> None:
     async def invocations(request: Request) -> Response:
         visit, body = AT_THE_DOOR.get(), await request.body()
         kind = request.headers.get("content-type", "").partition(";")[0].strip()
+        if kind == PARQUET and visit and visit.served:
+            return await asyncio.to_thread(_of_parquet, following, visit, visit.served, body)
         if kind not in FORMS:
             return Response(status_code=415)
         if visit and is_crowded(body, visit.most):
             return _refuse(visit)
         if visit and visit.served and KIND.fullmatch(request.headers.get("content-type", "")):
-            try:
-                told = await asyncio.to_thread(_answer, following, visit, visit.served, body)
-            except MlflowException:
-                # The visit says what of.
-                return Response(status_code=400)
-            if told is not None:
-                return Response(told, media_type="application/json")
+            found = await asyncio.to_thread(cells, body)
+            if found is not None:
+                return await asyncio.to_thread(_answer, following, visit, visit.served, found)
         if visit and await asyncio.to_thread(FORMS[kind], body) > VALUES * visit.most:
             return _refuse(visit)
         answer: Response = await theirs.endpoint(request)  # type: ignore[attr-defined]
@@ -144,11 +142,26 @@ def _is_index(more: Mapping[Any, Any], rows: list[Any]) -> bool:
     return not more or (list(more) == ["index"] and more["index"] == list(range(len(rows))))
 
 
-def _answer(following: Following, visit: Visit, served: Served, body: bytes) -> str | None:
-    found = cells(body)
-    if found is None:
-        return None
+def _of_parquet(following: Following, visit: Visit, served: Served, body: bytes) -> Response:
+    # Its reader takes 30 MB and a second to start, and hardly anybody sends any.
+    from dermanet.serving import parquet
+
+    try:
+        found = parquet.images(body, VALUES * visit.most, visit.most_bytes)
+    except parquet.Crowded:
+        return _refuse(visit)
+    except parquet.Unreadable as error:
+        visit.refusal = 400, f"the request cannot be read as Parquet: {error}"
+        return Response(status_code=400)
+    return _answer(following, visit, served, found)
+
+
+def _answer(following: Following, visit: Visit, served: Served, found: list[str]) -> Response:
     told = StringIO()
-    # As MLflow writes it, to the last blank.
-    predictions_to_json(following.rows(visit, served, found), told)
-    return told.getvalue()
+    try:
+        # As MLflow writes it, to the last blank.
+        predictions_to_json(following.rows(visit, served, found), told)
+    except MlflowException:
+        # The visit says what of.
+        return Response(status_code=400)
+    return Response(told.getvalue(), media_type="application/json")
