@@ -38,8 +38,10 @@ is. *Approve* or *Reject*, and say why: both are kept with your name. No answer 
   same MLflow run. Clear it if the retries are spent.
 - *fit_network* says that no space is left: make room in the folder that it names and clear it; the run is failed, nothing is
   registered, and it goes on from its last whole epoch.
-- *fit_network* says that the loss is no number to learn from: start a run with the parameter *experiment* and a lower
-  `learning_rate`; it is not retried by itself.
+- *fit_network* says that the loss is no number to learn from, or names ages of thousands of years: start a run with the parameter
+  *experiment* and a lower `learning_rate`; it is not retried by itself.
+- *fit_network* says that another process trains in a folder: the same work is under way, by hand or in another run; clear it when that
+  has ended.
 - *fit_network* says that a process of several has failed (`DERMANET_PROCESSES`): the others are ended, and it is retried; all go on
   together from the last whole epoch. Clear it if the retries are spent.
 - *try_version* says that the version answers otherwise than in training: the server's environment is not the training's; mend it

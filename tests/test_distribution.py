@@ -22,6 +22,7 @@ import pytest
 from mlflowserver import free_port
 
 from dermanet import experiment, settings, stages
+from dermanet.errors import BadInput
 from dermanet.learning import distribution
 from dermanet.learning import model as network
 from dermanet.learning.dataset import age_scale
@@ -350,3 +351,24 @@ def _words(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.NoSuchProcess:
         return []
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        ("foo", "KERAS_BACKEND='foo'; allowed are tensorflow, jax, torch"),
+        ("numpy", "KERAS_BACKEND='numpy'; allowed are"),
+        ("torch", "KERAS_BACKEND=torch, which is not installed here; install PyTorch (docs/distributed.md), or unset"),
+    ],
+)
+def test_a_backend_that_cannot_train_here_is_said_before_anything_is_done(
+    home: Path, monkeypatch: pytest.MonkeyPatch, backend: str, said: str
+) -> None:
+    if backend == "torch" and find_spec("torch"):
+        pytest.skip("PyTorch is installed here")
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    for stage in (lambda: stages.retrain(["synthetic:lesions=4"], "smoke"), lambda: stages.search("", "smoke")):
+        with pytest.raises(BadInput) as caught:
+            stage()
+        assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not home.exists()

@@ -1,5 +1,6 @@
 """Searches: the space as people write it, studies whose trials outlive their processes, and nothing seen of the holdout."""
 
+import gc
 import hashlib
 import json
 import math
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import keras
 import mlflow
 import numpy as np
 import optuna
@@ -20,6 +22,7 @@ import psutil
 import pytest
 import samples
 from mlflow.entities import Run
+from tensorflow.python.framework import ops
 from typer.testing import CliRunner
 
 from dermanet import cli, experiment, settings, stages
@@ -599,6 +602,23 @@ def test_a_fault_spends_no_trial_and_what_was_found_is_not_trained_again(snapsho
         assert (run.data.tags.get("dermanet.same_as"), len(history(run))) == (
             (None, 1) if run is before else (before.info.run_name, 0)
         )
+
+
+def test_nothing_of_a_trial_s_networks_is_left_when_the_next_one_begins(snapshot: str) -> None:
+    registry, others = ops.gradient_registry._registry, set(map(id, _networks()))
+    before, left = set(registry), []
+
+    def look(line: str) -> None:
+        if line.startswith(("trial 1:", "trial 2:")):
+            networks = [model for model in _networks() if id(model) not in others]
+            left.append((len(networks), set(registry) - before, keras.layers.Dropout(0.1).name))
+
+    stages.search(snapshot, "smoke:epochs=1,patience=1", "learning_rate=1e-4..1e-2", trials=3, jobs=1, progress=look)
+    assert left == [(0, set(), "dropout")] * 2
+
+
+def _networks() -> list[keras.Model]:
+    return [found for found in gc.get_objects() if isinstance(found, keras.Model)]
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,45 @@ def test_a_bound_that_was_not_computed_fails() -> None:
     assert [check.outcome for check in judge(limits, found).checks] == ["fail", "fail"]
 
 
+BEYOND = {
+    "age_mae": Limit(greater_is_better=False, baseline=Change(min_absolute_change=0.1)),
+    "sex_accuracy": Limit(greater_is_better=True, baseline=Change(min_absolute_change=0.01)),
+    "diagnosis_f1_macro": Limit(
+        greater_is_better=True, champion=Change(min_absolute_change=0.05, judged_by="worse end")
+    ),
+}
+ONE_SEX = {"age_mae": 0.02, "sex_accuracy": 1.0, "diagnosis_f1_macro": 0.98}
+"""Of who never looks, where all have one sex, one age and nearly one diagnosis: nobody can be so much better."""
+
+
+@pytest.mark.parametrize(
+    ("candidate", "kept"),
+    [
+        ({"age_mae": 0.0, "sex_accuracy": 1.0, "diagnosis_f1_macro": 1.0}, set()),
+        ({"age_mae": 0.1, "sex_accuracy": 0.99, "diagnosis_f1_macro": 0.99}, set()),
+        ({"age_mae": 0.11, "sex_accuracy": 1.0, "diagnosis_f1_macro": 1.0}, {"age_mae"}),
+        ({"age_mae": 0.0, "sex_accuracy": 0.985, "diagnosis_f1_macro": 1.0}, {"sex_accuracy"}),
+        ({"age_mae": 0.0, "sex_accuracy": 1.0, "diagnosis_f1_macro": 0.985}, {"diagnosis_f1_macro"}),
+        ({"age_mae": 40.0, "sex_accuracy": 0.0, "diagnosis_f1_macro": 0.1}, set(ONE_SEX)),
+        ({"age_mae": math.nan, "sex_accuracy": math.nan, "diagnosis_f1_macro": math.nan}, set(ONE_SEX)),
+    ],
+)
+def test_who_is_as_good_as_can_be_passes_a_limit_beyond_all_figures_and_nobody_else_does(
+    candidate: dict[str, float], kept: set[str]
+) -> None:
+    verdict = judge(Gates(checks=BEYOND), Evaluation(scores(candidate, ONE_SEX, baseline=ONE_SEX)))
+    assert {check.metric for check in verdict.checks if check.outcome == "fail"} == kept
+    assert all("as good as can be" in check.reason for check in verdict.checks if check.outcome == "pass")
+
+
+@pytest.mark.parametrize(("accuracy", "word"), [(1.0, "pass"), (0.995, "fail")])
+def test_a_small_change_that_is_asked_for_is_how_near_the_best_must_be(accuracy: float, word: str) -> None:
+    change = Change(min_absolute_change=0.001)
+    limits = Gates(checks={"sex_accuracy": Limit(greater_is_better=True, champion=change)})
+    found = scores({"sex_accuracy": accuracy}, {"sex_accuracy": 0.9995})
+    assert judge(limits, Evaluation(found)).word == word
+
+
 ACCURACY = {"diagnosis_accuracy": Limit(greater_is_better=True, threshold=0.5)}
 
 

@@ -8,8 +8,9 @@ import sys
 
 import typer
 
+from dermanet import settings
 from dermanet.cli import images, learning, machine, versions
-from dermanet.errors import DermaNetError
+from dermanet.errors import DermaNetError, no_room, no_space_left
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,5 +44,10 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("DERMANET_TRACEBACK"):
             raise
+        if no_space_left(error):
+            home = settings.read().home
+            said = no_room(error, home, f"no space left on a disk; make room where {home} lies", "and run this again")
+            print(f"dermanet: {said}", file=sys.stderr)
+            raise SystemExit(1) from None
         print(f"dermanet: a fault: {type(error).__name__}: {error} (DERMANET_TRACEBACK=1 shows where)", file=sys.stderr)
         raise SystemExit(1) from None

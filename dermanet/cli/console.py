@@ -1,8 +1,10 @@
 """What every command writes with: lines for people on standard error, records on standard output, bars while something takes long."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -37,6 +39,20 @@ def bar_of(what: str) -> Progress:
     """A bar on standard error, which counts `what` is done; it leaves nothing behind where that is no terminal."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=err, transient=not err.is_terminal)
+
+
+@contextmanager
+def told_when_ended() -> Iterator[None]:
+    """A polite kill interrupts meanwhile as Ctrl-C does, so that what is under way in MLflow is told its end."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 @contextmanager

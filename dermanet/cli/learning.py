@@ -16,6 +16,7 @@ from dermanet.cli.console import (
     print_json,
     print_record,
     say,
+    told_when_ended,
     training_bar,
 )
 
@@ -40,7 +41,7 @@ def retrain(
     as_json: Json = False,
 ) -> None:
     """Every stage up to the verdict and, if it passes, the registered and promoted version."""
-    with training_bar() as on_batch:
+    with told_when_ended(), training_bar() as on_batch:
         record = stages.retrain(sources or (), experiment, fresh, say, accept_data, on_batch)
     if as_json:
         print_json(record)
@@ -61,7 +62,7 @@ def retrain(
 @commands.command(epilog="Example: dermanet train 3f0c9a7e1b2d4c55 --experiment plain128:epochs=10")
 def train(snapshot_id: SnapshotId, experiment: ExperimentName = "", as_json: Json = False) -> None:
     """Train on a snapshot and log the model; killed and called again, it resumes."""
-    with training_bar() as on_batch:
+    with told_when_ended(), training_bar() as on_batch:
         done = stages.train(snapshot_id, experiment, progress=say, on_batch=on_batch)
     print_record(done, as_json)
 
@@ -128,10 +129,11 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Try many experiments, judge them on the validation side, print the best; called again, it goes on where it stopped."""
-    found = stages.search(
-        snapshot_id, experiment, space, objective, trials, jobs,
-        lambda line: err.print(line, markup=False), sources or (), accept_data,
-    )  # fmt: skip
+    with told_when_ended():
+        found = stages.search(
+            snapshot_id, experiment, space, objective, trials, jobs,
+            lambda line: err.print(line, markup=False), sources or (), accept_data,
+        )  # fmt: skip
     print_json(found) if as_json else _print_study(found)
 
 

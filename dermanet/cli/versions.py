@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from dermanet import stages
-from dermanet.cli.console import Json, images_bar, out, print_json, print_record, say, training_bar
+from dermanet.cli.console import Json, images_bar, out, print_json, print_record, say, told_when_ended, training_bar
 from dermanet.errors import BadInput
 
 commands = typer.Typer()
@@ -41,7 +41,7 @@ def dossier(version: Version, as_json: Json = False) -> None:
 @commands.command(epilog="Example: dermanet replay 4")
 def replay(version: Version, as_json: Json = False) -> None:
     """Train a version again from its snapshot, experiment and seed, and print what came out otherwise; ends with 3 if anything."""
-    with training_bar() as on_batch:
+    with told_when_ended(), training_bar() as on_batch:
         record = stages.replay(version, say, on_batch)
     if as_json:
         print_json(record)

@@ -4,6 +4,7 @@ Keras on JAX does the rest (`keras.distribution`): every process holds the whole
 and all gradients, statistics and figures are those of the global batch. Nothing here is needed to train in one process.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,8 +64,19 @@ def clear_session() -> None:
     Each process would else take itself for the only one from then on, and all would write the same files.
     """
     distribution = keras.distribution.distribution()
+    _forget_gradients()
     keras.backend.clear_session()
     keras.distribution.set_distribution(distribution)
+
+
+def _forget_gradients() -> None:
+    """TensorFlow keeps for ever how a gradient is passed through an optimizer's sum over replicas, and by that the whole graph of a
+    training: 10 MB of the smallest network's. Nobody asks again about networks that are done."""
+    ops = sys.modules.get("tensorflow.python.framework.ops")
+    # No part of its interface; where there is none, there is nothing to forget.
+    kept = getattr(getattr(ops, "gradient_registry", None), "_registry", {})
+    for name in [name for name in kept if name.startswith("CustomGradient-")]:
+        del kept[name]
 
 
 @contextmanager

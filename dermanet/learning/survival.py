@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dermanet.errors import DermaNetError, Diverged, no_space_left
+from dermanet.errors import DermaNetError, Diverged, UnderWay, no_room, no_space_left
 from dermanet.experiment import Experiment
 from dermanet.hold import held
 from dermanet.learning import distribution
@@ -23,6 +23,9 @@ from dermanet.learning.watching import UNWATCHED, Epoch, OnEpoch, Say
 
 STATE = "progress.json"
 """The file of a training's folder that says where it stands."""
+
+WORDS = 2**32
+"""How many states each of the two words of a generator has: a product of a large seed or a late epoch goes round."""
 
 
 @dataclass
@@ -96,7 +99,7 @@ class Survival(keras.callbacks.Callback):
         """Keras calls this before each epoch: dropout draws from (seed, layer, epoch), as Keras does not save its state."""
         generators = [variable for variable in self.model.variables if "seed_generator" in variable.path]
         for place, state in enumerate(generators):
-            state.assign(np.array([self.seed * 1000 + place, epoch * 1_000_003], np.uint32))
+            state.assign([(self.seed * 1000 + place) % WORDS, epoch * 1_000_003 % WORDS])
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Keras calls this with the number of the epoch that ended, counted from 0."""
@@ -206,8 +209,8 @@ class Average(keras.callbacks.Callback):
 
 
 def alone(folder: Path) -> AbstractContextManager[None]:
-    """Makes a folder and holds it while it is trained in. Raises DermaNetError where another process trains there."""
-    return held(folder / "lock", DermaNetError(f"another process trains in {folder}; wait for it, or end it"))
+    """Makes a folder and holds it while it is trained in. Raises UnderWay where another process trains there."""
+    return held(folder / "lock", UnderWay(f"another process trains in {folder}; wait for it, or end it"))
 
 
 @contextmanager
@@ -222,9 +225,11 @@ def with_room(folder: Path) -> Iterator[None]:
         if not no_space_left(error):
             raise
         _sweep(folder)
-        raise DermaNetError(
-            f"no space left for the training in {folder}; make room and run this again: it goes on from its last whole epoch"
-        ) from error
+        line, then = (
+            f"no space left for the training in {folder}; make room",
+            "and run this again: it goes on from its last",
+        )
+        raise no_room(error, folder, line, f"{then} whole epoch") from error
 
 
 def _progress_in(folder: Path) -> Progress:

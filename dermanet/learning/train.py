@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from dermanet import memory
-from dermanet.errors import BadInput
+from dermanet.errors import BadInput, Diverged
 from dermanet.experiment import Experiment
 from dermanet.learning import calibration, distribution, heads
 from dermanet.learning import model as network
@@ -30,6 +30,9 @@ from dermanet.records import Answers, Record
 
 JUDGED = 8
 """Images that a whole network answers at once: several backbones with several orientations of each take gigabytes for more."""
+
+OLDEST = 1000.0
+"""Years: a network that answers more on average has run away, though every figure of it is a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,8 @@ def fitted(experiment: Experiment, sides: Sides, workdir: Path, features: Path, 
 
     `workdir` is this training's own: it begins with the network `inheritance.START` where that lies there. `features`: the root of
     the features that are kept for all. Called again on the same `workdir` it resumes; on a finished one its epochs are done.
-    Raises BadInput where a side has no image or no age, Diverged where the loss stops being a number; DermaNetError where another
-    process trains there, or where the disk is full.
+    Raises BadInput where a side has no image or no age, Diverged where the loss stops being a number or the network that is kept
+    answers no ages; UnderWay where another process trains there, DermaNetError where the disk is full.
     """
     _require_sides(sides)
     with alone(workdir), with_room(workdir):
@@ -203,7 +206,9 @@ def _finish_whole(experiment: Experiment, sides: Sides, learned: Iterator[tuple[
     model.load_weights(survival.best_weights())
     if experiment.views > 1:
         model = _with_views(model, experiment, sides)
-    judged = _calibrated(model, experiment, _validation_answers(model, sides), sides.targets())
+    given = _validation_answers(model, sides)
+    _require_ages(given, [survival.progress.best_epoch])
+    judged = _calibrated(model, experiment, given, sides.targets())
     return Fitted(model, survival.progress.history, [survival.progress.best_epoch], judged)
 
 
@@ -221,8 +226,22 @@ def _finish_parts(experiment: Experiment, sides: Sides, learned: Iterator[tuple[
         history += survival.progress.history
     whole = _empty(experiment, sides, weights=False)
     _join(whole, fitted)
-    judged = _calibrated(whole, experiment, _validation_answers(whole, sides), sides.targets())
+    given = _validation_answers(whole, sides)
+    _require_ages(given, best)
+    judged = _calibrated(whole, experiment, given, sides.targets())
     return Fitted(whole, history, best, judged, parts(experiment.backbone), experiment.views)
+
+
+def _require_ages(given: Answers, best: Sequence[int]) -> None:
+    """Raises Diverged where the epochs that are kept answer the validation side with what is no age.
+
+    By their answers, which there are without any age on record; and not by the first epochs, which may be wild and recover.
+    """
+    years = float(np.abs(given.age).mean())
+    if not years <= OLDEST:
+        raise Diverged(
+            f"epoch {', '.join(map(str, best))}, the best: ages of {years:,.0f} years on average; lower the experiment's learning_rate"
+        )
 
 
 def _side_by_side(experiment: Experiment, sides: Sides, tuned: Fitted, probe: Fitted) -> Fitted:

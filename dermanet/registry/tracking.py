@@ -178,7 +178,7 @@ class Tracking:
             return self.fetch(run_id, name, Path(folder)).read_text(encoding="utf-8")
 
     def end(self, run_id: str, status: str) -> None:
-        """Sets a run's status: RUNNING, FINISHED or FAILED."""
+        """Sets a run's status: RUNNING, FINISHED, FAILED or KILLED."""
         self.client.set_terminated(run_id, status) if status != "RUNNING" else self.client.update_run(run_id, status)
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:

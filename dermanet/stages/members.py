@@ -23,6 +23,9 @@ History = list[dict[str, float]]
 
 START = "from dermanet.stages.member import main; main()"
 
+BACKENDS = {"tensorflow": "requirements.lock", "jax": "requirements-jax.lock", "torch": "PyTorch"}
+"""What Keras can train on, and what to install for it."""
+
 LOOK = 0.1
 """Seconds between two looks at the members."""
 
@@ -74,8 +77,23 @@ def train(
         epochs.tell()
 
 
+def require_backend() -> None:
+    """Raises BadInput where Keras cannot train on what `KERAS_BACKEND` names; asked before anything takes time."""
+    name = os.environ.get("KERAS_BACKEND", "")
+    if name and name not in BACKENDS:
+        raise BadInput(
+            f"KERAS_BACKEND={name!r}; allowed are {', '.join(BACKENDS)} (docs/distributed.md), or unset KERAS_BACKEND"
+        )
+    if name and importlib.util.find_spec(name) is None:
+        raise BadInput(
+            f"KERAS_BACKEND={name}, which is not installed here; install {BACKENDS[name]} (docs/distributed.md), or unset "
+            "KERAS_BACKEND"
+        )
+
+
 def require_possible(here: Settings, chosen: Experiment) -> None:
-    """Raises BadInput where several processes cannot train this as they are set; asked before anything takes time."""
+    """Raises BadInput where nothing can train this as Keras or several processes are set; asked before anything takes time."""
+    require_backend()
     if here.coordinator and chosen.start == CHAMPION:
         raise BadInput(
             "start=champion is for the processes of one machine; with DERMANET_COORDINATOR begin with imagenet, or unset it"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dermanet import experiment
-from dermanet.errors import GateRefused, StoreFault
+from dermanet.errors import DermaNetError, GateRefused, StoreFault, no_room, no_space_left
 from dermanet.settings import Settings
 from dermanet.stages.lateness import lose_rows
 from dermanet.storage import Folder, place
@@ -44,6 +44,21 @@ REMOVALS = "removals"
 
 def say_nothing(line: str) -> None:
     """The progress of a caller who does not watch."""
+
+
+@contextmanager
+def with_room(here: Settings, what: str) -> Iterator[None]:
+    """Says in one line that a disk is full, whoever of MLflow's parts it was that could not write `what`."""
+    try:
+        yield
+    except DermaNetError:
+        raise
+    except Exception as error:
+        if not no_space_left(error):
+            raise
+        place = f"{here.home}, unless MLFLOW_TRACKING_URI says otherwise"
+        line = f"no space left for {what} in MLflow; make room where its database and files lie ({place})"
+        raise no_room(error, here.home, line, "and run this again") from error
 
 
 def chosen_experiment(here: Settings, text: str) -> experiment.Experiment:

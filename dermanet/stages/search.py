@@ -10,6 +10,7 @@ from dermanet import __version__, settings
 from dermanet.errors import BadInput
 from dermanet.settings import Settings
 from dermanet.stages import jobs as side_by_side
+from dermanet.stages.members import require_backend
 from dermanet.stages.rooms import (
     Progress,
     chosen_experiment,
@@ -49,6 +50,7 @@ def search(
     from dermanet.searching.study import Plan
 
     here = settings.read()
+    require_backend()
     base = chosen_experiment(here, experiment_text)
     space = spaces.chosen(space_text, base)
     recipes = _recipes(base, space)

@@ -3,15 +3,13 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermanet import __version__, experiment, settings
-from dermanet.errors import DermaNetError, no_space_left
+from dermanet.errors import UnderWay
 from dermanet.revision import revision
 from dermanet.settings import Settings
 from dermanet.stages import lineage, members
@@ -29,6 +27,7 @@ from dermanet.stages.rooms import (
     frozen_snapshot,
     say_nothing,
     tracking_of,
+    with_room,
 )
 from dermanet.stages.validation import data_tags, require_not_anomalous
 
@@ -56,8 +55,9 @@ def train(
     The run is named by (snapshot, experiment, attempt): called again it resumes, or finds the work done. Another `attempt`
     trains anew on the same data. `origin`: the version that an experiment with start=champion begins with, instead of the champion,
     or `imagenet`. `progress` gets a line an epoch, `on_batch` how many batches are done.
-    Raises DataRefused where the snapshot was judged anomalous and nobody has accepted it. Raises BadInput where the loss stops being a
-    number, and DermaNetError where the disk is full: the run has failed then, and the same call goes on from the last whole epoch.
+    Raises DataRefused where the snapshot was judged anomalous and nobody has accepted it. Raises BadInput where the training runs
+    away, and DermaNetError where the disk is full: the run has failed then, and the same call goes on from the last whole epoch.
+    Interrupted, the run is killed, and the same call goes on, too. Raises UnderWay where another process trains just this.
     With `DERMANET_PROCESSES` its epochs are those of several processes on JAX, and all else is done here; where `DERMANET_PROCESS`
     says that this is another machine than the first, its share of them is all that is done.
     """
@@ -65,7 +65,7 @@ def train(
     frozen, chosen = frozen_snapshot(here, snapshot_id), chosen_experiment(here, experiment_text)
     require_not_anomalous(here, frozen.id)
     members.require_possible(here, chosen)
-    with _with_room(here):
+    with with_room(here, "the training's run"):
         return _train(here, frozen, chosen, attempt, progress, on_batch, origin)
 
 
@@ -99,8 +99,12 @@ def _train(
         ) | _limits(here, frozen, chosen, trained)
         keep_materials(tracking, run_id, f"{here.model} {chosen.name}", trained.onnx_file, SCORER_REQUIREMENTS)
         tracking.log_model(run_id, _package() / "serving" / "scorer.py", files, _package(), _requirements())
-    except Exception:
-        _fail(tracking, run_id)
+    except UnderWay:
+        # The run is that other process's, which goes on.
+        raise
+    except BaseException as error:
+        # Ctrl-C, and whatever ends a task, is no fault of the training.
+        _end(tracking, run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     tracking.end(run_id, "FINISHED")
     _discard(folder)
@@ -131,13 +135,16 @@ def _fitted(
 ) -> "Trained":  # fmt: skip
     """Trains in `folder`, and keeps in the run what it was given, what it cost the machine, and how it went."""
     from dermanet.learning import curves
+    from dermanet.learning.survival import alone
     from dermanet.learning.train import Sides, fit, ready
     from dermanet.learning.watching import Watch
 
     tracking.log_params(run_id, {**chosen.as_dict(), "snapshot": frozen.id, "taxonomy": frozen.taxonomy.digest})
     tracking.log_datasets(run_id, trained_on(here, frozen))
     pixels = fill_pixels(here, chosen.recipe, frozen.records)[0]
-    lineage.begin(here, tracking, run_id, chosen, frozen, folder, progress)
+    with alone(folder):
+        # Said before anything of a training that is under way is touched: its run, or what its processes say.
+        lineage.begin(here, tracking, run_id, chosen, frozen, folder, progress)
     patience = chosen.patience if chosen.method == "scratch" and chosen.kept == "best" else chosen.most_epochs
     report = EpochReport(partial(tracking.log_history, run_id), chosen.most_epochs, patience, progress)
     sides, features = Sides(frozen.taxonomy.codes, frozen.train, frozen.validation, pixels), features_root(here)
@@ -155,25 +162,9 @@ def _fitted(
     return trained
 
 
-@contextmanager
-def _with_room(here: Settings) -> Iterator[None]:
-    """Says in one line that a disk is full, whoever of MLflow's parts it was that could not write."""
+def _end(tracking: "Tracking", run_id: str, status: str) -> None:
     try:
-        yield
-    except DermaNetError:
-        raise
-    except Exception as error:
-        if not no_space_left(error):
-            raise
-        raise DermaNetError(
-            f"no space left for the training's run in MLflow; make room where its database and files lie ({here.home}, unless "
-            "MLFLOW_TRACKING_URI says otherwise) and run this again"
-        ) from error
-
-
-def _fail(tracking: "Tracking", run_id: str) -> None:
-    try:
-        tracking.end(run_id, "FAILED")
+        tracking.end(run_id, status)
     except Exception:
         # What broke the training may also keep MLflow from hearing of it, and is what has to be said.
         return

@@ -1,12 +1,13 @@
 """One job of a search: it takes a trial, trains it, judges it on the validation side, and takes the next. The holdout stays unseen."""
 
+import gc
 import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dermanet import __version__, settings
+from dermanet import __version__, memory, settings
 from dermanet.errors import Diverged
 from dermanet.experiment import text_of
 from dermanet.settings import Settings
@@ -41,6 +42,16 @@ def train_trials(study_id: str, asked: int, parent: str, progress: Progress) -> 
     while taken := study.take(asked):
         with taken:
             work.settle(taken)
+        _forget_networks()
+
+
+def _forget_networks() -> None:
+    """What Keras and TensorFlow keep of a trial's networks goes: 20 MB of the smallest ones, which a job would add up."""
+    from dermanet.learning import distribution
+
+    distribution.clear_session()
+    gc.collect()
+    memory.give_back()
 
 
 def work_of(study: "Study", number: int) -> str:

@@ -9,7 +9,15 @@ from dermanet import settings
 from dermanet.errors import BadInput, DataRefused, StoreFault
 from dermanet.settings import Settings
 from dermanet.stages.lateness import forgotten_among
-from dermanet.stages.rooms import frozen_snapshot, ledger_of, looked_at, snapshot_place, snapshot_tracking, whoever_asks
+from dermanet.stages.rooms import (
+    frozen_snapshot,
+    ledger_of,
+    looked_at,
+    snapshot_place,
+    snapshot_tracking,
+    whoever_asks,
+    with_room,
+)
 from dermanet.storage import place
 
 if TYPE_CHECKING:
@@ -33,7 +41,8 @@ def validate(snapshot_id: str, accept: str = "", who: str = "") -> dict[str, Any
     """Judges a snapshot's data against its limits and the last sound snapshot before it; the report goes to MLflow.
 
     `accept`: why `who` (by default the user of this process) lets an anomalous one pass; kept with it, for ever. Returns the
-    verdict with its lines and the MLflow run. Raises DataRefused for an anomaly where the limits are enforced, and BadInput.
+    verdict with its lines and the MLflow run. Raises DataRefused for an anomaly where the limits are enforced, and BadInput;
+    DermaNetError where a disk is full.
     """
     from dermanet.intake import history
     from dermanet.intake.catalogue import Catalogue
@@ -52,7 +61,8 @@ def validate(snapshot_id: str, accept: str = "", who: str = "") -> dict[str, Any
         verdict, because = "accepted", f"accepted by {who or whoever_asks()}: {accept} ({because})"
     entry = history.conclude(catalogue, snapshot_id, record, verdict, because)
     _keep(here, entry, snapshot_id, who)
-    told = _told(entry, _publish(here, catalogue, entry, frozen))
+    with with_room(here, "the report on the data"):
+        told = _told(entry, _publish(here, catalogue, entry, frozen))
     if entry.verdict == "anomalous" and rules.mode == "enforce":
         raise DataRefused(_refusal(told), told)
     return told
