@@ -93,6 +93,7 @@ def test_a_large_network_gets_a_coarse_map() -> None:
 
 
 def test_a_graph_tells_what_one_image_costs(trained: Installation, tmp_path: Path) -> None:
+    mlflow.set_tracking_uri(trained.tracking_uri)
     files = Path(mlflow.artifacts.download_artifacts("models:/dermanet/1")) / "artifacts"
     card = json.loads((files / "card.json").read_text())
     # `smoke`: five convolutions of 3x3 at 32 pixels and half as many each time, and little besides.

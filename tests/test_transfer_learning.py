@@ -657,7 +657,13 @@ def test_a_fine_tuning_beside_a_probe_goes_on_from_its_own_half_of_another(
 def test_the_epoch_that_is_kept_is_the_best_or_the_last(sides: Sides, root: Path, tmp_path: Path, kept: str) -> None:
     # So fast that validation gets worse from the first epoch on.
     chosen = replace(
-        experiment.named("smoke"), recipe="square@32", epochs=4, patience=1, kept=kept, learning_rate=0.3, averaging=0.5
+        experiment.named("smoke"),
+        recipe="square@32",
+        epochs=4,
+        patience=1,
+        kept=kept,
+        learning_rate=0.05,
+        averaging=0.5,
     )
     trained = train.fit(chosen, sides, tmp_path, root)
     losses = [epoch["val_loss"] for epoch in trained.history]

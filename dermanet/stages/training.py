@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import time
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -163,11 +164,16 @@ def _fitted(
 
 
 def _end(tracking: "Tracking", run_id: str, status: str) -> None:
-    try:
-        tracking.end(run_id, status)
-    except Exception:
-        # What broke the training may also keep MLflow from hearing of it, and is what has to be said.
-        return
+    for wait in (0.5, 2.0, 0.0):
+        try:
+            return tracking.end(run_id, status)
+        except Exception:
+            # What broke the training may also keep MLflow from hearing of it, and is what has to be said. A database in a file may
+            # only be held by who writes the machine's metrics just now; a server has been asked for minutes.
+            if str(tracking.client.tracking_uri).startswith("http"):
+                return None
+            time.sleep(wait)
+    return None
 
 
 def _card(frozen: "Snapshot", chosen: experiment.Experiment, run: "Run") -> dict[str, Any]:
