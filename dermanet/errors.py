@@ -16,7 +16,8 @@ A single bad record never raises out of an ingest: it becomes a `records.Refusal
 import errno
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,21 @@ def no_room(error: BaseException, folder: Path, line: str, then: str) -> DermaNe
     if temporary:
         line = f"no space left for temporary files in {temporary}; make room there, or set TMPDIR to a folder that has some,"
     return DermaNetError(f"{line} {then}")
+
+
+@contextmanager
+def with_room(folder: Path, line: str, then: str, first: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Says in the one line of `no_room` that a disk is full, whoever could not write. `first`: done before, to make some room."""
+    try:
+        yield
+    except DermaNetError:
+        # It has a line of its own, such as that of kept features, which lie elsewhere.
+        raise
+    except Exception as error:
+        if not no_space_left(error):
+            raise
+        first()
+        raise no_room(error, folder, line, then) from error
 
 
 def _full_temporary(error: BaseException, folder: Path) -> Path | None:

@@ -706,9 +706,9 @@ def test_a_single_image_waits_for_no_thread_of_the_pool(following: Following, mo
     assert mine not in reader.read_files([b"one", b"two"])  # type: ignore[comparison-overlap]
 
 
-def test_a_batch_that_was_given_up_is_not_computed_to_its_end(
-    following: Following, cell: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def held_up(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, list[int]]:
+    """What lets readings go on, which stand still until then, and those that have begun."""
     go, begun, whole = threading.Event(), list[int](), Reader.read
 
     def slow(self: Reader, data: bytes) -> Any:
@@ -717,6 +717,13 @@ def test_a_batch_that_was_given_up_is_not_computed_to_its_end(
         return whole(self, data)
 
     monkeypatch.setattr(Reader, "read", slow)
+    return go, begun
+
+
+def test_a_batch_that_was_given_up_is_not_computed_to_its_end(
+    following: Following, cell: str, held_up: tuple[threading.Event, list[int]]
+) -> None:
+    go, begun = held_up
     with TestClient(build(following, Limits(seconds=0.5)), base_url=HERE) as client:
         files = [("image", ("one.jpg", base64.b64decode(cell)))] * 20
         for ask in (
@@ -732,16 +739,9 @@ def test_a_batch_that_was_given_up_is_not_computed_to_its_end(
 
 
 def test_a_batch_that_a_server_that_ends_waits_for_no_longer_is_told_so_and_stops(
-    following: Following, cell: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    following: Following, cell: str, held_up: tuple[threading.Event, list[int]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    go, begun, whole = threading.Event(), list[int](), Reader.read
-
-    def slow(self: Reader, data: bytes) -> Any:
-        begun.append(1)
-        go.wait(30)
-        return whole(self, data)
-
-    monkeypatch.setattr(Reader, "read", slow)
+    go, begun = held_up
     with caplog.at_level(logging.DEBUG):
         (start,) = _ask_at_once(build(following), json.dumps(_body(*[cell] * 20)).encode(), 1, broken_off=go)
     assert start["status"] == 503 and (b"connection", b"close") in start["headers"]

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dermanet.errors import DermaNetError, Diverged, UnderWay, no_room, no_space_left
+from dermanet import errors
+from dermanet.errors import Diverged, UnderWay
 from dermanet.experiment import Experiment
 from dermanet.hold import held
 from dermanet.learning import distribution
@@ -213,23 +214,12 @@ def alone(folder: Path) -> AbstractContextManager[None]:
     return held(folder / "lock", UnderWay(f"another process trains in {folder}; wait for it, or end it"))
 
 
-@contextmanager
-def with_room(folder: Path) -> Iterator[None]:
+def with_room(folder: Path) -> AbstractContextManager[None]:
     """Says in one line that the disk is full, and gives back what a half-written epoch took of it."""
-    try:
-        yield
-    except DermaNetError:
-        # It has a line of its own, such as that of kept features, which lie elsewhere.
-        raise
-    except Exception as error:
-        if not no_space_left(error):
-            raise
-        _sweep(folder)
-        line, then = (
-            f"no space left for the training in {folder}; make room",
-            "and run this again: it goes on from its last",
-        )
-        raise no_room(error, folder, line, f"{then} whole epoch") from error
+    line = f"no space left for the training in {folder}; make room"
+    return errors.with_room(
+        folder, line, "and run this again: it goes on from its last whole epoch", lambda: _sweep(folder)
+    )
 
 
 def _progress_in(folder: Path) -> Progress:

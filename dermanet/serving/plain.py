@@ -49,9 +49,9 @@ def add(app: FastAPI, following: Following) -> None:
         if visit and is_crowded(body, visit.most):
             return _refuse(visit)
         if visit and visit.served and KIND.fullmatch(request.headers.get("content-type", "")):
-            found = await asyncio.to_thread(cells, body)
-            if found is not None:
-                return await asyncio.to_thread(_answer, following, visit, visit.served, found)
+            told = await asyncio.to_thread(_of_plain_json, following, visit, visit.served, body)
+            if told is not None:
+                return told
         if visit and await asyncio.to_thread(FORMS[kind], body) > VALUES * visit.most:
             return _refuse(visit)
         answer: Response = await theirs.endpoint(request)  # type: ignore[attr-defined]
@@ -140,6 +140,11 @@ def _split_cells(told: Any) -> int:
 def _is_index(more: Mapping[Any, Any], rows: list[Any]) -> bool:
     """Whether there is nothing besides columns and data, or the rows' numbers, as pandas writes them."""
     return not more or (list(more) == ["index"] and more["index"] == list(range(len(rows))))
+
+
+def _of_plain_json(following: Following, visit: Visit, served: Served, body: bytes) -> Response | None:
+    found = cells(body)
+    return None if found is None else _answer(following, visit, served, found)
 
 
 def _of_parquet(following: Following, visit: Visit, served: Served, body: bytes) -> Response:

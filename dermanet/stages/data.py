@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermanet import settings, taxonomy
-from dermanet.errors import BadInput, DermaNetError, no_room, no_space_left
+from dermanet.errors import BadInput, with_room
 from dermanet.settings import Settings
 from dermanet.stages.groups import refuse_torn
 from dermanet.stages.inbox import take_inbox
@@ -35,19 +35,13 @@ def ingest(
     here = settings.read()
     found = inbox(source)
     stories: dict[str, Any] = {}
-    try:
+    line = f"no space left while {source} was taken in; make room where images ({here.objects}) and the catalogue lie"
+    with with_room(here.home, line, "and run this again: what was taken in stays"):
         if found is None:
             name, outcome = _take_source(source, here, progress)
         else:
             name = found.name
             outcome, stories = take_inbox(found, here, progress, again)
-    except Exception as error:
-        if isinstance(error, DermaNetError) or not no_space_left(error):
-            raise
-        line = (
-            f"no space left while {source} was taken in; make room where images ({here.objects}) and the catalogue lie"
-        )
-        raise no_room(error, here.home, line, "and run this again: what was taken in stays") from error
     return {
         "source": name, "accepted": outcome.accepted, "known": outcome.known, "corrected": outcome.corrected,
         "quarantined": dict(outcome.quarantined.most_common()), **stories,

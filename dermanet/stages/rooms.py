@@ -2,13 +2,13 @@
 
 import getpass
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dermanet import experiment
-from dermanet.errors import DermaNetError, GateRefused, StoreFault, no_room, no_space_left
+from dermanet import errors, experiment
+from dermanet.errors import GateRefused, StoreFault
 from dermanet.settings import Settings
 from dermanet.stages.lateness import lose_rows
 from dermanet.storage import Folder, place
@@ -46,19 +46,11 @@ def say_nothing(line: str) -> None:
     """The progress of a caller who does not watch."""
 
 
-@contextmanager
-def with_room(here: Settings, what: str) -> Iterator[None]:
+def with_room(here: Settings, what: str) -> AbstractContextManager[None]:
     """Says in one line that a disk is full, whoever of MLflow's parts it was that could not write `what`."""
-    try:
-        yield
-    except DermaNetError:
-        raise
-    except Exception as error:
-        if not no_space_left(error):
-            raise
-        place = f"{here.home}, unless MLFLOW_TRACKING_URI says otherwise"
-        line = f"no space left for {what} in MLflow; make room where its database and files lie ({place})"
-        raise no_room(error, here.home, line, "and run this again") from error
+    lies = f"{here.home}, unless MLFLOW_TRACKING_URI says otherwise"
+    line = f"no space left for {what} in MLflow; make room where its database and files lie ({lies})"
+    return errors.with_room(here.home, line, "and run this again")
 
 
 def chosen_experiment(here: Settings, text: str) -> experiment.Experiment:
